@@ -1,0 +1,1 @@
+"""Bench measures: scenarios, open-loop replay, attainment, capacity search, reports."""

@@ -1,0 +1,90 @@
+"""What gateway and engines say to each other: plans one way, telemetry the other (DESIGN.md, "Contracts").
+
+Both travel as msgpack over Redis. Times are seconds of the sender's wall clock (`time.time()`), except where a
+field's name says that it is a duration.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PlannedIteration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One iteration of a plan's horizon.
+
+    `speculation` holds (TPOT of the tier in seconds, draft tokens): a tier that is not named does not decode in
+    this iteration; a length of 0 decodes without drafts. `prefill` holds (request id, prompt tokens).
+    """
+
+    token_budget: int
+    duration_s: float
+    speculation: tuple[tuple[float, int], ...] = ()
+    prefill: tuple[tuple[str, int], ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Orders for one replica until the next plan. The newest epoch wins; older ones are dropped on arrival.
+
+    `tail` names the rule the engine applies once the horizon is used up or no longer fits what it sees.
+    `guaranteed` are best-effort requests promoted by this plan; `hold` must not run, `preempt` must also give
+    their KV blocks back; best-effort requests that are in neither may run.
+    """
+
+    replica: str
+    epoch: int
+    issued_at_s: float
+    horizon: tuple[PlannedIteration, ...] = ()
+    tail: str = "slack"
+    guaranteed: tuple[str, ...] = ()
+    hold: tuple[str, ...] = ()
+    preempt: tuple[str, ...] = ()
+
+
+class IterationReport(msgspec.Struct, frozen=True, array_like=True):
+    """What one iteration did and how long it took: the performance model learns from these."""
+
+    duration_s: float
+    new_tokens: int
+    context_tokens: int
+    sequences: int
+    draft_steps: int = 0
+
+
+class RequestProgress(msgspec.Struct, frozen=True, array_like=True):
+    """Where one request stands on its replica."""
+
+    request_id: str
+    prompt_left: int
+    context_tokens: int
+    generated_tokens: int
+    due_base_s: float  # engine's clock; token k after the first is due at due_base_s + k * TPOT
+    guaranteed: bool
+
+
+class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica's report. `progress` is complete: a request that is not in it is not on the replica."""
+
+    replica: str
+    sent_at_s: float
+    epoch: int  # newest plan received, 0 before the first
+    busy_for_s: float  # how much longer the iteration in flight is expected to take
+    kv_blocks_total: int
+    kv_blocks_free: int
+    iterations: tuple[IterationReport, ...] = ()
+    progress: tuple[RequestProgress, ...] = ()
+
+
+class SloArgs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The `vllm_xargs` of a request's body: flat values only, as vLLM demands.
+
+    `slo_ttft_ms` is what is left of the TTFT SLO when the request leaves the gateway, so that clocks of different
+    hosts need not agree. Without it the request has no SLO.
+    """
+
+    slo_id: str
+    slo_class: str = ""
+    slo_ttft_ms: float | None = None
+    slo_tpot_ms: float | None = None
+    slo_guaranteed: int = 0  # 1: an admitted guarantee, 0: best effort
+    slo_weight: float = 1.0
+    slo_output_tokens: int = 0  # the planning value for the output's length; 0 means max_tokens

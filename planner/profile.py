@@ -1,0 +1,36 @@
+"""What the planner knows about a replica's hardware and model."""
+
+from __future__ import annotations
+
+import msgspec
+
+from planner.perf_model import PerfModel
+
+
+class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model on a device. KV memory is counted in blocks of `block_tokens` tokens, as vLLM does."""
+
+    name: str
+    model: str
+    device: str
+    perf: PerfModel
+    kv_blocks: int
+    block_tokens: int = 16
+    max_model_tokens: int  # prompt + output a request may have
+    max_batched_tokens: int = 8192  # vLLM's max_num_batched_tokens: no iteration takes more new tokens
+    max_sequences: int = 1024  # vLLM's max_num_seqs
+    kv_bytes_per_token: int = 0  # for transfer times (prefill/decode disaggregation)
+    source: str  # where the numbers come from: measured file, or a derivation in a sentence
+
+    def zero_load_ttft_s(self, prompt_tokens: int) -> float:
+        """T0(p): TTFT of a prompt of p tokens on an idle replica, chunked at `max_batched_tokens`."""
+        done, total_s = 0, 0.0
+        while done < prompt_tokens:
+            chunk = min(self.max_batched_tokens, prompt_tokens - done)
+            done += chunk
+            total_s += self.perf.iteration_s(chunk, done, 1)
+        return total_s
+
+    def blocks_for(self, tokens: int) -> int:
+        """KV blocks that hold `tokens` tokens."""
+        return -(-tokens // self.block_tokens)

@@ -1,0 +1,53 @@
+"""slosbench: what SLO planning buys, measured.
+
+    slosbench run --scenario coder --system vllm --rate 2
+    slosbench run --scenario coder --system slos-serve-ar --rate 2 --mode live --json result.json
+    slosbench report result.json --out report.html
+
+Each command lives in bench/commands/ and is registered by one line here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from bench.errors import InputError
+
+
+class _Commands(TyperGroup):
+    """Turns bad input, wherever it is found, into one sentence on stderr and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            typer.echo(f"slosbench: {error}", err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    name="slosbench",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Measure what SLO planning buys: traces replayed against serving systems, in virtual time or over HTTP.",
+)
+
+
+@app.callback()
+def slosbench() -> None:
+    """Measure what SLO planning buys."""
+
+
+# app.command("NAME")(MODULE.FUNCTION) or app.add_typer(MODULE.app, name="NAME"), in the order of the help page
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of slosbench, one file each; `bench/cli.py` registers each with one line."""

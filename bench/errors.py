@@ -1,0 +1,24 @@
+"""What a command line may say about bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input. Its message is one sentence that names the value and the accepted values; commands exit with 2."""
+
+
+def choose(what: str, value: str, accepted: Iterable[str]) -> str:
+    """`value`, if it is one of `accepted`. Raises InputError."""
+    choices = list(accepted)
+    if value not in choices:
+        raise InputError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")
+    return value
+
+
+def positive(what: str, value: float) -> float:
+    """`value`, if it is a number above 0. Raises InputError."""
+    if not 0 < value < float("inf"):
+        raise InputError(f"{what} must be a number above 0, not {value:g}")
+    return value

@@ -1,0 +1,70 @@
+"""Result files: what was run, on what, and what came out. Every command writes this one form."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import subprocess
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.errors import InputError
+
+Row = dict[str, Any]
+
+
+class Result(msgspec.Struct, kw_only=True):
+    """One run of one command. `config` holds every option by name; `rows` are the table, plain JSON values."""
+
+    command: str
+    config: dict[str, Any]
+    seed: int
+    commit: str
+    hardware: str
+    started_at: str  # UTC, ISO 8601
+    rows: list[Row] = []
+
+
+def begin(command: str, config: dict[str, Any], *, seed: int, hardware: str) -> Result:
+    """A result without rows, stamped with the time and the code's version."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Result(command=command, config=config, seed=seed, commit=code_version(), hardware=hardware, started_at=now)
+
+
+def write(result: Result, path: Path) -> None:
+    """Write the file whole or not at all; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = msgspec.json.format(msgspec.json.encode(result), indent=1)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as part:
+        part.write(text + b"\n")
+    os.chmod(part.name, 0o644)  # a temporary file is private; a result is not
+    os.replace(part.name, path)
+
+
+def read(path: Path) -> Result:
+    """Raises InputError when the file is missing or is no result."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Result)
+    except OSError as error:
+        raise InputError(f"cannot read the result {str(path)!r}: {error.strerror}") from None
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise InputError(f"{str(path)!r} is no result file of slosbench: {error}") from None
+
+
+def code_version() -> str:
+    """The commit of the checkout (`-dirty` with local changes), or the installed version outside of one."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return metadata.version("slosgate")
+    return done.stdout.strip()

@@ -173,7 +173,7 @@ def tpot_s(served: Served) -> Floats:
 
 
 def ttft_share(served: Served) -> Floats:
-    """TTFT over its SLO, per stage; a stage that never got a first token counts as inf, one without an SLO is left out."""
+    """TTFT over its SLO, per stage that has one; a stage that never got a first token counts as inf."""
     share = (first_token_s(served) - served.arrival_s) / served.ttft_slo_s
     share[np.isnan(share)] = np.inf
     return share[np.isfinite(served.ttft_slo_s)]

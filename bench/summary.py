@@ -1,0 +1,123 @@
+"""From what was served to a row of a result file: shares, percentiles, curves and a timeline."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+
+from bench.attainment import (
+    BEST_EFFORT,
+    GUARANTEED,
+    PAPER,
+    REJECTED,
+    STRICT,
+    Bools,
+    Floats,
+    Served,
+    attained,
+    first_token_s,
+    tpot_s,
+    tpot_share,
+    ttft_s,
+    ttft_share,
+    wilson,
+)
+from bench.results import Row
+
+CURVE_POINTS = 201
+TIMELINE_BINS = 60
+
+
+def summarize(served: Served, seconds: float) -> Row:
+    """The measured keys of a `run` row. `seconds` is how long requests were offered; requests must be one at least."""
+    hits, strict = attained(served, PAPER), attained(served, STRICT)
+    return {
+        **_shares(hits, strict),
+        "goodput_rps": _round(int(hits.sum()) / seconds),
+        "offered_rps": _round(len(hits) / seconds),
+        **_percentiles(served),
+        **_fates(served, hits),
+        "classes": _classes(served, hits, strict),
+        "curves": {
+            "ttft_s": _curve(np.nan_to_num(first_token_s(served) - served.arrival_s, nan=np.inf)),
+            "ttft_share": _curve(ttft_share(served)),
+            "tpot_s": _curve(tpot_s(served)),
+            "tpot_share": _curve(tpot_share(served)),
+        },
+        "timeline": _timeline(served, hits, seconds),
+    }
+
+
+def _shares(hits: Bools, strict: Bools) -> Row:
+    low, high = wilson(int(hits.sum()), len(hits))
+    return {
+        "offered": len(hits),
+        "attained": int(hits.sum()),
+        "attainment": _round(float(hits.mean())),
+        "attainment_strict": _round(float(strict.mean())),
+        "ci_low": _round(low),
+        "ci_high": _round(high),
+    }
+
+
+def _percentiles(served: Served) -> Row:
+    """Over the stages that got that far; `unfinished` says how many requests did not."""
+    row: Row = {}
+    for name, values in (("ttft", ttft_s(served)), ("tpot", tpot_s(served))):
+        for q in (50, 90, 99):
+            row[f"{name}_p{q}_s"] = _round(float(np.percentile(values, q))) if len(values) else None
+    return row
+
+
+def _fates(served: Served, hits: Bools) -> Row:
+    """How requests were admitted, and how those that failed did."""
+    admission = np.array(served.admission)
+    short = np.zeros(len(hits), dtype=np.int64)
+    np.add.at(short, served.request, served.tokens < served.expected)
+    guaranteed = admission == GUARANTEED
+    best_effort = admission == BEST_EFFORT
+    return {
+        "guaranteed": int(guaranteed.sum()),
+        "guaranteed_attainment": _round(float(hits[guaranteed].mean())) if guaranteed.any() else None,
+        "best_effort": int(best_effort.sum()),
+        "rejected": int((admission == REJECTED).sum()),
+        "unfinished": int((short > 0).sum()),
+        "errors": dict(sorted(Counter(e for e in served.error if e).items())),
+        "output_tokens": int(served.tokens.sum()),
+    }
+
+
+def _classes(served: Served, hits: Bools, strict: Bools) -> list[Row]:
+    of = np.array(served.slo_class)
+    return [{"slo_class": str(name), **_shares(hits[of == name], strict[of == name])} for name in np.unique(of)]
+
+
+def _curve(values: Floats) -> list[float | None]:
+    """Quantiles at 0, 0.5, ..., 100 %; null where the value is infinite (it never came)."""
+    if not len(values):
+        return []
+    quantiles = np.quantile(values, np.linspace(0, 1, CURVE_POINTS), method="inverted_cdf")
+    return [_round(float(v)) for v in quantiles]
+
+
+def _timeline(served: Served, hits: Bools, seconds: float) -> Row:
+    """Counts by arrival time, in equal bins."""
+    admission = np.array(served.admission)
+    edges = np.linspace(0.0, seconds, TIMELINE_BINS + 1)
+
+    def counts(chosen: Bools) -> list[int]:
+        return [int(n) for n in np.histogram(np.clip(served.offered_s[chosen], 0, seconds), edges)[0]]
+
+    return {
+        "bin_s": seconds / TIMELINE_BINS,
+        "offered": counts(np.ones(len(hits), dtype=np.bool_)),
+        "attained": counts(hits),
+        **{kind.replace("-", "_"): counts(admission == kind) for kind in (GUARANTEED, BEST_EFFORT, REJECTED)},
+    }
+
+
+def _round(value: float) -> float | None:
+    """Six significant digits: what is measured has no more, and files stay small. None for what never came."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

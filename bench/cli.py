@@ -14,6 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from bench.commands import report
 from bench.errors import InputError
 
 
@@ -42,7 +43,8 @@ def slosbench() -> None:
     """Measure what SLO planning buys."""
 
 
-# app.command("NAME")(MODULE.FUNCTION) or app.add_typer(MODULE.app, name="NAME"), in the order of the help page
+# One line per command: app.command("NAME")(MODULE.FUNCTION) or app.add_typer(MODULE.app, name="NAME"), ordered as the help page
+app.command("report")(report.report)
 
 
 def main() -> None:

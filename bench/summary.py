@@ -43,6 +43,8 @@ def summarize(served: Served, seconds: float) -> Row:
         "curves": {
             "ttft_s": _curve(np.nan_to_num(first_token_s(served) - served.arrival_s, nan=np.inf)),
             "ttft_share": _curve(ttft_share(served)),
+            "ttft_slo_s": _curve(served.ttft_slo_s),
+            "tpot_slo_s": _curve(served.tpot_slo_s),
             "tpot_s": _curve(tpot_s(served)),
             "tpot_share": _curve(tpot_share(served)),
         },

@@ -1,0 +1,25 @@
+"""slosbench report RESULT.json... --out report.html"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench import report as pages
+from bench import results
+
+
+def report(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="RESULT.json...", help="Result files of any slosbench command.")
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="The page's headline.")] = "slosbench report",
+) -> None:
+    """Draw result files as one HTML page that opens offline."""
+    loaded = [(file.name, results.read(file)) for file in files]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(pages.build(loaded, title), encoding="utf-8")
+    typer.echo(f"wrote {out}")

@@ -1,0 +1,48 @@
+"""One self-contained HTML page from result files: it opens offline, without scripts, in light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+
+from bench.report import runs, tables
+from bench.report.series import PALETTE, series_of
+from bench.results import Result
+
+
+def build(results: Sequence[tuple[str, Result]], title: str = "slosbench report") -> str:
+    """The page of (file name, result) pairs."""
+    rows = [row for _, r in results for row in r.rows]
+    measured = [row for row in rows if "curves" in row]
+    others = [row for row in rows if "curves" not in row]
+    body = ""
+    if measured:
+        series = series_of(measured)
+        body += runs.cards(series) + runs.sections(series) + _section("Figures", tables.run_table(measured))
+    if others:
+        body += _section("Rows", tables.plain_table(others))
+    body += _section("Where this comes from", tables.origins(results))
+    return _page(title, _lead(results), body)
+
+
+def _lead(results: Sequence[tuple[str, Result]]) -> str:
+    hardware = ", ".join(dict.fromkeys(r.hardware for _, r in results if r.hardware))
+    started = min(r.started_at for _, r in results)
+    return f"{hardware} · {started.replace('T', ' ').removesuffix('+00:00')} UTC · {results[0][1].commit}"
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+
+
+def _page(title: str, lead: str, body: str) -> str:
+    css = resources.files(__name__).joinpath("style.css").read_text(encoding="utf-8")
+    css += "".join(f".fill-{c} {{ fill: var(--{c}); }} .line-{c} {{ stroke: var(--{c}); }}\n" for c in PALETTE)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{css}</style></head><body><main>"
+        f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>{body}'
+        "</main></body></html>\n"
+    )

@@ -1,0 +1,90 @@
+"""A replica's end of the channel, against a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from engines import channel, profiles
+from engines.messages import Plan, Telemetry
+from tests.engines.conftest import Valkey
+
+INFO = channel.ReplicaInfo(
+    name="r[0]", url="http://127.0.0.1:1", model="m", profile=profiles.load("h200-opt-13b"), engine="sim",
+    policy="slosgate", started_at_s=1.0, supports_plans=True,
+)  # fmt: skip
+
+
+def report() -> Telemetry:
+    return Telemetry(replica=INFO.name, sent_at_s=2.0, epoch=0, busy_for_s=0.0, kv_blocks_total=9, kv_blocks_free=9)
+
+
+@pytest_asyncio.fixture
+async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
+    async with channel.connect(valkey.url) as redis:
+        yield redis
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 what is awaited has no event
+            await asyncio.sleep(0.01)
+
+
+async def registered(redis: Redis) -> list[channel.ReplicaInfo]:
+    async with asyncio.timeout(20):
+        while not (found := await channel.live_replicas(redis)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def test_a_replica_registers_reports_takes_plans_and_leaves(valkey: Valkey, redis: Redis) -> None:
+    plans: list[Plan] = []
+    await channel.send_plan(redis, Plan(replica=INFO.name, epoch=1, issued_at_s=5.0))
+    end = channel.ReplicaChannel(valkey.url, INFO, snapshot=report, on_plan=plans.append)
+    task = asyncio.create_task(end.run())
+    assert await registered(redis) == [INFO]
+    await until(lambda: len(plans) == 1)
+    await channel.send_plan(redis, Plan(replica=INFO.name, epoch=2, issued_at_s=6.0))
+    await until(lambda: plans[-1].epoch == 2)
+    async for told in channel.telemetry_reports(redis):
+        assert told == report() == await channel.latest_telemetry(redis, INFO.name)
+        break
+    task.cancel()
+    await asyncio.wait([task])
+    assert await channel.live_replicas(redis) == []
+
+
+async def test_a_replica_registers_again_when_redis_comes_back(valkey: Valkey) -> None:
+    plans: list[Plan] = []
+    end = channel.ReplicaChannel(valkey.url, INFO, snapshot=report, on_plan=plans.append)
+    task = asyncio.create_task(end.run())
+    await until(lambda: end.connected)
+    valkey.stop()
+    await until(lambda: not end.connected)
+    valkey.start()
+    async with channel.connect(valkey.url) as redis:
+        assert await registered(redis) == [INFO]
+        await until(lambda: end.connected)
+        await channel.send_plan(redis, Plan(replica=INFO.name, epoch=7, issued_at_s=5.0))
+        await until(lambda: {plan.epoch for plan in plans} == {7})
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_message_that_cannot_be_read_is_passed_over(valkey: Valkey, redis: Redis) -> None:
+    plans: list[Plan] = []
+    end = channel.ReplicaChannel(valkey.url, INFO, snapshot=report, on_plan=plans.append)
+    task = asyncio.create_task(end.run())
+    await registered(redis)
+    async with asyncio.timeout(20):
+        while not plans:
+            await redis.publish(channel.plan_key(INFO.name), b"\xc1 not a plan")
+            await channel.send_plan(redis, Plan(replica=INFO.name, epoch=3, issued_at_s=5.0))
+            await asyncio.sleep(0.01)
+    assert end.connected
+    task.cancel()
+    await asyncio.wait([task])

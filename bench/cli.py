@@ -43,7 +43,7 @@ def slosbench() -> None:
     """Measure what SLO planning buys."""
 
 
-# One line per command: app.command("NAME")(MODULE.FUNCTION) or app.add_typer(MODULE.app, name="NAME"), ordered as the help page
+# One line per command: app.command("NAME")(MODULE.FUNCTION), or app.add_typer(MODULE.app, name="NAME")
 app.command("report")(report.report)
 
 

@@ -1,0 +1,227 @@
+"""An open-loop client: requests leave when the trace says, whatever became of those before them.
+
+Times are measured here, from the moment a request was *due* to leave, so that a client that falls behind makes its
+results worse and never better; how far it fell behind is reported. Prompts are token ids, so that their lengths are
+exact. Nothing is parsed per token beyond finding the end of an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from bench.attainment import BEST_EFFORT, GUARANTEED, REJECTED, UNSAID, RequestOutcome, StageOutcome
+from bench.load import Call, Load, Offered
+from bench.results import Row
+
+LATE_S = 0.010  # a request that leaves later than this after its time counts as late
+TOKEN_IDS = (1000, 20_000)  # ordinary tokens of every vocabulary in use
+_COUNTED = re.compile(rb'"completion_tokens":\s*(\d+)')
+_NO_CHOICES = re.compile(rb'"choices":\s*\[\]')
+_ADMISSIONS = {"guaranteed": GUARANTEED, "best-effort": BEST_EFFORT}
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go: in turn over `urls` (a gateway is one address). Base addresses, without /v1."""
+
+    urls: tuple[str, ...]
+    model: str
+    slo_headers: bool = True
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """What became of the requests, and how well the client kept to the schedule."""
+
+    outcomes: list[RequestOutcome]
+    delays_s: list[float] = field(default_factory=list)
+
+    def schedule(self) -> Row:
+        """How late requests left: percentiles in seconds and the count of late ones."""
+        delays = np.array(self.delays_s or [0.0])
+        return {
+            "late_arrivals": int((delays > LATE_S).sum()),
+            "schedule_delay_p50_s": round(float(np.percentile(delays, 50)), 6),
+            "schedule_delay_p99_s": round(float(np.percentile(delays, 99)), 6),
+        }
+
+
+async def replay(
+    load: Load,
+    target: Target,
+    *,
+    seed: int,
+    drain_s: float = 60.0,
+    on_done: Callable[[RequestOutcome], None] = lambda _: None,
+) -> LiveRun:
+    """Send every request when it is due; requests still running `drain_s` after the last arrival are given up."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+    outcomes = [_planned(request) for request in load.requests]
+    run = LiveRun(outcomes)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        client = _Client(session, target, np.random.default_rng(seed), time.perf_counter, run)
+        await client.play(load, drain_s, on_done)
+    return run
+
+
+def _planned(request: Offered) -> RequestOutcome:
+    """The outcome of a request of which nothing is known yet: every stage missing."""
+    stages = [
+        StageOutcome(
+            arrival_s=request.arrival_s,
+            ttft_slo_s=call.ttft_slo_s,
+            tpot_slo_s=call.tpot_slo_s,
+            output_tokens=call.output_tokens,
+            switch_at=call.switch_at,
+            next_tpot_slo_s=call.next_tpot_slo_s,
+        )
+        for call in request.calls
+    ]
+    return RequestOutcome(request.slo_class, request.arrival_s, stages)
+
+
+class _Client:
+    """One replay. Times inside are seconds since its start."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, target: Target, rng: np.random.Generator, clock: Clock, run: LiveRun
+    ) -> None:
+        self._session = session
+        self._target = target
+        self._rng = rng
+        self._clock = clock
+        self._run = run
+        self._turns = itertools.cycle(target.urls)
+        self._start_s = 0.0
+
+    async def play(self, load: Load, drain_s: float, on_done: Callable[[RequestOutcome], None]) -> None:
+        self._start_s = self._clock() + 0.2  # time to get going
+        running: set[asyncio.Task[None]] = set()
+        for request, outcome in zip(load.requests, self._run.outcomes, strict=True):
+            await asyncio.sleep(max(0.0, request.arrival_s - self._now_s()))
+            task = asyncio.create_task(self._request(request, outcome))
+            running.add(task)
+            task.add_done_callback(running.discard)
+            task.add_done_callback(lambda _, o=outcome: on_done(o))  # type: ignore[misc]
+        if running:
+            await asyncio.wait(set(running), timeout=max(0.0, load.seconds - self._now_s()) + drain_s)
+        late = list(running)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    def _now_s(self) -> float:
+        return self._clock() - self._start_s
+
+    async def _request(self, request: Offered, outcome: RequestOutcome) -> None:
+        """All stages of one request; the first that fails ends it."""
+        url = next(self._turns)
+        history: list[int] = []
+        arrival_s = request.arrival_s
+        self._run.delays_s.append(self._now_s() - arrival_s)
+        try:
+            for call, stage in zip(request.calls, outcome.stages, strict=True):
+                stage.arrival_s = arrival_s
+                prompt = [*self._prefix(history, call.cached_tokens), *self._tokens(call.prompt_tokens)]
+                await self._stage(url, request, call, prompt, outcome, stage)
+                if outcome.error:
+                    return
+                history = [*prompt, *self._tokens(call.output_tokens)]
+                arrival_s = self._now_s() + call.gap_s
+                await asyncio.sleep(call.gap_s)
+        except asyncio.CancelledError:
+            outcome.error = "unfinished"
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            outcome.error = _kind(error)
+
+    def _tokens(self, count: int) -> list[int]:
+        ids: list[int] = self._rng.integers(*TOKEN_IDS, size=count).tolist()
+        return ids
+
+    def _prefix(self, history: Sequence[int], count: int) -> list[int]:
+        """The first `count` tokens of what came before; made up when a trace counts on more than that."""
+        return [*history[:count], *self._tokens(count - len(history[:count]))]
+
+    async def _stage(
+        self, url: str, request: Offered, call: Call, prompt: list[int], outcome: RequestOutcome, stage: StageOutcome
+    ) -> None:
+        body = {
+            "model": self._target.model,
+            "prompt": prompt,
+            "max_tokens": call.output_tokens,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        }
+        headers = _slo_headers(request, call) if self._target.slo_headers else {}
+        async with await self._post(f"{url}/v1/completions", body, headers) as response:
+            outcome.admission = _ADMISSIONS.get(response.headers.get("x-slo-admission", ""), outcome.admission)
+            if response.status != 200:
+                outcome.error = f"http {response.status}"
+                outcome.admission = REJECTED if response.status in (429, 503) else UNSAID
+                return
+            times: list[float] = []
+            stage.token_s = times
+            outcome.error = await self._read(response, times)
+        del times[call.output_tokens :]
+        if not outcome.error and len(times) < call.output_tokens:
+            outcome.error = "cut short"
+
+    async def _post(self, url: str, body: dict[str, Any], headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """Send; once more when a kept connection turns out to have been closed by the server's idle limit."""
+        try:
+            return await self._session.post(url, json=body, headers=headers)
+        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
+            return await self._session.post(url, json=body, headers=headers)
+
+    async def _read(self, response: aiohttp.ClientResponse, times: list[float]) -> str:
+        """Note when each token came; return the kind of failure the stream tells of, or nothing."""
+        rest = b""
+        async for data in response.content.iter_any():
+            now_s = self._now_s()
+            *events, rest = (rest + data).split(b"\n\n")
+            for event in events:
+                if event.startswith(b"data: [DONE]"):
+                    return ""
+                if b'"error"' in event[:64]:
+                    return "error event"
+                times.extend([now_s] * (_tokens_so_far(event, len(times)) - len(times)))
+        return ""
+
+
+def _tokens_so_far(event: bytes, before: int) -> int:
+    """How many output tokens have come with this event: what its usage says, else one more if it carries a choice."""
+    counted = _COUNTED.search(event)
+    if counted:
+        return int(counted.group(1))
+    return before if _NO_CHOICES.search(event) else before + 1
+
+
+def _slo_headers(request: Offered, call: Call) -> dict[str, str]:
+    """Headers of the client's contract; what has no SLO is not stated."""
+    headers = {"x-slo-class": request.slo_class}
+    for name, value_s in (("x-slo-ttft-ms", call.ttft_slo_s), ("x-slo-tpot-ms", call.tpot_slo_s)):
+        if math.isfinite(value_s):
+            headers[name] = f"{value_s * 1e3:.3f}"
+    return headers
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "no connection"
+    return "connection lost"

@@ -1,0 +1,35 @@
+from collections.abc import Callable
+
+import pytest
+
+from bench.capacity import Count, rate_of, search, step_of
+
+
+def falling(capacity_rps: float, asked: list[float]) -> Callable[[float], Count]:
+    def measure(rate_rps: float) -> Count:
+        asked.append(rate_rps)
+        return Count(950 if rate_rps <= capacity_rps else 500, 1000)
+
+    return measure
+
+
+@pytest.mark.parametrize("start", [0.05, 1.0, 4.0, 300.0])
+def test_it_finds_the_grid_rate_below_the_cliff_from_anywhere(start: float) -> None:
+    asked: list[float] = []
+    found = search(falling(3.7, asked), 0.9, start)
+    assert found.rate_rps <= 3.7 < found.rate_rps * 1.026
+    assert found.count.attainment == 0.95
+    assert len(asked) == len(set(asked)) < 22
+
+
+def test_a_lucky_rate_above_a_failing_one_does_not_count() -> None:
+    lucky = rate_of(step_of(5.0))
+
+    def measure(rate_rps: float) -> Count:
+        return Count(950 if rate_rps <= 3.7 or rate_rps == lucky else 500, 1000)
+
+    assert search(measure, 0.9, lucky).rate_rps <= 3.7
+
+
+def test_a_system_that_never_holds_has_no_capacity() -> None:
+    assert search(falling(0.0, []), 0.9, 1.0).rate_rps == 0.0

@@ -28,8 +28,12 @@ def build(results: Sequence[tuple[str, Result]], title: str = "slosbench report"
 
 def _lead(results: Sequence[tuple[str, Result]]) -> str:
     hardware = ", ".join(dict.fromkeys(r.hardware for _, r in results if r.hardware))
-    started = min(r.started_at for _, r in results)
-    return f"{hardware} · {started.replace('T', ' ').removesuffix('+00:00')} UTC · {results[0][1].commit}"
+    started = min(r.started_at for _, r in results).replace("T", " ").removesuffix("+00:00")
+    commits = ", ".join(dict.fromkeys(r.commit for _, r in results))
+    sources = ", ".join(
+        dict.fromkeys(str(row["trace_source"]) for _, r in results for row in r.rows if "trace_source" in row)
+    )
+    return " · ".join(filter(None, [sources, hardware, f"{started} UTC", f"commit {commits}"]))
 
 
 def _section(title: str, body: str) -> str:

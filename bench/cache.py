@@ -1,0 +1,91 @@
+"""Results kept by content: an answer is reused while the question and the code that answered it are unchanged.
+
+The code counts by what it imports: the fingerprint of a system covers its own file and, transitively, every module of
+this project that it imports, so that a change of the planner leaves the plain baselines' results alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+PACKAGES = ("bench", "engines", "gateway", "planner", "traces")
+
+
+def folder() -> Path:
+    """Where results are kept: $SLOSBENCH_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("SLOSBENCH_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen) if chosen else Path(base) / "slosbench"
+
+
+def remembered(question: dict[str, Any], modules: Iterable[str], answer: Callable[[], Any]) -> Any:
+    """`answer()`, a JSON value, or what it was when the same question was asked of the same code."""
+    text = msgspec.json.encode([question, fingerprint(tuple(sorted(modules)))], order="sorted")
+    place = folder() / "runs" / f"{hashlib.sha256(text).hexdigest()}.json"
+    try:
+        return msgspec.json.decode(place.read_bytes())
+    except (OSError, msgspec.DecodeError):
+        pass  # never asked, or written in part by a run that was killed
+    value = answer()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_suffix(f".{os.getpid()}")
+    part.write_bytes(msgspec.json.encode(value))
+    os.replace(part, place)
+    return value
+
+
+@cache
+def fingerprint(modules: tuple[str, ...]) -> str:
+    """Hash of these modules, of every module of this project that they import, and of the data files beside them."""
+    digest = hashlib.sha256()
+    for path in sorted(_files(modules)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _files(modules: Iterable[str]) -> set[Path]:
+    seen: set[str] = set()
+    files: set[Path] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        source = _source(name)
+        if source is None or name in seen:
+            continue
+        seen.add(name)
+        files.add(source)
+        if source.name == "__init__.py":
+            files.update(p for p in source.parent.iterdir() if p.suffix in (".json", ".toml"))
+        waiting += _imports(source, name)
+    return files
+
+
+def _source(name: str) -> Path | None:
+    """The file of a module of this project; None for anything else."""
+    if name.partition(".")[0] not in PACKAGES:
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def _imports(source: Path, name: str) -> list[str]:
+    """Every module that may be meant: `from a import b` may mean a and a.b; a module also stands on its package."""
+    found = [name.rpartition(".")[0]]
+    for node in ast.walk(ast.parse(source.read_bytes())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found

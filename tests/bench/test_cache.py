@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from bench import cache
+
+
+@pytest.fixture(autouse=True)
+def kept_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLOSBENCH_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_question_is_answered_once(kept_here: Path) -> None:
+    asked: list[int] = []
+
+    def answer(value: int) -> int:
+        def compute() -> int:
+            asked.append(value)
+            return value
+
+        return int(cache.remembered({"rate": value}, ["bench.bound"], compute))
+
+    assert [answer(1), answer(1), answer(2)] == [1, 1, 2]
+    assert asked == [1, 2]
+    for file in (kept_here / "runs").iterdir():
+        file.write_bytes(b"{")  # a torn file is no answer
+    assert answer(1) == 1
+    assert asked == [1, 2, 1]
+
+
+def test_code_counts_by_what_it_imports() -> None:
+    assert cache.fingerprint(("bench.bound",)) != cache.fingerprint(("bench.cache",))
+    assert cache.fingerprint(("bench.bound", "planner.profile")) == cache.fingerprint(("bench.bound",))
+    assert cache.fingerprint(("json",)) == cache.fingerprint(("msgspec",))  # not this project's

@@ -1,0 +1,32 @@
+"""slosbench reproduce headline|scaling|ablation|burst|overhead|predictor [--json F] [--out F.html]"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench import report, results
+from bench.errors import choose
+from bench.reproduce import Reproduction
+
+# One line per reproduction, in the order of the paper's evaluation: "NAME": MODULE.run
+REPRODUCTIONS: dict[str, Reproduction] = {}
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="headline, scaling, ablation, burst, overhead or predictor.")],
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
+) -> None:
+    """Reproduce a table or figure of the paper's evaluation."""
+    run = REPRODUCTIONS[choose("reproduction", name, REPRODUCTIONS)]
+    result = run(Console(), seed)
+    if json:
+        results.write(result, json)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(report.build([(json.name if json else name, result)], title=f"slosbench reproduce {name}"))

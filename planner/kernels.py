@@ -1,0 +1,104 @@
+"""Arithmetic that every compiled part of the planner shares: time, budgets, due times and memory.
+
+`coef` is `PerfModel.coefficients()`: one row (a, c, s, v, b) per term of
+T(x, c, n, v) = max_i (a x + c c + s n + v v + b).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.compiling import compiled
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@compiled
+def iteration_s(coef: Floats, new: float, context: float, sequences: float, drafts: float) -> float:
+    """T(x, c, n, v), seconds."""
+    longest = 0.0
+    for i in range(len(coef)):
+        a, c, s, v, b = coef[i]
+        longest = max(longest, a * new + c * context + s * sequences + v * drafts + b)
+    return longest
+
+
+@compiled
+def token_budget(coef: Floats, tau_s: float, new: float, context: float, sequences: float, drafts: float) -> float:
+    """The most further tokens y with T(new + y, context + y, n, v) <= tau; -1 when even y = 0 takes longer."""
+    budget = np.inf
+    for i in range(len(coef)):
+        a, c, s, v, b = coef[i]
+        rest_s = tau_s - (a * new + c * context + s * sequences + v * drafts + b)
+        if rest_s < -1e-12:
+            return -1.0
+        if a + c > 0.0:
+            budget = min(budget, np.floor(rest_s / (a + c) + 1e-9))
+    return budget
+
+
+@compiled
+def blocks_for(tokens: int, block_tokens: int) -> int:
+    """KV blocks that hold `tokens` tokens."""
+    return -(-tokens // block_tokens)
+
+
+@compiled
+def token_due_s(job: Any, k: int) -> float:
+    """When token k after the first is due: base + k TPOT, at the next tier's TPOT from token `switch_at` on."""
+    if 0 < job.switch_at < k:
+        return job.due_base_s + job.switch_at * job.tpot_s + (k - job.switch_at) * job.next_tpot_s  # type: ignore[no-any-return]
+    return job.due_base_s + k * job.tpot_s  # type: ignore[no-any-return]
+
+
+@compiled
+def tier_s(job: Any) -> float:
+    """The TPOT SLO that the next token falls under."""
+    if 0 < job.switch_at < job.generated:
+        return job.next_tpot_s  # type: ignore[no-any-return]
+    return job.tpot_s  # type: ignore[no-any-return]
+
+
+@compiled
+def still_to_emit(job: Any) -> int:
+    """Output tokens expected from here on; at least one, since a job that outlives its estimate goes on."""
+    return max(1, job.output - job.generated)  # type: ignore[no-any-return]
+
+
+@compiled
+def insert_sorted(remaining: Ints, context: Ints, count: int, rem: int, ctx: int) -> None:
+    """Insert a resident into the first `count` entries, which are sorted by remaining tokens, most first."""
+    i = count
+    while i > 0 and remaining[i - 1] < rem:
+        remaining[i] = remaining[i - 1]
+        context[i] = context[i - 1]
+        i -= 1
+    remaining[i] = rem
+    context[i] = ctx
+
+
+@compiled
+def peak_tokens(remaining: Ints, context: Ints, count: int, rem: int, ctx: int, block_tokens: int) -> float:
+    """The most KV tokens ever held when the residents and one more (rem, ctx) decode in step until each finishes.
+
+    With r_1 >= r_2 >= ... the tokens still to be emitted, memory is largest just before a job finishes:
+    peak = max_j (sum_{i <= j} c_i + j r_j); blocks are rounded up, on average by half a block a job.
+    """
+    rounding = 0.5 * (block_tokens - 1)
+    peak, held, alive, placed = 0.0, 0.0, 0, False
+    for j in range(count + 1):
+        if not placed and (j == count or remaining[j] <= rem):
+            placed = True
+            held += ctx + rounding
+            alive += 1
+            peak = max(peak, held + alive * rem)
+        if j < count:
+            held += context[j] + rounding
+            alive += 1
+            peak = max(peak, held + alive * remaining[j])
+    return peak

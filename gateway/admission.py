@@ -1,0 +1,228 @@
+"""Admission: snapshot the replicas, let the planner place the request, commit by compare-and-set, or decide again."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gateway.config import AdmissionConfig
+from gateway.contract import TPOT_HEADERS, TTFT_HEADERS
+from gateway.errors import InvalidRequest, ModelNotFound, NotAdmitted, Unavailable
+from gateway.exchange import Exchange, Placement
+from gateway.fleet import Fleet, Replica
+from gateway.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
+from gateway.mirror import Mirror
+from planner.controller import Arrival, Decision, ReplicaState, place
+
+LATER_S = 1.0  # what a client is told to wait when the plan can't say how long
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    replica: Replica
+    decision: Decision
+
+
+class Admission:
+    def __init__(
+        self, fleet: Fleet, ledger: Ledger, config: AdmissionConfig, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._fleet = fleet
+        self._ledger = ledger
+        self._config = config
+        self._clock = clock
+
+    def candidates(self, model: str, tried: frozenset[str] = frozenset()) -> list[Replica]:
+        """Replicas that could take a request. Raises ModelNotFound, or Unavailable when none lives."""
+        found = self._fleet.serving(model, tried)
+        if found:
+            return found
+        living = sorted({replica.model for replica in self._fleet.living()})
+        if living and model not in {replica.model for replica in self._fleet.replicas.values()}:
+            raise ModelNotFound(f"no such model: {model!r}; accepted: {', '.join(living)}", param="model")
+        raise Unavailable(f"no replica of {model!r} is up; try again shortly", code="no_replica")
+
+    async def admit(self, exchange: Exchange) -> Placement:
+        """Find a place for a new request and enter it in the ledger.
+
+        Raises NotAdmitted when its class wants no best effort, InvalidRequest when no replica could ever keep its SLO,
+        Unavailable without replicas or without Redis.
+        """
+        if not self._ledger.available:
+            raise Unavailable("the gateway's shared state is away; try again shortly", code="state_unavailable")
+        try:
+            return await self._admit(exchange)
+        except StoreDown:
+            raise Unavailable(
+                "the gateway's shared state is away; try again shortly", code="state_unavailable"
+            ) from None
+
+    async def _admit(self, exchange: Exchange) -> Placement:
+        for _ in range(self._config.commit_retries):
+            choice = self._choose(exchange, self.candidates(exchange.completion.model))
+            if not choice.decision.guaranteed:
+                self._refuse_if_wanted(exchange, choice.decision)
+                break
+            try:
+                await self._commit(exchange, choice)
+            except Conflict:
+                await self._fleet.reload(choice.replica)
+                continue
+            return self._placed(exchange, choice, guaranteed=True)
+        else:
+            choice = self._choose(exchange, self.candidates(exchange.completion.model))
+            self._refuse_if_wanted(exchange, choice.decision)
+        entry = self._entry(exchange, guaranteed=False)
+        await self._enter(choice.replica, entry)
+        return self._placed(exchange, choice, guaranteed=False)
+
+    async def readmit(self, exchange: Exchange, tried: frozenset[str]) -> Placement:
+        """Another place for a request whose replica failed it before its first byte. It was promised an answer, so
+        it is never refused for want of room, and a Redis that is away doesn't stop it."""
+        choice = self._choose(exchange, self.candidates(exchange.completion.model, tried))
+        try:
+            if choice.decision.guaranteed:
+                await self._commit(exchange, choice)
+                return self._placed(exchange, choice, guaranteed=True)
+        except (Conflict, StoreDown):
+            pass
+        entry = self._entry(exchange, guaranteed=False)
+        with suppress(StoreDown):
+            await self._enter(choice.replica, entry)
+        choice.replica.enter(entry)
+        return self._placed(exchange, choice, guaranteed=False)
+
+    def release(self, exchange: Exchange) -> None:
+        """The answer has ended, or never began: free the place."""
+        replica = exchange.placement.replica
+        if replica.strike(exchange.request_id, self._clock()):
+            self._ledger.remove(replica.name, (exchange.request_id,))
+            self._fleet.tell(replica)
+
+    def _choose(self, exchange: Exchange, replicas: list[Replica]) -> _Choice:
+        planned = [(replica, replica.mirror) for replica in replicas if replica.mirror is not None]
+        if not planned:
+            least = min(replicas, key=lambda replica: len(replica.own))
+            return _Choice(least, Decision(0, False, math.inf, "the replica's hardware profile is unknown", None))
+        now_s = self._clock()
+        states = [state_of(replica, mirror, now_s) for replica, mirror in planned]
+        decision = place(_arrival(exchange, now_s), states, now_s, hop_limit=self._config.hop_limit)
+        return _Choice(planned[decision.replica][0], _without_empty_promise(exchange, decision))
+
+    async def _commit(self, exchange: Exchange, choice: _Choice) -> None:
+        """Enter a guarantee. It shows in the mirror at once, so that the next decision counts it."""
+        replica, mirror = choice.replica, choice.replica.mirror
+        assert mirror is not None
+        entry = self._entry(exchange, guaranteed=True)
+        base = mirror.head
+        mirror.head = Head(base.version + 1, self._ledger.next_commit())
+        replica.enter(entry)
+        try:
+            await self._ledger.commit(replica.name, base, mirror.head, (entry,))
+        except BaseException:
+            self._withdraw(replica, entry)
+            raise
+
+    async def _enter(self, replica: Replica, entry: LedgerEntry) -> None:
+        replica.enter(entry)
+        try:
+            await self._ledger.add(replica.name, (entry,))
+        except BaseException:
+            self._withdraw(replica, entry)
+            raise
+
+    def _withdraw(self, replica: Replica, entry: LedgerEntry) -> None:
+        """An entry that failed, or whose client hung up while it was on its way: no trace of it may stay."""
+        replica.strike(entry.request_id, self._clock())
+        self._ledger.remove(replica.name, (entry.request_id,))
+
+    def _entry(self, exchange: Exchange, *, guaranteed: bool) -> LedgerEntry:
+        return LedgerEntry(
+            request_id=exchange.request_id,
+            gateway=self._ledger.gateway,
+            slo_class=exchange.contract.slo_class,
+            arrival_s=exchange.arrival_s,
+            deadline_s=exchange.deadline_s,
+            tpot_s=exchange.contract.tpot_s,
+            weight=exchange.contract.weight,
+            prompt_tokens=exchange.prompt_tokens,
+            output_tokens=exchange.output_tokens,
+            acceptance=0.0,
+            guaranteed=guaranteed,
+            dispatched_s=self._clock(),
+        )
+
+    def _placed(self, exchange: Exchange, choice: _Choice, *, guaranteed: bool) -> Placement:
+        waited_s = self._clock() - exchange.arrival_s
+        placement = Placement(
+            choice.replica, guaranteed, waited_s + choice.decision.predicted_ttft_s, choice.decision.reason
+        )
+        exchange.attempts.append(placement)
+        self._fleet.tell(choice.replica)
+        return placement
+
+    def _refuse_if_wanted(self, exchange: Exchange, decision: Decision) -> None:
+        if exchange.contract.reject and exchange.contract.has_slo:
+            wait_s = LATER_S if decision.retry_after_s is None else decision.retry_after_s
+            raise NotAdmitted(
+                f"the SLO of class {exchange.contract.slo_class!r} can't be guaranteed now ({decision.reason}); "
+                f"it could be in about {wait_s:.3g} s",
+                retry_after_s=wait_s,
+            )
+
+
+def reachable(exchange: Exchange, replicas: list[Replica], *, stated: bool) -> None:
+    """Refuse an SLO that an idle replica could not keep, if the client stated it or its class wants no best effort."""
+    mirrors = [replica.mirror for replica in replicas if replica.mirror is not None]
+    if not mirrors or not (stated or exchange.contract.reject):
+        return
+    prompt = exchange.prompt_tokens
+    ttft_s = min(mirror.profile.zero_load_ttft_s(prompt) for mirror in mirrors)
+    if exchange.ttft_s < ttft_s:
+        raise InvalidRequest(
+            f"a TTFT of {exchange.ttft_s * 1000:.4g} ms can't be reached: an idle replica takes {ttft_s * 1000:.4g} ms "
+            f"for {prompt} prompt tokens; accepted: at least that",
+            param=TTFT_HEADERS[0].decode(),
+            code="slo_unreachable",
+        )
+    tpot_s = min(mirror.profile.perf.iteration_s(1, prompt + 1, 1) for mirror in mirrors)
+    if exchange.contract.tpot_s < tpot_s:
+        raise InvalidRequest(
+            f"a TPOT of {exchange.contract.tpot_s * 1000:.4g} ms can't be reached: an idle replica takes "
+            f"{tpot_s * 1000:.4g} ms a token after {prompt} prompt tokens; accepted: at least that",
+            param=TPOT_HEADERS[0].decode(),
+            code="slo_unreachable",
+        )
+
+
+def state_of(replica: Replica, mirror: Mirror, now_s: float) -> ReplicaState:
+    replica.observe()
+    return ReplicaState(
+        name=replica.name,
+        profile=mirror.profile,
+        jobs=mirror.jobs,
+        free_blocks=mirror.free_blocks,
+        busy_for_s=mirror.busy_for_s(now_s),
+    )
+
+
+def _arrival(exchange: Exchange, now_s: float) -> Arrival:
+    return Arrival(
+        request_id=exchange.request_id,
+        ttft_s=exchange.deadline_s - now_s,
+        tpot_s=exchange.contract.tpot_s,
+        prompt_tokens=exchange.prompt_tokens,
+        output_tokens=exchange.output_tokens,
+        weight=exchange.contract.weight,
+    )
+
+
+def _without_empty_promise(exchange: Exchange, decision: Decision) -> Decision:
+    """Guarantees are for requests with an SLO and one output sequence: the plan counts each request as one."""
+    if exchange.contract.has_slo and exchange.completion.sequences == 1:
+        return decision
+    reason = "no SLO was asked for" if not exchange.contract.has_slo else "several sequences in one request"
+    return Decision(decision.replica, False, decision.predicted_ttft_s, reason, decision.retry_after_s)

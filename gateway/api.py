@@ -1,0 +1,106 @@
+"""The routes: OpenAI's API, and what operators ask for."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from gateway.completion import Kind
+from gateway.errors import BodyTooLarge, GatewayError
+from gateway.gateway import Gateway
+
+
+class Completions:
+    """POST /v1/completions and /v1/chat/completions, as a plain ASGI application: nothing buffers the answer."""
+
+    def __init__(self, gateway: Gateway, kind: Kind) -> None:
+        self._gateway = gateway
+        self._kind = kind
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrival_s = self._gateway.clock()
+        request_id = scope["slosgate_request_id"] = f"req-{uuid4().hex}"
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        try:
+            body = await read_body(headers, receive, self._gateway.config.server.max_body_bytes)
+            await self._gateway.answer(self._kind, body, headers, arrival_s, request_id, receive, send)
+        except ClientDisconnect:
+            return
+        except GatewayError as error:
+            self._gateway.metrics.refused(error.code)
+            raise
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises BodyTooLarge beyond `limit` bytes, ClientDisconnect when the client goes away."""
+    announced = headers.get(b"content-length", b"0")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is too large; accepted: at most {limit} bytes")
+
+
+def routes(gateway: Gateway) -> list[BaseRoute]:
+    async def models(request: Request) -> Response:
+        """The models of all living replicas, merged."""
+        listed: dict[str, object] = {}
+        for replica in gateway.fleet.living():
+            window = {"max_model_len": replica.mirror.profile.max_model_tokens} if replica.mirror else {}
+            created = int(replica.started_at_s)
+            listed.setdefault(
+                replica.model,
+                {"id": replica.model, "object": "model", "created": created, "owned_by": "slosgate", **window},
+            )
+        return _json({"object": "list", "data": list(listed.values())})
+
+    async def health(request: Request) -> Response:
+        """The process lives."""
+        return _json({"status": "ok"})
+
+    async def ready(request: Request) -> Response:
+        """It can serve: there is a replica, and Redis answers."""
+        replicas = {
+            replica.name: {"model": replica.model, "url": replica.url, "plans": replica.plans}
+            for replica in gateway.fleet.living()
+        }
+        good = bool(replicas) and gateway.ledger.available
+        body = {"ready": good, "state_available": gateway.ledger.available, "replicas": replicas}
+        return _json(body, status=200 if good else 503)
+
+    async def metrics(request: Request) -> Response:
+        page = gateway.metrics.page(
+            gateway.fleet, planned=gateway.planning.planned, planning_s=gateway.planning.planning_s
+        )
+        return Response(page, media_type="text/plain; version=0.0.4")
+
+    return [
+        Route("/v1/completions", Completions(gateway, "completions"), methods=["POST"]),
+        Route("/v1/chat/completions", Completions(gateway, "chat"), methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/health", health),
+        Route("/ready", ready),
+        Route("/metrics", metrics),
+    ]
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")

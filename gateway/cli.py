@@ -1,0 +1,109 @@
+"""slosgate: the gateway's command line.
+
+slosgate serve                              # a private Valkey, replicas join by its address
+slosgate serve --config slosgate.toml --redis redis://10.0.0.5:6379/0 --port 8000
+slosgate check-config slosgate.toml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+import uvicorn
+
+from gateway import valkey
+from gateway.app import create_app
+from gateway.config import Config, ConfigError, load
+from gateway.contract import describe
+from gateway.fleet import load_profile
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="SLO-guaranteed serving in front of vLLM.")
+engine_app = typer.Typer(no_args_is_help=True, help="Run a replica.")
+app.add_typer(engine_app, name="engine")
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="Configuration file (TOML).")] = None,
+    redis: Annotated[str | None, typer.Option(help="Redis or Valkey; without one a private Valkey is started.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None,
+) -> None:
+    """Serve the OpenAI API in front of the replicas that register in Redis."""
+    settings = _with_options(_read(config) if config else Config(), redis, host, port)
+    with _redis_url(settings) as url:
+        print(f"slosgate: state in {url}; add a replica with: slosgate engine sim --redis {url}", flush=True)  # noqa: T201
+        uvicorn.Server(_server_config(settings, url)).run()
+
+
+@app.command("check-config")
+def check_config(file: Annotated[Path, typer.Argument(help="Configuration file (TOML).")]) -> None:
+    """Say what a configuration means, or line by line why it can't be used."""
+    settings = _read(file)
+    for name, slo_class in settings.classes.items():
+        tiers = f" (service_tier {', '.join(slo_class.service_tiers)})" if slo_class.service_tiers else ""
+        typer.echo(f"class {name}: {describe(slo_class)}{tiers}")
+    typer.echo(f"{file}: good; {len(settings.keys)} keys, {len(settings.replicas)} configured replicas")
+
+
+def main() -> None:
+    app()
+
+
+def _read(path: Path) -> Config:
+    """The configuration in a file; ends the program with what is wrong with it."""
+    try:
+        config = load(path)
+        for replica in config.replicas:
+            if replica.profile:
+                load_profile(replica.profile)
+    except ConfigError as exc:
+        for problem in exc.problems:
+            typer.echo(f"{path}: {problem}", err=True)
+        raise typer.Exit(2) from None
+    except (OSError, ValueError) as exc:
+        typer.echo(f"{path}: {exc}", err=True)
+        raise typer.Exit(2) from None
+    return config
+
+
+def _with_options(config: Config, redis: str | None, host: str | None, port: int | None) -> Config:
+    server = config.server
+    if host is not None:
+        server = msgspec.structs.replace(server, host=host)
+    if port is not None:
+        server = msgspec.structs.replace(server, port=port)
+    state = config.redis if redis is None else msgspec.structs.replace(config.redis, url=redis)
+    return msgspec.structs.replace(config, server=server, redis=state)
+
+
+@contextmanager
+def _redis_url(config: Config) -> Iterator[str]:
+    """The configured Redis, or a private Valkey for as long as the gateway runs."""
+    if config.redis.url:
+        yield config.redis.url
+        return
+    server = valkey.start()
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+def _server_config(config: Config, redis_url: str) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(config, redis_url),
+        host=config.server.host,
+        port=config.server.port,
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        log_level="warning",
+        backlog=4096,
+        timeout_graceful_shutdown=int(config.server.drain_s),
+    )

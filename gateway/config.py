@@ -1,0 +1,308 @@
+"""The gateway's configuration: one TOML file, read once, handed down as frozen records.
+
+    [server]                      # where it listens, limits
+    [redis]                       # url; without one a private Valkey is started
+    [admission]                   # default class, hop limit, retries
+    [classes.interactive]         # an SLO under a name
+    ttft_ms = 500
+    tpot_ms = 50
+    when_full = "reject"
+    service_tiers = ["priority"]
+    [keys.team-a]                 # an API key's contract
+    sha256 = "..."                # sha256sum of the key; the key itself is nowhere
+    classes = ["interactive"]
+    [[replicas]]                  # servers without the plug-in: admission and routing only
+    url = "http://10.0.0.7:8000"
+    profile = "h200-opt-13b"
+
+Every unknown key and every value out of range is refused with its line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Policy = Literal["best-effort", "reject"]
+
+# What OpenAI's clients may send in `service_tier`.
+SERVICE_TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
+
+
+class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    max_body_bytes: Count = 20_000_000
+    request_timeout_s: Positive = 600.0  # as long as OpenAI's own client waits
+    connect_timeout_s: Positive = 2.0
+    drain_s: Positive = 30.0  # how long a stopping gateway lets accepted requests finish
+
+
+class RedisConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    url: str = ""  # empty: a private Valkey that ends with the gateway
+    timeout_s: Positive = 1.0
+
+
+class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    default_class: str = "default"  # for requests that state no SLO, class or tier
+    hop_limit: Count = 8  # replicas asked before a request becomes best effort
+    commit_retries: Count = 4  # admissions lost to another gateway before it becomes best effort
+    plan_interval_s: Positive = 0.02  # plans of one replica are at least this far apart
+
+
+class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A latency contract. Without a TTFT or TPOT it promises nothing and is served as best effort."""
+
+    ttft_ms: Positive | None = None
+    ttft_slowdown: Annotated[float, Meta(gt=1)] | None = None  # TTFT SLO = this x zero-load TTFT of the prompt
+    tpot_ms: Positive | None = None
+    weight: Positive = 1.0
+    when_full: Policy = "best-effort"  # what happens to a request that can't be guaranteed
+    service_tiers: tuple[str, ...] = ()
+
+    @property
+    def promises(self) -> bool:
+        return not (self.ttft_ms is None and self.ttft_slowdown is None and self.tpot_ms is None)
+
+
+class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the holder of one API key may ask for."""
+
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    classes: tuple[str, ...] = ()  # empty: every class
+    default_class: str = ""  # empty: the configuration's default class
+    may_set_slo: bool = False  # honour x-slo-ttft-ms and x-slo-tpot-ms (never tighter than the class, when it has one)
+    weight: Positive = 1.0  # multiplies the class's weight
+    requests_per_minute: Count | None = None
+    max_concurrent: Count | None = None
+
+
+class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An OpenAI-compatible server without the plug-in. Without a profile it only gets best effort."""
+
+    url: Annotated[str, Meta(pattern="^https?://")]
+    name: str = ""  # defaults to the address
+    model: str = ""  # defaults to what its /v1/models says
+    profile: str = ""  # name of a shipped profile, or a path to one
+
+
+class AdminConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""  # hash of the admin key; empty: no /admin
+    records: Count = 10_000  # decision records kept in memory
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    server: ServerConfig = ServerConfig()
+    redis: RedisConfig = RedisConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    admin: AdminConfig = AdminConfig()
+    classes: dict[str, ClassConfig] = msgspec.field(default_factory=dict)
+    keys: dict[str, KeyConfig] = {}
+    replicas: tuple[ReplicaConfig, ...] = ()
+
+    def __post_init__(self) -> None:
+        """There is always a class named default; it promises nothing unless the file says so."""
+        claimed = {tier for c in self.classes.values() for tier in c.service_tiers}
+        free = tuple(tier for tier in ("auto", "default", "flex") if tier not in claimed)
+        self.classes.setdefault("default", ClassConfig(service_tiers=free))
+
+    def class_of_tier(self, tier: str) -> str | None:
+        """The class that a `service_tier` stands for, None when no class claims it."""
+        return next((name for name, c in self.classes.items() if tier in c.service_tiers), None)
+
+
+class Problem(Struct, frozen=True):
+    line: int  # 1-based; 0 when the key stands nowhere (a missing one in a missing table)
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"line {self.line}: " if self.line else ""
+        return f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
+
+
+class ConfigError(Exception):
+    """A configuration that can't be used; `problems` says why, key by key."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(p) for p in problems))
+        self.problems = problems
+
+
+def load(path: Path) -> Config:
+    """Read and check a file. Raises ConfigError, and OSError when the file can't be read."""
+    return parse(path.read_text(encoding="utf-8"))
+
+
+def parse(text: str) -> Config:
+    """Check a configuration's text. Raises ConfigError with every problem that was found."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError([_syntax_problem(str(exc))]) from None
+    builder = _Builder(text)
+    config = builder.build(tables)
+    if not builder.problems:
+        for path, message in _cross_checks(config):
+            builder.problem(path, message)
+    if builder.problems:
+        raise ConfigError(sorted(builder.problems, key=lambda p: p.line))
+    return config
+
+
+_Record = TypeVar("_Record", bound=Struct)
+
+_SINGLE: dict[str, type[Struct]] = {
+    "server": ServerConfig,
+    "redis": RedisConfig,
+    "admission": AdmissionConfig,
+    "admin": AdminConfig,
+}
+_NAMED: dict[str, type[Struct]] = {"classes": ClassConfig, "keys": KeyConfig}
+
+
+class _Builder:
+    """Builds the records table by table, so that one bad table doesn't hide the problems of the next."""
+
+    def __init__(self, text: str) -> None:
+        self.lines = dict(_key_lines(text))
+        self.problems: list[Problem] = []
+
+    def build(self, tables: dict[str, Any]) -> Config:
+        parts: dict[str, Any] = {}
+        for name, value in tables.items():
+            if name in _SINGLE:
+                parts[name] = self.record(value, _SINGLE[name], (name,))
+            elif name in _NAMED:
+                parts[name] = self.named(value, _NAMED[name], name)
+            elif name == "replicas":
+                parts[name] = self.replicas(value)
+            else:
+                known = ", ".join([*_SINGLE, *_NAMED, "replicas"])
+                self.problem((name,), f"unknown key; accepted: {known}")
+        return Config(**parts)
+
+    def named(self, value: Any, kind: type[_Record], name: str) -> dict[str, _Record]:
+        if not isinstance(value, dict):
+            self.problem((name,), f"must be tables: [{name}.NAME]")
+            return {}
+        return {key: self.record(entry, kind, (name, key)) for key, entry in value.items()}
+
+    def replicas(self, value: Any) -> tuple[ReplicaConfig, ...]:
+        if not isinstance(value, list):
+            self.problem(("replicas",), "must be an array of tables: [[replicas]]")
+            return ()
+        return tuple(self.record(entry, ReplicaConfig, ("replicas", str(i))) for i, entry in enumerate(value))
+
+    def record(self, value: Any, kind: type[_Record], path: tuple[str, ...]) -> _Record:
+        """One table as a record; its problems are noted and a record of defaults stands in."""
+        if not isinstance(value, dict):
+            self.problem(path, "must be a table")
+            return msgspec.convert(_stand_in(kind), kind)
+        good = dict(value)
+        for field in msgspec.structs.fields(kind):
+            if field.name in good:
+                self._check_value(good, field.name, field.type, path)
+            elif field.required:
+                self.problem((*path, field.name), "is missing")
+        for key in [k for k in good if k not in kind.__struct_fields__]:
+            self.problem((*path, key), f"unknown key; accepted: {', '.join(kind.__struct_fields__)}")
+            del good[key]
+        return msgspec.convert(_stand_in(kind) | good, kind)
+
+    def _check_value(self, table: dict[str, Any], key: str, type_: Any, path: tuple[str, ...]) -> None:
+        try:
+            value = msgspec.convert(table[key], type_)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise msgspec.ValidationError("Expected a finite number")
+        except msgspec.ValidationError as exc:
+            self.problem((*path, key), f"{str(exc).split(' - at ')[0]}, not {table[key]!r}")
+            del table[key]
+
+    def problem(self, path: tuple[str, ...], message: str) -> None:
+        self.problems.append(Problem(self.line_of(path), ".".join(path), message))
+
+    def line_of(self, path: tuple[str, ...]) -> int:
+        """The line of the key, or of the innermost table around it that stands in the file."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 0)
+
+
+def _stand_in(kind: type[Struct]) -> dict[str, Any]:
+    """Values for required fields, so that a faulty table can be read on."""
+    return {f.name: {"sha256": "0" * 64, "url": "http://"}[f.name] for f in msgspec.structs.fields(kind) if f.required}
+
+
+def _cross_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What no single value shows, as (path, message)."""
+    if config.admission.default_class not in config.classes:
+        yield ("admission", "default_class"), _no_such_class(config.admission.default_class, config)
+    yield from _class_checks(config)
+    yield from _key_checks(config)
+
+
+def _class_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    claimed: dict[str, str] = {}
+    for name, slo_class in config.classes.items():
+        if slo_class.ttft_ms is not None and slo_class.ttft_slowdown is not None:
+            yield ("classes", name, "ttft_slowdown"), "give ttft_ms or ttft_slowdown, not both"
+        for tier in slo_class.service_tiers:
+            path = ("classes", name, "service_tiers")
+            if tier not in SERVICE_TIERS:
+                yield path, f"unknown tier {tier!r}; accepted: {', '.join(SERVICE_TIERS)}"
+            elif tier in claimed:
+                yield path, f"{tier!r} already stands for class {claimed[tier]}"
+            claimed.setdefault(tier, name)
+
+
+def _key_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    for name, key in config.keys.items():
+        for used in key.classes:
+            if used not in config.classes:
+                yield ("keys", name, "classes"), _no_such_class(used, config)
+        if key.default_class and key.default_class not in config.classes:
+            yield ("keys", name, "default_class"), _no_such_class(key.default_class, config)
+        elif key.default_class and key.classes and key.default_class not in key.classes:
+            yield ("keys", name, "default_class"), f"{key.default_class!r} is not among the key's classes"
+
+
+def _no_such_class(name: str, config: Config) -> str:
+    return f"no such class: {name!r}; accepted: {', '.join(config.classes)}"
+
+
+def _syntax_problem(message: str) -> Problem:
+    where = re.search(r"line (\d+)", message)
+    return Problem(int(where[1]) if where else 0, "", f"not TOML: {message.split(' (at ')[0]}")
+
+
+_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")
+_KEY = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
+
+
+def _key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Where each key and table stands, for error messages; the file has already been parsed as TOML."""
+    table: tuple[str, ...] = ()
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = _path(header[2])
+            if header[1] == "[[":
+                index = seen[header[2]] = seen.get(header[2], -1) + 1
+                table = (*table, str(index))
+            yield table, number
+        elif key := _KEY.match(line):
+            yield (*table, *_path(key[1])), number
+
+
+def _path(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))

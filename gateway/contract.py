@@ -1,0 +1,143 @@
+"""What a request asks for: the SLO it states, the class it belongs to, what happens when it can't be guaranteed.
+
+who says                               what
+x-slo-class                            the class, by name
+service_tier (body)                    the class that claims the tier
+the API key, the configuration         the default class
+x-slo-ttft-ms, x-slo-tpot-ms           numbers that replace the class's (also as x-llm-d-slo-*)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.config import SERVICE_TIERS, ClassConfig, Config, KeyConfig
+from gateway.errors import Forbidden, InvalidRequest
+
+TTFT_HEADERS = (b"x-slo-ttft-ms", b"x-llm-d-slo-ttft-ms")
+TPOT_HEADERS = (b"x-slo-tpot-ms", b"x-llm-d-slo-tpot-ms")
+CLASS_HEADER = b"x-slo-class"
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    slo_class: str
+    ttft_s: float  # inf: no TTFT SLO
+    ttft_slowdown: float  # the TTFT SLO as a multiple of the prompt's zero-load TTFT; 0: absolute, in ttft_s
+    tpot_s: float  # inf: no TPOT SLO
+    weight: float
+    reject: bool  # True: 429 when it can't be guaranteed, else best effort
+    tier: str | None  # the service_tier to echo when the contract is kept; None: the request named none
+
+    @property
+    def has_slo(self) -> bool:
+        return math.isfinite(self.ttft_s) or self.ttft_slowdown > 0 or math.isfinite(self.tpot_s)
+
+    def served_tier(self, guaranteed: bool) -> str:
+        """What `service_tier` echoes: `flex` when a promise was downgraded to best effort."""
+        return "flex" if self.has_slo and not guaranteed else (self.tier or "default")
+
+
+def resolve(
+    headers: Mapping[bytes, bytes], service_tier: str | None, config: Config, key: KeyConfig | None = None
+) -> Contract:
+    """The contract of one request. Raises InvalidRequest for bad values, Forbidden for a class the key lacks."""
+    name = _class_name(headers, service_tier, config, key)
+    slo_class = config.classes[name]
+    ttft_s = _milliseconds(headers, TTFT_HEADERS)
+    tpot_s = _milliseconds(headers, TPOT_HEADERS)
+    if key is not None:
+        ttft_s, tpot_s = _within_key(ttft_s, tpot_s, slo_class, key)
+    return Contract(
+        slo_class=name,
+        ttft_s=_first(ttft_s, slo_class.ttft_ms),
+        ttft_slowdown=(slo_class.ttft_slowdown or 0.0) if ttft_s is None else 0.0,
+        tpot_s=_first(tpot_s, slo_class.tpot_ms),
+        weight=slo_class.weight * (key.weight if key else 1.0),
+        reject=slo_class.when_full == "reject",
+        tier=_tier(service_tier, name, config),
+    )
+
+
+def _tier(service_tier: str | None, slo_class: str, config: Config) -> str | None:
+    """The tier to echo when the request gets what it asked for; None when it names no tier."""
+    if service_tier is None:
+        return None
+    return service_tier if service_tier != "auto" and config.class_of_tier(service_tier) == slo_class else "default"
+
+
+def _within_key(
+    ttft_s: float | None, tpot_s: float | None, slo_class: ClassConfig, key: KeyConfig
+) -> tuple[float | None, float | None]:
+    """The client's own numbers as far as its key allows them: looser than the class's, never tighter."""
+    if not key.may_set_slo:
+        return None, None
+    ttft_outside = slo_class.ttft_slowdown is not None or (ttft_s or math.inf) < _first(None, slo_class.ttft_ms, 0)
+    tpot_outside = (tpot_s or math.inf) < _first(None, slo_class.tpot_ms, 0)
+    return None if ttft_outside else ttft_s, None if tpot_outside else tpot_s
+
+
+def _class_name(headers: Mapping[bytes, bytes], service_tier: str | None, config: Config, key: KeyConfig | None) -> str:
+    if service_tier is not None and service_tier not in SERVICE_TIERS:
+        raise InvalidRequest(
+            f"service_tier must be one of {', '.join(SERVICE_TIERS)}, not {service_tier!r}", param="service_tier"
+        )
+    default = (key.default_class if key else "") or config.admission.default_class
+    allowed = (key.classes if key else ()) or tuple(config.classes)
+    if default not in allowed:
+        default = allowed[0]
+    asked = headers.get(CLASS_HEADER)
+    if asked is not None:
+        name = asked.decode("latin-1")
+        if name not in config.classes:
+            raise InvalidRequest(f"x-slo-class must be one of {', '.join(allowed)}, not {name!r}", param="x-slo-class")
+        if name not in allowed:
+            raise Forbidden(f"this API key may use {', '.join(allowed)}, not {name!r}", param="x-slo-class")
+        return name
+    if service_tier in (None, "auto"):
+        return default
+    # A tier that no class claims, or that the key lacks, is served as the default class, and the echo says so.
+    claimed = config.class_of_tier(str(service_tier))
+    return claimed if claimed in allowed else default
+
+
+def _milliseconds(headers: Mapping[bytes, bytes], names: tuple[bytes, ...]) -> float | None:
+    """The first of these headers that is there, in seconds."""
+    for name in names:
+        if (text := headers.get(name)) is not None:
+            return _positive(text, name) / 1000
+    return None
+
+
+def _positive(text: bytes, name: bytes) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise InvalidRequest(
+            f"{name.decode()} must be a positive number of milliseconds, not {text.decode('latin-1')!r}",
+            param=name.decode(),
+        )
+    return value
+
+
+def _first(seconds: float | None, class_ms: float | None, without_s: float = math.inf) -> float:
+    """The client's own number, else the class's, else `without_s`."""
+    if seconds is not None:
+        return seconds
+    return without_s if class_ms is None else class_ms / 1000
+
+
+def describe(slo_class: ClassConfig) -> str:
+    """A class in half a sentence, for people."""
+    parts = []
+    if slo_class.ttft_slowdown is not None:
+        parts.append(f"TTFT {slo_class.ttft_slowdown:g} x zero load")
+    if slo_class.ttft_ms is not None:
+        parts.append(f"TTFT {slo_class.ttft_ms:g} ms")
+    if slo_class.tpot_ms is not None:
+        parts.append(f"TPOT {slo_class.tpot_ms:g} ms")
+    return ", ".join(parts) + f", else {slo_class.when_full}" if parts else "no SLO, best effort"

@@ -1,0 +1,151 @@
+"""Errors a client can meet, and how they look over HTTP.
+
+    GatewayError
+    ├── InvalidRequest      400   what was asked can never be served as asked: do not retry
+    │   ├── Unauthorized    401
+    │   ├── Forbidden       403
+    │   ├── ModelNotFound   404
+    │   └── BodyTooLarge    413
+    ├── NotAdmitted         429   it could be served later: retry-after-ms says when
+    │   └── RateLimited     429
+    └── Unavailable         503   no replica, or no state: Retry-After
+        └── ReplicaLost     503   the replica died under the request and none could take over
+
+Bodies are OpenAI's: {"error": {"message", "type", "param", "code"}}. The `openai` package retries 429 and 5xx, waits
+for `retry-after-ms` (else `retry-after`), and obeys `x-should-retry`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+class GatewayError(Exception):
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {}
+
+    def body(self) -> bytes:
+        return error_body(self.message, self.type, self.param, self.code)
+
+
+class InvalidRequest(GatewayError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"}
+
+
+class Unauthorized(InvalidRequest):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(InvalidRequest):
+    status = 403
+    type = "permission_error"
+    code = "class_not_allowed"
+
+
+class ModelNotFound(InvalidRequest):
+    status = 404
+    code = "model_not_found"
+
+
+class BodyTooLarge(InvalidRequest):
+    status = 413
+    code = "request_too_large"
+
+
+class NotAdmitted(GatewayError):
+    """The SLO can't be guaranteed now; `retry_after_s` is when the plan says that it could be."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "slo_not_admitted"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return retry_headers(self.retry_after_s)
+
+
+class RateLimited(NotAdmitted):
+    code = "rate_limit_exceeded"
+
+
+class Unavailable(GatewayError):
+    status = 503
+    type = "service_unavailable_error"
+    code = "service_unavailable"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float = 1.0, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return retry_headers(self.retry_after_s)
+
+
+class ReplicaLost(Unavailable):
+    code = "replica_lost"
+
+
+def retry_headers(seconds: float) -> dict[str, str]:
+    """`retry-after-ms` for clients that know it, `retry-after` in whole seconds for the others."""
+    return {"retry-after-ms": str(max(1, math.ceil(seconds * 1000))), "retry-after": str(max(1, math.ceil(seconds)))}
+
+
+def error_body(message: str, type_: str, param: str | None, code: str | None) -> bytes:
+    return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})
+
+
+def error_event(error: GatewayError) -> bytes:
+    """The same error inside a stream that has already begun: clients raise it and stop reading."""
+    return b"data: " + error.body() + b"\n\n"
+
+
+def error_response(error: GatewayError, request_id: str) -> Response:
+    headers = {**error.headers, "x-request-id": request_id}
+    return Response(error.body(), error.status, headers, media_type="application/json")
+
+
+async def handle(request: Request, exc: Exception) -> Response:
+    """The one place where exceptions become responses."""
+    request_id = request.scope.get("slosgate_request_id", "")
+    if isinstance(exc, GatewayError):
+        return error_response(exc, request_id)
+    status = getattr(exc, "status_code", 500)
+    if status == 404:
+        return error_response(ModelNotFound(f"no such path: {request.url.path}", code="not_found"), request_id)
+    if status == 405:
+        error = InvalidRequest(f"{request.method} is not allowed on {request.url.path}", code="method_not_allowed")
+        error.status = 405
+        return error_response(error, request_id)
+    return error_response(GatewayError("the gateway failed; the log says why"), request_id)

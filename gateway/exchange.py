@@ -1,0 +1,92 @@
+"""One request's life at the gateway: what was asked, what was decided, how the answer went. Facts only."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from dataclasses import dataclass, field
+
+from gateway.completion import Completion
+from gateway.contract import Contract
+from gateway.fleet import Replica
+
+TOLERANCE = 1.05  # the paper's rule: a token counts as on time within 5 %
+CHECK_EVERY = 20  # and is looked at every so many tokens
+
+_COUNTS = re.compile(rb'"(prompt_tokens|completion_tokens)"\s*:\s*(\d+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a request went, and with what promise. `predicted_ttft_s` counts from its arrival."""
+
+    replica: Replica
+    guaranteed: bool
+    predicted_ttft_s: float
+    reason: str
+
+
+@dataclass(slots=True)
+class Exchange:
+    request_id: str
+    completion: Completion
+    contract: Contract
+    arrival_s: float
+    prompt_tokens: int  # exact for token ids, an estimate for text
+    output_tokens: int  # planning value
+    ttft_s: float  # SLO, absolute; inf without one
+    tokens: int = 0  # output tokens seen
+    first_token_s: float = math.nan
+    last_token_s: float = math.nan
+    begun: bool = False  # the client has seen a byte of the answer
+    status: int = 0  # HTTP status of the answer
+    outcome: str = ""  # "completed", or why not
+    late: bool = False  # a token came later than the SLO allows
+    attempts: list[Placement] = field(default_factory=list)
+    cut_reason: str = ""
+    task: asyncio.Task[None] | None = None
+    counted_prompt: bool = False  # prompt_tokens is what the replica counted
+    authorization: str = ""  # the client's, for replicas that check keys themselves
+
+    @property
+    def placement(self) -> Placement:
+        return self.attempts[-1]
+
+    @property
+    def deadline_s(self) -> float:
+        return self.arrival_s + self.ttft_s
+
+    def cut(self, reason: str) -> None:
+        """End the answer from outside: the client hung up ("hung-up"), the replica is "lost", or "timeout"."""
+        if not self.cut_reason and self.task is not None:
+            self.cut_reason = reason
+            self.task.cancel()
+
+    def count(self, tokens: int, now_s: float) -> None:
+        """Note that `tokens` more output tokens came."""
+        before, self.tokens = self.tokens, self.tokens + tokens
+        self.last_token_s = now_s
+        if before == 0:
+            self.first_token_s = now_s
+            self.late = now_s > self.arrival_s + self.ttft_s * TOLERANCE
+        elif self.tokens // CHECK_EVERY != before // CHECK_EVERY:
+            self.check(now_s)
+
+    def check(self, now_s: float) -> None:
+        """Compare the newest token with its due time."""
+        base_s = max(self.deadline_s, self.first_token_s) if math.isfinite(self.ttft_s) else self.first_token_s
+        if now_s > base_s + (self.tokens - 1) * self.contract.tpot_s * TOLERANCE:
+            self.late = True
+
+    def note_usage(self, text: bytes) -> None:
+        """Take the exact counts from the usage in an answer or in a stream's last events, if they are there."""
+        counts = {name: int(number) for name, number in _COUNTS.findall(text)}
+        if b"prompt_tokens" in counts:
+            self.prompt_tokens, self.counted_prompt = counts[b"prompt_tokens"], True
+        self.tokens = counts.get(b"completion_tokens", self.tokens)
+
+    @property
+    def attained(self) -> bool:
+        """Whether the whole answer kept its SLO, by the paper's rule."""
+        return self.outcome == "completed" and not self.late

@@ -1,0 +1,126 @@
+"""The gateway as one object: its parts, and the life of a request through them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from uuid import uuid4
+
+import aiohttp
+from starlette.types import Receive, Send
+
+from gateway.admission import Admission, reachable
+from gateway.completion import Kind, parse
+from gateway.config import Config
+from gateway.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
+from gateway.errors import GatewayError, InvalidRequest
+from gateway.exchange import Exchange
+from gateway.fleet import Fleet, Replica
+from gateway.ledger import Ledger
+from gateway.lengths import Lengths
+from gateway.metrics import Metrics
+from gateway.planning import Planning
+from gateway.relay import Relay
+
+IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
+
+
+class Gateway:
+    """One gateway: use `running` to start and stop it, `answer` for each request."""
+
+    def __init__(
+        self, config: Config, redis_url: str, session: aiohttp.ClientSession, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.ledger = Ledger(redis_url, f"gw-{uuid4().hex[:12]}", timeout_s=config.redis.timeout_s)
+        self.fleet = Fleet(self.ledger, session, config.replicas, clock=clock)
+        self.admission = Admission(self.fleet, self.ledger, config.admission, clock=clock)
+        self.planning = Planning(self.fleet, self.ledger, interval_s=config.admission.plan_interval_s, clock=clock)
+        self.relay = Relay(session, self.fleet, self.admission, config.server, clock=clock)
+        self.lengths = Lengths()
+        self.metrics = Metrics()
+
+    async def answer(
+        self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,
+        receive: Receive, send: Send,
+    ) -> None:  # fmt: skip
+        """Serve one completion request. Raises GatewayError while the client has seen nothing."""
+        exchange = self._exchange(kind, body, headers, arrival_s, request_id)
+        began_s = self.clock()
+        try:
+            await self.admission.admit(exchange)
+        except GatewayError:
+            self.metrics.refused_slo(exchange)
+            raise
+        self.metrics.decided(self.clock() - began_s)
+        try:
+            await self.relay.answer(exchange, receive, send)
+        finally:
+            self.lengths.learn(exchange)
+            self.metrics.ended(exchange)
+
+    def _exchange(
+        self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str
+    ) -> Exchange:
+        """What is asked for, checked against what the replicas could ever do."""
+        completion = parse(body, kind)
+        contract = resolve(headers, completion.service_tier, self.config)
+        replicas = self.admission.candidates(completion.model)
+        prompt_tokens = self.lengths.prompt_tokens(completion)
+        window = _window(replicas) - prompt_tokens
+        if window < 1 and completion.prompt_tokens is not None:
+            raise InvalidRequest(
+                f"the prompt has {prompt_tokens} tokens; accepted: at most {_window(replicas) - 1}, so that the answer "
+                f"fits into the model's window of {_window(replicas)}",
+                param="prompt",
+                code="context_length_exceeded",
+            )
+        exchange = Exchange(
+            request_id=request_id,
+            completion=completion,
+            contract=contract,
+            arrival_s=arrival_s,
+            prompt_tokens=prompt_tokens,
+            output_tokens=self.lengths.output_tokens(completion, contract.slo_class, max(1, window)),
+            ttft_s=_ttft_s(contract, prompt_tokens, replicas),
+            authorization=headers.get(b"authorization", b"").decode("latin-1"),
+        )
+        stated = any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS))
+        reachable(exchange, replicas, stated=stated)
+        return exchange
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start the parts, wait until Redis has answered once (or not), and stop them at the end."""
+        tasks = [asyncio.create_task(self.fleet.run()), asyncio.create_task(self.planning.run())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
+            await self.ledger.close()
+
+
+def _window(replicas: list[Replica]) -> int:
+    """The longest prompt and output together that any of them takes; a large number when none says."""
+    windows = [replica.mirror.profile.max_model_tokens for replica in replicas if replica.mirror is not None]
+    return max(windows, default=1 << 30)
+
+
+def _ttft_s(contract: Contract, prompt_tokens: int, replicas: list[Replica]) -> float:
+    """The TTFT SLO in seconds; a slowdown is relative to the fastest replica's zero-load TTFT.
+
+    Token deadlines count from the first token's, so a TPOT SLO that comes alone implies a loose TTFT.
+    """
+    slowdown = contract.ttft_slowdown or (IMPLIED_SLOWDOWN if math.isfinite(contract.tpot_s) else math.inf)
+    if math.isfinite(contract.ttft_s) or math.isinf(slowdown):
+        return contract.ttft_s
+    times = [r.mirror.profile.zero_load_ttft_s(prompt_tokens) for r in replicas if r.mirror is not None]
+    return slowdown * min(times, default=math.inf)

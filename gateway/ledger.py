@@ -1,0 +1,277 @@
+"""The shared state of all gateways, in Redis: who was admitted where, and who plans.
+
+    slosgate:ledger:{replica}    hash request id -> LedgerEntry
+    slosgate:version:{replica}   integer, one more with every admitted guarantee
+    slosgate:commit:{replica}    id of the commit that made this version
+    slosgate:changes:{replica}   channel: every Change, so that all gateways hold the same ledger
+    slosgate:epoch:{replica}     integer, the newest plan's epoch
+    slosgate:gateway:{id}        a gateway's heartbeat, expires
+
+A guarantee is admitted by compare-and-set: the script commits only on the version *and* the commit that the decision
+was made on. (A version alone would not do: when two commits of ours are under way and another gateway's comes between,
+the first fails, but the second would find the number it expects.) Best effort needs no version: it promises nothing.
+
+Commands that are issued while a round trip is under way leave together in the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from engines.channel import PLAN_TTL_MS, PREFIX, ledger_key, plan_key, version_key
+from engines.messages import Plan
+
+GATEWAY_TTL_MS = 1_500
+STORE_ERRORS = (RedisError, OSError, asyncio.TimeoutError)
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One request on one replica, from admission until its answer has ended. Wall clock, seconds."""
+
+    request_id: str
+    gateway: str
+    slo_class: str
+    arrival_s: float
+    deadline_s: float  # when the first token is due; inf without an SLO
+    tpot_s: float
+    weight: float
+    prompt_tokens: int
+    output_tokens: int  # planning value
+    acceptance: float
+    guaranteed: bool
+    dispatched_s: float
+
+
+class Head(NamedTuple):
+    """What a decision was based on."""
+
+    version: int
+    commit: str
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one gateway did to one replica's ledger. `head` is set when the version moved."""
+
+    replica: str
+    gateway: str
+    head: Head | None = None
+    entries: tuple[LedgerEntry, ...] = ()
+    removed: tuple[str, ...] = ()
+    promote: bool = False  # the entries replace known ones
+
+
+class Conflict(Exception):
+    """Another gateway committed first: load the ledger and decide again."""
+
+
+class StoreDown(Exception):
+    """Redis can't be reached."""
+
+
+def commit_key(replica: str) -> str:
+    return f"{PREFIX}:commit:{replica}"
+
+
+def changes_key(replica: str) -> str:
+    return f"{PREFIX}:changes:{replica}"
+
+
+def epoch_key(replica: str) -> str:
+    return f"{PREFIX}:epoch:{replica}"
+
+
+def gateway_key(gateway: str) -> str:
+    return f"{PREFIX}:gateway:{gateway}"
+
+
+_COMMIT = """
+local version = tonumber(redis.call('GET', KEYS[1]) or '0')
+local commit = redis.call('GET', KEYS[2]) or ''
+if version ~= tonumber(ARGV[1]) or commit ~= ARGV[2] then return 0 end
+for i = 6, #ARGV, 2 do
+  if ARGV[5] == '0' or redis.call('HEXISTS', KEYS[3], ARGV[i]) == 1 then
+    redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+  end
+end
+redis.call('SET', KEYS[2], ARGV[3])
+redis.call('INCR', KEYS[1])
+redis.call('PUBLISH', KEYS[4], ARGV[4])
+return 1
+"""
+
+_ADD = """
+for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('PUBLISH', KEYS[2], ARGV[1])
+return 1
+"""
+
+_REMOVE = """
+for i = 2, #ARGV do redis.call('HDEL', KEYS[1], ARGV[i]) end
+redis.call('PUBLISH', KEYS[2], ARGV[1])
+return 1
+"""
+
+_PLAN = """
+if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+redis.call('PUBLISH', KEYS[2], ARGV[2])
+return 1
+"""
+
+
+@dataclass(slots=True)
+class _Command:
+    arguments: tuple[Any, ...]
+    result: asyncio.Future[Any] | None  # None: nobody waits for it
+
+
+def _connect(url: str, timeout_s: float) -> Redis:
+    """A client that fails within `timeout_s` and leaves retrying to its caller."""
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+
+
+class Ledger:
+    """One gateway's connection to the shared state. Every method raises StoreDown while Redis is away."""
+
+    def __init__(self, url: str, gateway: str, *, timeout_s: float = 1.0) -> None:
+        self.gateway = gateway
+        self.redis = _connect(url, timeout_s)
+        self.available = False  # False: fail at once instead of waiting for a server that is not there
+        self._queue: list[_Command] = []
+        self._wake = asyncio.Event()
+        self._commits = count(1)
+
+    async def close(self) -> None:
+        with suppress(*STORE_ERRORS):
+            await self.redis.delete(gateway_key(self.gateway))
+        await self.redis.aclose()
+
+    def next_commit(self) -> str:
+        """A name for a commit that no other commit has."""
+        return f"{self.gateway}:{next(self._commits)}"
+
+    async def commit(
+        self, replica: str, base: Head, head: Head, entries: tuple[LedgerEntry, ...], *, promote: bool = False
+    ) -> None:
+        """Admit guarantees on top of `base`, which makes `head`. Raises Conflict when `base` is not the newest.
+
+        `promote`: the entries replace those of best-effort requests; one that has ended meanwhile stays away.
+        """
+        change = Change(replica=replica, gateway=self.gateway, head=head, entries=entries, promote=promote)
+        keys = (version_key(replica), commit_key(replica), ledger_key(replica), changes_key(replica))
+        arguments = (base.version, base.commit, head.commit, _packed(change), int(promote), *_pairs(entries))
+        if not await self._do("EVAL", _COMMIT, 4, *keys, *arguments):
+            raise Conflict(replica)
+
+    async def add(self, replica: str, entries: tuple[LedgerEntry, ...]) -> None:
+        """Enter requests that need no compare-and-set: best effort, or ours that Redis lost."""
+        change = Change(replica=replica, gateway=self.gateway, entries=entries)
+        keys = (ledger_key(replica), changes_key(replica))
+        await self._do("EVAL", _ADD, 2, *keys, _packed(change), *_pairs(entries))
+
+    def remove(self, replica: str, request_ids: tuple[str, ...]) -> None:
+        """Strike requests off, without waiting. What is lost here is found when the ledger is next loaded."""
+        change = Change(replica=replica, gateway=self.gateway, removed=request_ids)
+        keys = (ledger_key(replica), changes_key(replica))
+        self._enqueue(_Command(("EVAL", _REMOVE, 2, *keys, _packed(change), *request_ids), None))
+
+    async def load(self, replica: str) -> tuple[Head, dict[str, LedgerEntry]]:
+        """The ledger as it is now."""
+        try:
+            async with self.redis.pipeline(transaction=True) as pipe:
+                pipe.get(version_key(replica))
+                pipe.get(commit_key(replica))
+                pipe.hgetall(ledger_key(replica))
+                version, commit, entries = await pipe.execute()
+        except STORE_ERRORS as exc:
+            raise StoreDown(str(exc)) from exc
+        decoded = (msgspec.msgpack.decode(value, type=LedgerEntry) for value in entries.values())
+        return Head(int(version or 0), (commit or b"").decode()), {entry.request_id: entry for entry in decoded}
+
+    async def publish_plan(self, plan: Plan) -> bool:
+        """Make a plan its replica's newest; False when a newer epoch is already out."""
+        keys = (epoch_key(plan.replica), plan_key(plan.replica))
+        return bool(await self._do("EVAL", _PLAN, 2, *keys, plan.epoch, msgspec.msgpack.encode(plan), PLAN_TTL_MS))
+
+    async def beat(self) -> frozenset[str]:
+        """Say that this gateway lives; returns the gateways that do."""
+        try:
+            await self.redis.set(gateway_key(self.gateway), b"", px=GATEWAY_TTL_MS)
+            prefix = gateway_key("").encode()
+            keys = [key async for key in self.redis.scan_iter(match=gateway_key("*"), count=1000)]
+        except STORE_ERRORS as exc:
+            raise StoreDown(str(exc)) from exc
+        return frozenset(key.removeprefix(prefix).decode() for key in keys)
+
+    async def changes(self) -> AsyncIterator[Change]:
+        """What other gateways do to the ledgers, for ever. Raises one of STORE_ERRORS when the connection breaks."""
+        async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            await pubsub.psubscribe(changes_key("*"))
+            while True:
+                message = await pubsub.get_message(timeout=1.0)
+                if message is not None:
+                    change = msgspec.msgpack.decode(message["data"], type=Change)
+                    if change.gateway != self.gateway:
+                        yield change
+
+    async def _do(self, *arguments: Any) -> Any:
+        if not self.available:
+            raise StoreDown("Redis is away")
+        result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._enqueue(_Command(arguments, result))
+        return await result
+
+    def _enqueue(self, command: _Command) -> None:
+        self._queue.append(command)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send what is queued, one round trip after the other, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._queue = self._queue, []
+            try:
+                await self._send(batch)
+            except STORE_ERRORS as exc:
+                self.available = False
+                _fail(batch, StoreDown(str(exc)))
+
+    async def _send(self, batch: list[_Command]) -> None:
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for command in batch:
+                pipe.execute_command(*command.arguments)
+            results = await pipe.execute(raise_on_error=False)
+        for command, result in zip(batch, results, strict=True):
+            if command.result is None or command.result.done():
+                continue
+            if isinstance(result, ResponseError):
+                command.result.set_exception(StoreDown(str(result)))
+            else:
+                command.result.set_result(result)
+
+
+def _fail(batch: list[_Command], error: Exception) -> None:
+    for command in batch:
+        if command.result is not None and not command.result.done():
+            command.result.set_exception(error)
+
+
+def _packed(change: Change) -> bytes:
+    return msgspec.msgpack.encode(change)
+
+
+def _pairs(entries: tuple[LedgerEntry, ...]) -> list[Any]:
+    return [item for entry in entries for item in (entry.request_id, msgspec.msgpack.encode(entry))]

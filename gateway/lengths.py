@@ -1,0 +1,72 @@
+"""How long prompts and outputs are before anyone has counted them."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from gateway.completion import Completion
+from gateway.exchange import Exchange
+
+BYTES_PER_TOKEN = 4.0  # before the first answer; English prose, as OpenAI's rule of thumb has it
+LEARNING_RATE = 0.05
+CAUTION = 1.0  # mean absolute deviations added to a text's estimate: too short an estimate breaks promises
+COMPLETIONS_DEFAULT_TOKENS = 16  # OpenAI's and vLLM's max_tokens when /v1/completions gets none
+QUANTILE = 0.8  # of a class's observed outputs: the planning value
+REMEMBERED = 512
+ENOUGH = 8  # observations before a class's own quantile counts
+UNKNOWN_OUTPUT_TOKENS = 256
+
+
+class Lengths:
+    """Token counts for planning: exact where the request says them, else learned from the answers that came before."""
+
+    def __init__(self) -> None:
+        self._texts: dict[tuple[str, str], _Ratio] = {}
+        self._outputs: dict[str, deque[int]] = {}
+
+    def prompt_tokens(self, completion: Completion) -> int:
+        if completion.prompt_tokens is not None:
+            return completion.prompt_tokens
+        ratio = self._texts.get((completion.model, completion.kind))
+        return max(1, (ratio or _Ratio()).tokens(completion.prompt_bytes))
+
+    def output_tokens(self, completion: Completion, slo_class: str, window: int) -> int:
+        """The planning value; never more than `max_tokens` or what the model's window leaves."""
+        limit = completion.max_tokens
+        if limit is None and completion.kind == "completions":
+            limit = COMPLETIONS_DEFAULT_TOKENS
+        limit = max(1, min(limit or window, window))
+        if completion.exact_output:
+            return limit
+        seen = self._outputs.get(slo_class, ())
+        if len(seen) < ENOUGH:
+            return min(limit, UNKNOWN_OUTPUT_TOKENS)
+        return min(limit, sorted(seen)[int(QUANTILE * len(seen))])
+
+    def learn(self, exchange: Exchange) -> None:
+        """Take the counts of a finished answer."""
+        completion = exchange.completion
+        if completion.prompt_tokens is None and exchange.counted_prompt and completion.prompt_bytes:
+            ratio = self._texts.setdefault((completion.model, completion.kind), _Ratio())
+            ratio.learn(exchange.prompt_tokens / completion.prompt_bytes)
+        if exchange.tokens and not completion.exact_output:
+            self._outputs.setdefault(exchange.contract.slo_class, deque(maxlen=REMEMBERED)).append(exchange.tokens)
+
+
+class _Ratio:
+    """Tokens per byte: exponentially weighted mean, and mean absolute deviation."""
+
+    def __init__(self) -> None:
+        self.mean = 1 / BYTES_PER_TOKEN
+        self.deviation = 0.0
+        self.observed = False
+
+    def learn(self, tokens_per_byte: float) -> None:
+        if not self.observed:
+            self.mean, self.observed = tokens_per_byte, True
+        error = tokens_per_byte - self.mean
+        self.mean += LEARNING_RATE * error
+        self.deviation += LEARNING_RATE * (abs(error) - self.deviation)
+
+    def tokens(self, size: int) -> int:
+        return round((self.mean + CAUTION * self.deviation) * size)

@@ -1,0 +1,124 @@
+"""What a gateway knows about one replica: its latest telemetry, and who was admitted there and isn't in it yet."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from engines.messages import RequestProgress, Telemetry
+from gateway.ledger import Head, LedgerEntry
+from planner.jobs import JobTable
+from planner.profile import HardwareProfile
+
+UNKNOWN_OUTPUT_TOKENS = 128  # what a request that bypassed the gateways is expected to generate yet
+FORGET_S = 2.0  # telemetry that is older than this no longer speaks of a request that ended here
+
+
+class Mirror:
+    """The jobs of one replica, as of now.
+
+    A request is a job here from its admission on. Once telemetry has shown it, telemetry says where it stands, and
+    its absence says that it is over; its ledger entry stays until its answer has ended at its gateway.
+    """
+
+    def __init__(self, profile: HardwareProfile) -> None:
+        self.profile = profile
+        self.jobs = JobTable()
+        self.entries: dict[str, LedgerEntry] = {}
+        self.head = Head(0, "")
+        self.epoch = 0  # newest plan that this gateway or the replica knows of
+        self.free_blocks = profile.kv_blocks
+        self.heard_s = -math.inf  # our clock, when the latest telemetry came
+        self._busy_for_s = 0.0
+        self._clock_ahead_s = math.inf  # our clock minus the replica's, as far as messages can tell
+        self._shown: set[str] = set()  # ids that telemetry has shown
+        self._ended: dict[str, float] = {}  # ids that ended here, and when
+
+    def busy_for_s(self, now_s: float) -> float:
+        """How much longer the iteration in flight is expected to take."""
+        return max(0.0, self._busy_for_s - (now_s - self.heard_s))
+
+    def add(self, entry: LedgerEntry) -> None:
+        """Enter a request, or what has changed about one (a promotion)."""
+        known = self.entries.get(entry.request_id)
+        self.entries[entry.request_id] = entry
+        self._ended.pop(entry.request_id, None)
+        if known is None and entry.request_id not in self.jobs:
+            self.jobs.add(
+                entry.request_id,
+                deadline_s=entry.deadline_s,
+                tpot_s=entry.tpot_s,
+                prompt_left=entry.prompt_tokens,
+                output=entry.output_tokens,
+                guaranteed=entry.guaranteed,
+                weight=entry.weight,
+                acceptance=entry.acceptance,
+            )
+        elif entry.request_id in self.jobs:
+            self._describe(entry)
+
+    def _describe(self, entry: LedgerEntry) -> None:
+        job = self.jobs[entry.request_id]
+        job["deadline_s"], job["tpot_s"], job["weight"] = entry.deadline_s, entry.tpot_s, entry.weight
+        job["guaranteed"], job["output"] = entry.guaranteed, entry.output_tokens
+
+    def drop(self, request_id: str, now_s: float) -> None:
+        """Strike a request off: its answer has ended, or it was never dispatched."""
+        self.entries.pop(request_id, None)
+        self._shown.discard(request_id)
+        self._ended[request_id] = now_s
+        if request_id in self.jobs:
+            self.jobs.remove(request_id)
+
+    def load(self, head: Head, entries: dict[str, LedgerEntry], now_s: float) -> None:
+        """Replace the ledger by what Redis holds."""
+        for request_id in [known for known in self.entries if known not in entries]:
+            self.drop(request_id, now_s)
+        for entry in entries.values():
+            self.add(entry)
+        self.head = head
+
+    def take(self, report: Telemetry, now_s: float) -> None:
+        """Bring the jobs up to date with a report that came at `now_s`."""
+        self.heard_s = now_s
+        self.free_blocks = report.kv_blocks_free
+        self.epoch = max(self.epoch, report.epoch)
+        self._busy_for_s = report.busy_for_s
+        self._clock_ahead_s = min(self._clock_ahead_s, now_s - report.sent_at_s)
+        self._ended = {known: at for known, at in self._ended.items() if now_s - at < FORGET_S}
+        progress = [p for p in report.progress if p.request_id not in self._ended]
+        shown = {p.request_id for p in progress}
+        for request_id in self._shown - shown:
+            if request_id in self.jobs:
+                self.jobs.remove(request_id)
+        for p in progress:
+            if p.request_id not in self.jobs:
+                self._add_shown(p)
+        self._shown = shown
+        self._update(progress)
+
+    def _add_shown(self, p: RequestProgress) -> None:
+        """A request that telemetry shows and that is not a job here: it came past the gateways, or again after all."""
+        entry = self.entries.get(p.request_id)
+        self.jobs.add(
+            p.request_id,
+            deadline_s=entry.deadline_s if entry else math.inf,
+            tpot_s=entry.tpot_s if entry else math.inf,
+            prompt_left=p.prompt_left,
+            output=entry.output_tokens if entry else p.generated_tokens + UNKNOWN_OUTPUT_TOKENS,
+            guaranteed=entry.guaranteed if entry else False,
+            weight=entry.weight if entry else 1.0,
+        )
+
+    def _update(self, progress: list[RequestProgress]) -> None:
+        if not progress:
+            return
+        rows = self.jobs.rows
+        at = [self.jobs.row_of(p.request_id) for p in progress]
+        counts = np.array([(p.prompt_left, p.context_tokens, p.generated_tokens) for p in progress], dtype=np.int64)
+        rows["prompt_left"][at] = counts[:, 0]
+        rows["context"][at] = counts[:, 1]
+        rows["generated"][at] = counts[:, 2]
+        due = np.array([p.due_base_s for p in progress]) + self._clock_ahead_s
+        rows["due_base_s"][at] = np.maximum(due, rows["deadline_s"][at])

@@ -1,0 +1,118 @@
+"""Plans: when the jobs of a replica change, plan its next iterations and publish them; promote what has room now.
+
+Every gateway admits to every replica, but one gateway plans each replica: the one that hashes highest with it among
+those alive. Nobody elects anybody: when a gateway dies, its heartbeat ends and the next-highest takes over; while two
+think that they are it, the epochs in Redis let the newer plan win.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from zlib import crc32
+
+import msgspec
+
+from engines.messages import Plan, PlannedIteration
+from gateway.admission import state_of
+from gateway.fleet import Fleet, Replica
+from gateway.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
+from gateway.mirror import Mirror
+from planner.controller import plan_replica, promote
+
+
+class Planning:
+    def __init__(
+        self, fleet: Fleet, ledger: Ledger, *, interval_s: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._fleet = fleet
+        self._ledger = ledger
+        self._interval_s = interval_s
+        self._clock = clock
+        self._changed: set[str] = set()
+        self._wake = asyncio.Event()
+        self.planned = 0  # plans published
+        self.planning_s = 0.0  # time spent in the planner
+        fleet.on_news(self._note)
+
+    def _note(self, replica: Replica) -> None:
+        if replica.plans:
+            self._changed.add(replica.name)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Plan what has changed, at most once per interval, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            names, self._changed = self._changed, set()
+            for name in names:
+                replica = self._fleet.replicas.get(name)
+                if replica is not None and replica.alive and owner(name, self._fleet.gateways) == self._ledger.gateway:
+                    await self._plan(replica)
+            await asyncio.sleep(self._interval_s)
+
+    async def _plan(self, replica: Replica) -> None:
+        mirror = replica.mirror
+        if mirror is None or not self._ledger.available:
+            return
+        try:
+            await self._promote(replica, mirror)
+            plan = self._next_plan(replica, mirror)
+            mirror.epoch = plan.epoch
+            self.planned += await self._ledger.publish_plan(plan)
+        except (StoreDown, Conflict):
+            # A conflict means that someone else has just admitted here: its change arrives and wakes us again.
+            return
+
+    async def _promote(self, replica: Replica, mirror: Mirror) -> None:
+        """Guarantee best-effort requests that have room now, by compare-and-set like any admission."""
+        began_s = time.perf_counter()
+        now_s = self._clock()
+        found = [mirror.entries.get(request_id) for request_id in promote(state_of(replica, mirror, now_s), now_s)]
+        self.planning_s += time.perf_counter() - began_s
+        entries = tuple(msgspec.structs.replace(e, guaranteed=True) for e in found if e is not None and _has_slo(e))
+        if not entries:
+            return
+        base, mirror.head = mirror.head, Head(mirror.head.version + 1, self._ledger.next_commit())
+        try:
+            await self._ledger.commit(replica.name, base, mirror.head, entries, promote=True)
+        except Conflict:
+            await self._fleet.reload(replica)
+            raise
+        for entry in entries:
+            replica.promote(entry)
+
+    def _next_plan(self, replica: Replica, mirror: Mirror) -> Plan:
+        now_s = self._clock()
+        began_s = time.perf_counter()
+        planned = plan_replica(state_of(replica, mirror, now_s), now_s)
+        self.planning_s += time.perf_counter() - began_s
+        return Plan(
+            replica=replica.name,
+            epoch=mirror.epoch + 1,
+            issued_at_s=now_s,
+            horizon=tuple(
+                PlannedIteration(
+                    token_budget=step.token_budget,
+                    duration_s=step.duration_s,
+                    speculation=step.speculation,
+                    prefill=step.prefill,
+                )
+                for step in planned.horizon
+            ),
+            guaranteed=tuple(e.request_id for e in mirror.entries.values() if e.guaranteed),
+            hold=planned.hold,
+            preempt=planned.preempt,
+        )
+
+
+def _has_slo(entry: LedgerEntry) -> bool:
+    return math.isfinite(entry.deadline_s) or math.isfinite(entry.tpot_s)
+
+
+def owner(replica: str, gateways: frozenset[str]) -> str:
+    """The gateway that plans a replica; every gateway computes the same."""
+    return max(gateways, key=lambda gateway: (crc32(f"{gateway} {replica}".encode()), gateway), default="")

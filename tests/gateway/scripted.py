@@ -1,0 +1,225 @@
+"""A replica that follows a script: a real HTTP server, registered in a real Redis, that can misbehave on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import msgspec
+
+from engines import profiles
+from engines.channel import ReplicaChannel, ReplicaInfo
+from engines.messages import Plan, RequestProgress, Telemetry
+
+Script: TypeAlias = Callable[["Call"], Awaitable[None]]
+
+MODEL = "facebook/opt-13b"
+
+
+@dataclass
+class Call:
+    """One request as the replica got it, and the way back."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+    writer: asyncio.StreamWriter
+
+    async def raw(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def head(self, status: int = 200, kind: str = "text/event-stream") -> None:
+        await self.raw(f"HTTP/1.1 {status} -\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+
+    async def chunk(self, data: bytes) -> None:
+        await self.raw(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def event(self, data: object) -> None:
+        text = data if isinstance(data, str) else json.dumps(data)
+        await self.chunk(f"data: {text}\n\n".encode())
+
+    async def end(self) -> None:
+        await self.raw(b"0\r\n\r\n")
+
+    def token(self, number: int) -> dict[str, Any]:
+        if "chat" in self.path:
+            choice = {"index": 0, "delta": {"content": f"t{number} "}, "finish_reason": None}
+            return {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": MODEL, "choices": [choice]}
+        choice = {"index": 0, "text": f"t{number} ", "logprobs": None, "finish_reason": None}
+        return {"id": "x", "object": "text_completion", "created": 1, "model": MODEL, "choices": [choice]}
+
+
+def good(token_s: float = 0.005) -> Script:
+    """Answers as it should: `max_tokens` tokens, one every `token_s` seconds."""
+
+    async def script(call: Call) -> None:
+        count = call.body.get("max_tokens") or 16
+        if not call.body.get("stream"):
+            await asyncio.sleep(token_s * count)
+            await call.head(kind="application/json")
+            await call.chunk(json.dumps(_whole(call, count)).encode())
+            return await call.end()
+        await call.head()
+        for number in range(count):
+            await asyncio.sleep(token_s)
+            await call.event(call.token(number))
+        await call.event("[DONE]")
+        return await call.end()
+
+    return script
+
+
+def _whole(call: Call, count: int) -> dict[str, Any]:
+    usage = {"prompt_tokens": 3, "completion_tokens": count, "total_tokens": 3 + count}
+    text = "".join(f"t{i} " for i in range(count))
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "length"}
+    choice |= {"message": {"role": "assistant", "content": text}} if "chat" in call.path else {"text": text}
+    kind = "chat.completion" if "chat" in call.path else "text_completion"
+    return {"id": "x", "object": kind, "created": 1, "model": MODEL, "choices": [choice], "usage": usage}
+
+
+async def dies_at_once(call: Call) -> None:
+    call.writer.transport.abort()
+
+
+async def dies_after_two(call: Call) -> None:
+    await call.head()
+    await call.event(call.token(0))
+    await call.event(call.token(1))
+    await asyncio.sleep(0.02)
+    call.writer.transport.abort()
+
+
+async def half_an_event(call: Call) -> None:
+    await call.head()
+    await call.event(call.token(0))
+    await call.chunk(b'data: {"id": "x", "obj')
+    await asyncio.sleep(0.02)
+    call.writer.transport.abort()
+
+
+async def garbage(call: Call) -> None:
+    await call.head()
+    await call.chunk(b"\x00\xffthis is no event stream\n\n")
+    await call.end()
+
+
+async def not_http(call: Call) -> None:
+    await call.raw(b"\x16\x03\x01 what?\r\n\r\n")
+    call.writer.close()
+
+
+async def busy(call: Call) -> None:
+    await call.head(503, "application/json")
+    await call.chunk(b'{"error": {"message": "queue full"}}')
+    await call.end()
+
+
+async def stalls(call: Call) -> None:
+    await asyncio.sleep(3600)
+
+
+@dataclass
+class ScriptedReplica:
+    name: str
+    url: str
+    script: Script
+    calls: list[Call] = field(default_factory=list)
+    hang_ups: int = 0
+    plans: list[Plan] = field(default_factory=list)
+    progress: dict[str, RequestProgress] = field(default_factory=dict)
+    busy_until_s: float = 0.0
+    free_blocks: int | None = None
+    channel: ReplicaChannel | None = None
+    connections: dict[asyncio.StreamWriter, asyncio.Event] = field(default_factory=dict)
+
+    async def vanish(self) -> None:
+        """End all connections without a goodbye."""
+        for writer, closed in list(self.connections.items()):
+            writer.transport.abort()
+            await closed.wait()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        closed = self.connections[writer] = asyncio.Event()
+        try:
+            await self._serve(reader, writer)
+        finally:
+            del self.connections[writer]
+            closed.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                call = await _read(reader, writer)
+                if call.path == "/health":
+                    await call.raw(b"HTTP/1.1 200 -\r\ncontent-length: 0\r\n\r\n")
+                    continue
+                self.calls.append(call)
+                await self._answer(call, reader)
+                if writer.is_closing():
+                    break
+        writer.close()
+
+    async def _answer(self, call: Call, reader: asyncio.StreamReader) -> None:
+        work = asyncio.ensure_future(self.script(call))
+        gone = asyncio.ensure_future(reader.read(1))
+        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            self.hang_ups += 1
+            work.cancel()
+            call.writer.transport.abort()
+        gone.cancel()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await work
+        with suppress(asyncio.CancelledError):
+            await gone
+
+    def telemetry(self) -> Telemetry:
+        total = profiles.load("h200-opt-13b").kv_blocks
+        return Telemetry(
+            replica=self.name,
+            sent_at_s=time.time(),
+            epoch=max((plan.epoch for plan in self.plans), default=0),
+            busy_for_s=max(0.0, self.busy_until_s - time.time()),
+            kv_blocks_total=total,
+            kv_blocks_free=total if self.free_blocks is None else self.free_blocks,
+            progress=tuple(self.progress.values()),
+        )
+
+
+async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Call:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Call(head[0].split(" ")[1], headers, json.loads(body) if body else {}, writer)
+
+
+@asynccontextmanager
+async def scripted_replica(
+    redis_url: str, name: str, script: Script, *, model: str = MODEL
+) -> AsyncIterator[ScriptedReplica]:
+    """A replica on a free port, registered as `name`; gone without a goodbye at the end of the block."""
+    replica = ScriptedReplica(name, "", script)
+    server = await asyncio.start_server(replica.serve, "127.0.0.1", 0, limit=2**25)
+    replica.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    profile = msgspec.structs.replace(profiles.load("h200-opt-13b"), model=model)
+    info = ReplicaInfo(
+        name=name, url=replica.url, model=model, profile=profile, engine="scripted", policy="none",
+        started_at_s=time.time(), supports_plans=True,
+    )  # fmt: skip
+    replica.channel = ReplicaChannel(redis_url, info, snapshot=replica.telemetry, on_plan=replica.plans.append)
+    registered = asyncio.create_task(replica.channel.run())
+    try:
+        yield replica
+    finally:
+        registered.cancel()
+        with suppress(asyncio.CancelledError):
+            await registered
+        server.close()
+        await replica.vanish()

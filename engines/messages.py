@@ -6,6 +6,9 @@ field's name says that it is a duration.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 
@@ -88,3 +91,15 @@ class SloArgs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     slo_guaranteed: int = 0  # 1: an admitted guarantee, 0: best effort
     slo_weight: float = 1.0
     slo_output_tokens: int = 0  # the planning value for the output's length; 0 means max_tokens
+
+
+def read_slo(extra: Mapping[str, Any] | None, request_id: str) -> SloArgs:
+    """The SLO in a request's `vllm_xargs`; what can't be read as one is best effort without an SLO.
+
+    `request_id` names the request where the arguments don't.
+    """
+    try:
+        slo = msgspec.convert({"slo_id": request_id, **(extra or {})}, SloArgs, strict=False)
+    except (msgspec.ValidationError, TypeError):
+        return SloArgs(slo_id=request_id)
+    return slo if slo.slo_id else msgspec.structs.replace(slo, slo_id=request_id)

@@ -1,0 +1,296 @@
+"""The plan follower: what a replica runs next, by the gateway's plan or, without one, by the same planner code.
+
+Simulator and vLLM plug-in share it. It keeps the replica's jobs in one table; its engine tells it of arrivals, ends,
+preemptions and progress, and asks `to_preempt` and `next_batch` before each iteration. No I/O, no clock, no threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.messages import IterationReport, Plan, PlannedIteration, RequestProgress, SloArgs, Telemetry
+from planner.batch import Batch
+from planner.compiling import compiled
+from planner.jobs import Jobs, JobTable
+from planner.perf_model import PerfModel
+from planner.profile import HardwareProfile
+from planner.slack import next_batch
+
+Recalibration = Callable[[IterationReport], PerfModel | None]
+
+RESTARTED_AFTER_S = 5.0  # a lower epoch that was issued this much later comes from a counter that began anew
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one iteration did to rows of the table; arrays of one length, and no row twice."""
+
+    rows: NDArray[np.int64]
+    computed: NDArray[np.int64]  # tokens of context gained
+    prompt: NDArray[np.int64]  # prompt tokens among them
+    emitted: NDArray[np.int64]  # output tokens
+
+
+class PlanFollower:
+    """Owns the job table of one replica.
+
+    `table` may be written to directly by an engine that keeps its own count of progress. `recalibrate` sees every
+    iteration that `record` is told of and may return a better performance model.
+    """
+
+    def __init__(self, profile: HardwareProfile, recalibrate: Recalibration | None = None) -> None:
+        self.profile = profile
+        self.table = JobTable()
+        self.plan: Plan | None = None
+        self._recalibrate = recalibrate
+        self._horizon: list[PlannedIteration] = []  # what is left of the plan's, next one last
+        self._preempt: set[str] = set()  # ordered by the plan and not yet done
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the newest plan taken, 0 before the first."""
+        return self.plan.epoch if self.plan else 0
+
+    def add(self, slo: SloArgs, *, prompt_tokens: int, cached_tokens: int, max_tokens: int, now_s: float) -> None:
+        """A request has arrived. Raises ValueError when its id is already here."""
+        self.table.add(
+            slo.slo_id,
+            deadline_s=now_s + _seconds(slo.slo_ttft_ms),
+            tpot_s=_seconds(slo.slo_tpot_ms),
+            prompt_left=prompt_tokens - cached_tokens,
+            context=cached_tokens,
+            output=min(slo.slo_output_tokens or max_tokens, max_tokens),
+            guaranteed=bool(slo.slo_guaranteed) and slo.slo_ttft_ms is not None,
+            weight=slo.slo_weight,
+        )
+
+    def remove(self, job_id: str) -> None:
+        """A request has ended or was cancelled. Raises KeyError for an unknown id."""
+        self.table.remove(job_id)
+        self._preempt.discard(job_id)
+
+    def preempted(self, job_id: str) -> None:
+        """The engine took a job's KV away; all it had is to be computed again."""
+        job = self.table[job_id]
+        # A decode's last token has no KV yet; it is computed again with the rest.
+        job["prompt_left"] += job["context"] + (job["prompt_left"] == 0)
+        job["context"] = 0
+        self._preempt.discard(job_id)
+
+    def apply(self, plan: Plan) -> bool:
+        """Take a plan from the next iteration on; False for one that is older than what is being followed."""
+        if self.plan and plan.epoch <= self.plan.epoch and plan.issued_at_s < self.plan.issued_at_s + RESTARTED_AFTER_S:
+            return False
+        self.plan = plan
+        self._horizon = list(reversed(plan.horizon))
+        rows = self.table.rows
+        held = set(plan.hold) | set(plan.preempt)
+        promoted = set(plan.guaranteed)
+        for row, job_id in enumerate(self.table.ids):
+            if job_id in promoted:
+                rows["guaranteed"][row] = True
+            rows["held"][row] = job_id in held and not rows["guaranteed"][row]
+        self._preempt = {job_id for job_id in plan.preempt if job_id in self.table and self.table[job_id]["held"]}
+        return True
+
+    def to_preempt(self, free_blocks: int) -> list[str]:
+        """Jobs whose KV the engine must take away before the next iteration, telling `preempted` of each.
+
+        Those the plan names, then as many as it takes for every decode to find a block: held ones first, then best
+        effort, then guarantees; among equals the one whose first token was due last.
+        """
+        rows, block = self.table.rows, self.profile.block_tokens
+        victims = [job_id for job_id in self._preempt if self.table[job_id]["context"] > 0]
+        free_blocks += sum(self.profile.blocks_for(int(self.table[job_id]["context"])) for job_id in victims)
+        shortage = growth(rows, block) - free_blocks
+        if shortage <= 0:
+            return victims
+        taken = {self.table.row_of(job_id) for job_id in victims}
+        for row in np.lexsort((-rows["deadline_s"], rows["guaranteed"], ~rows["held"])).tolist():
+            if shortage <= 0:
+                break
+            if row in taken or not rows["context"][row]:
+                continue
+            victims.append(self.table.ids[row])
+            shortage -= self.profile.blocks_for(int(rows["context"][row])) + _grows(rows[row], block)
+        return victims
+
+    def next_batch(self, now_s: float, free_blocks: int) -> Batch:
+        """What to run now: the plan's next iteration while it is safe and fits what is here, else the slack rule."""
+        if self._horizon:
+            batch = self._planned(self._horizon.pop(), now_s, free_blocks)
+            if batch is not None:
+                return batch
+            self._horizon.clear()
+        return next_batch(self.table.rows, self.profile, now_s, free_blocks)
+
+    def stuck(self) -> str | None:
+        """Whom to preempt when `next_batch` found nothing although jobs wait: the last of those with KV, or None."""
+        rows = self.table.rows
+        holders = np.flatnonzero(rows["context"] > 0)
+        if not holders.size or not (~rows["held"]).any():
+            return None
+        order = np.lexsort((-rows["deadline_s"][holders], rows["guaranteed"][holders], ~rows["held"][holders]))
+        return self.table.ids[int(holders[order[0]])]
+
+    def record(self, progress: Progress, end_s: float, report: IterationReport | None = None) -> None:
+        """An iteration ended at `end_s`."""
+        advance(self.table.rows, progress.rows, progress.computed, progress.prompt, progress.emitted, end_s)
+        if report is not None and self._recalibrate is not None:
+            model = self._recalibrate(report)
+            if model is not None:
+                self.profile = msgspec.structs.replace(self.profile, perf=model)
+
+    def progress(self) -> tuple[RequestProgress, ...]:
+        """Where every job stands."""
+        rows = self.table.rows
+        columns = (rows[name].tolist() for name in ("prompt_left", "context", "generated", "due_base_s", "guaranteed"))
+        return tuple(RequestProgress(*fields) for fields in zip(self.table.ids, *columns, strict=True))
+
+    def telemetry(
+        self,
+        *,
+        replica: str,
+        sent_at_s: float,
+        busy_for_s: float,
+        kv_blocks_total: int,
+        kv_blocks_free: int,
+        iterations: tuple[IterationReport, ...] = (),
+    ) -> Telemetry:
+        """The replica's report."""
+        return Telemetry(
+            replica=replica,
+            sent_at_s=sent_at_s,
+            epoch=self.epoch,
+            busy_for_s=busy_for_s,
+            kv_blocks_total=kv_blocks_total,
+            kv_blocks_free=kv_blocks_free,
+            iterations=iterations,
+            progress=self.progress(),
+        )
+
+    def _planned(self, planned: PlannedIteration, now_s: float, free_blocks: int) -> Batch | None:
+        """The planned iteration as a batch; None when it names what is not here, is too large or would come late."""
+        rows = self.table.rows
+        ids = [job_id for job_id, _ in planned.prefill]
+        if any(job_id not in self.table for job_id in ids):
+            return None
+        prefill = np.array([self.table.row_of(job_id) for job_id in ids], dtype=np.int64)
+        tokens = np.array([count for _, count in planned.prefill], dtype=np.int64)
+        if (rows["prompt_left"][prefill] < tokens).any() or rows["held"][prefill].any():
+            return None
+        decode, drafts = decoding(rows, _tiers(planned))
+        new, context, steps, blocks, slack_s = weigh(
+            rows, decode, drafts, prefill, tokens, self.profile.block_tokens, now_s
+        )
+        if not new or new > planned.token_budget or blocks > free_blocks:
+            return None
+        duration_s = self.profile.perf.iteration_s(new, context, len(decode) + len(prefill), steps)
+        if duration_s > max(slack_s, 0.0):
+            return None
+        return Batch(decode=decode, drafts=drafts, prefill=prefill, tokens=tokens, duration_s=duration_s)
+
+
+def _seconds(milliseconds: float | None) -> float:
+    return math.inf if milliseconds is None else milliseconds / 1e3
+
+
+def _tiers(planned: PlannedIteration) -> NDArray[np.float64]:
+    """Shape (tiers, 2): TPOT, draft tokens."""
+    return np.array(planned.speculation, dtype=np.float64).reshape(-1, 2)
+
+
+def _grows(job: np.void, block_tokens: int) -> int:
+    return int(job["prompt_left"] == 0 and not job["held"] and job["context"] % block_tokens == 0)
+
+
+@compiled
+def growth(jobs: Jobs, block_tokens: int) -> int:
+    """Blocks that one more token for every decode asks for."""
+    blocks = 0
+    for row in range(len(jobs)):
+        job = jobs[row]
+        if job.prompt_left == 0 and not job.held and job.context % block_tokens == 0:
+            blocks += 1
+    return blocks
+
+
+@compiled
+def decoding(jobs: Jobs, tiers: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that decode when only the named tiers do, and the draft tokens of each."""
+    rows = np.empty(len(jobs), np.int64)
+    drafts = np.empty(len(jobs), np.int64)
+    n = 0
+    for row in range(len(jobs)):
+        job = jobs[row]
+        if job.prompt_left > 0 or job.held:
+            continue
+        tpot_s = job.next_tpot_s if 0 < job.switch_at < job.generated else job.tpot_s
+        for i in range(len(tiers)):
+            if tiers[i, 0] == tpot_s or abs(tiers[i, 0] - tpot_s) < 1e-6:
+                rows[n], drafts[n] = row, int(tiers[i, 1])
+                n += 1
+                break
+    return rows[:n], drafts[:n]
+
+
+@compiled
+def weigh(
+    jobs: Jobs,
+    decode: NDArray[np.int64],
+    drafts: NDArray[np.int64],
+    prefill: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    block_tokens: int,
+    now_s: float,
+) -> tuple[int, int, int, int, float]:
+    """(new tokens, context tokens, draft steps, blocks, tightest slack of any guarantee that is not yet lost)."""
+    new, context, steps, blocks = 0, 0, 0, 0
+    for i in range(len(decode)):
+        held = jobs[decode[i]].context
+        wanted = 1 + drafts[i]
+        new += wanted
+        context += held + wanted
+        blocks += -(-(held + wanted) // block_tokens) - -(-held // block_tokens)
+        steps = max(steps, drafts[i])
+    for i in range(len(prefill)):
+        held = jobs[prefill[i]].context
+        new += tokens[i]
+        context += held + tokens[i]
+        blocks += -(-(held + tokens[i]) // block_tokens) - -(-held // block_tokens)
+    slack_s = np.inf
+    for row in range(len(jobs)):
+        job = jobs[row]
+        if not job.guaranteed or job.held:
+            continue
+        due_s = job.deadline_s
+        if job.prompt_left == 0:
+            due_s = job.due_base_s + job.generated * job.tpot_s
+        if due_s > now_s:
+            slack_s = min(slack_s, due_s - now_s)
+    return new, context, steps, blocks, slack_s
+
+
+@compiled
+def advance(
+    jobs: Jobs,
+    rows: NDArray[np.int64],
+    computed: NDArray[np.int64],
+    prompt: NDArray[np.int64],
+    emitted: NDArray[np.int64],
+    end_s: float,
+) -> None:
+    """Write an iteration's progress; the first token sets the base of all later due times."""
+    for i in range(len(rows)):
+        job = jobs[rows[i]]
+        job.context += computed[i]
+        job.prompt_left -= prompt[i]
+        if emitted[i] > 0 and job.generated == 0:
+            job.due_base_s = end_s if job.deadline_s == np.inf else max(job.deadline_s, end_s)
+        job.generated += emitted[i]

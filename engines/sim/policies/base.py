@@ -1,0 +1,69 @@
+"""What a scheduling policy is to a simulated replica."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from engines.messages import IterationReport, Plan, RequestProgress
+from engines.sim.state import EngineState, Slots
+
+
+def slots(*values: int) -> Slots:
+    return np.array(values, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotBatch:
+    """One iteration, by slots of the engine's state."""
+
+    decode: Slots
+    drafts: Slots  # draft tokens of each decode
+    prefill: Slots
+    tokens: Slots  # prompt tokens of each prefill
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an iteration did."""
+
+    batch: SlotBatch
+    slots: Slots  # the batch's decodes, then its prefills
+    emitted: Slots  # output tokens of each of them; 0 for an unfinished prefill or a cancelled request
+    done: Slots  # those that emitted their last token
+    report: IterationReport
+    end_s: float
+
+
+class Policy(Protocol):
+    """Chooses each iteration. The replica calls; the policy owns its queues and may preempt through the state.
+
+    `schedule` must not name a slot twice, nor one that was removed; rows that find no KV block are dropped by the
+    replica. `observe` comes once after each iteration, before the `remove` of those that finished in it.
+    """
+
+    supports_plans: bool
+
+    def add(self, slot: int, now_s: float) -> None: ...
+
+    def remove(self, slot: int) -> None: ...
+
+    def schedule(self, now_s: float) -> SlotBatch: ...
+
+    def observe(self, outcome: Outcome) -> None: ...
+
+    def apply(self, plan: Plan) -> None:
+        """Take a plan; does nothing when the policy doesn't support plans."""
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the newest plan taken, 0 before the first."""
+
+    def progress(self) -> tuple[RequestProgress, ...]:
+        """Where every request on the replica stands."""
+
+
+PolicyFactory: TypeAlias = Callable[[EngineState], Policy]

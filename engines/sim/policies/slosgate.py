@@ -1,0 +1,90 @@
+"""slosgate's scheduling: the plan follower decides, on this replica as inside vLLM."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from engines.follower import PlanFollower, Progress
+from engines.messages import Plan, RequestProgress, SloArgs
+from engines.sim.policies.base import Outcome, SlotBatch
+from engines.sim.state import EngineState, Slots
+
+
+class SlosgatePolicy:
+    """Keeps the follower's table in step with the engine's slots."""
+
+    supports_plans = True
+
+    def __init__(self, state: EngineState) -> None:
+        self.follower = PlanFollower(state.profile)
+        self._state = state
+        self._slot_of_row: Slots = np.zeros(64, dtype=np.int64)
+        self._row_of_slot: Slots = np.zeros(64, dtype=np.int64)
+
+    @property
+    def epoch(self) -> int:
+        return self.follower.epoch
+
+    def add(self, slot: int, now_s: float) -> None:
+        request = self._state.request(slot)
+        # Claimed on arrival, not on its first chunk: the planner counts on the prefix.
+        self._state.claim_prefix(slot)
+        slo = request.slo or SloArgs(slo_id=request.id)
+        self.follower.add(
+            slo if slo.slo_id == request.id else msgspec.structs.replace(slo, slo_id=request.id),
+            prompt_tokens=request.prompt_tokens,
+            cached_tokens=int(self._state.sequences[slot]["context"]),
+            max_tokens=request.max_tokens or request.output_tokens,
+            now_s=now_s,
+        )
+        self._put(len(self.follower.table) - 1, slot)
+
+    def remove(self, slot: int) -> None:
+        # The table moves its last row into the gap.
+        self._put(int(self._row_of_slot[slot]), int(self._slot_of_row[len(self.follower.table) - 1]))
+        self.follower.remove(self._state.request(slot).id)
+
+    def schedule(self, now_s: float) -> SlotBatch:
+        for job_id in self.follower.to_preempt(self._state.pool.free):
+            self._preempt(job_id)
+        batch = self.follower.next_batch(now_s, self._state.pool.free)
+        while batch.empty and (stuck := self.follower.stuck()):
+            self._preempt(stuck)
+            batch = self.follower.next_batch(now_s, self._state.pool.free)
+        slots = self._slot_of_row
+        return SlotBatch(slots[batch.decode], batch.drafts, slots[batch.prefill], batch.tokens)
+
+    def observe(self, outcome: Outcome) -> None:
+        batch = outcome.batch
+        nothing = np.zeros_like(batch.decode)
+        progress = Progress(
+            rows=self._row_of_slot[outcome.slots],
+            computed=np.concatenate([outcome.emitted[: len(batch.decode)], batch.tokens]),
+            prompt=np.concatenate([nothing, batch.tokens]),
+            emitted=outcome.emitted,
+        )
+        self.follower.record(progress, outcome.end_s, outcome.report)
+
+    def apply(self, plan: Plan) -> None:
+        self.follower.apply(plan)
+
+    def progress(self) -> tuple[RequestProgress, ...]:
+        return self.follower.progress()
+
+    def _preempt(self, job_id: str) -> None:
+        self._state.preempt(self._state.slot_of[job_id])
+        self.follower.preempted(job_id)
+
+    def _put(self, row: int, slot: int) -> None:
+        self._slot_of_row = _reaching(self._slot_of_row, row)
+        self._row_of_slot = _reaching(self._row_of_slot, slot)
+        self._slot_of_row[row] = slot
+        self._row_of_slot[slot] = row
+
+
+def _reaching(array: Slots, index: int) -> Slots:
+    """The array, grown if it has to be for `index` to be in it."""
+    while index >= len(array):
+        array = np.concatenate([array, np.zeros_like(array)])
+    return array

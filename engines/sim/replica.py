@@ -1,0 +1,198 @@
+"""A simulated replica: one engine, iteration by iteration, whoever drives its clock.
+
+    slot = replica.submit(request, now)
+    iteration = replica.start(now)         # None: nothing to run
+    outcome = replica.finish(iteration)    # at iteration.end_s; emits tokens, frees what finished
+
+Virtual time calls these from events, the server from a loop that sleeps. The replica reads no clock and draws no
+random numbers but its own seeded ones.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.messages import IterationReport, Plan, RequestProgress, Telemetry
+from engines.sim.policies.base import Outcome, PolicyFactory, SlotBatch
+from engines.sim.state import EngineRequest, EngineState
+from engines.sim.steps import carry_out, place
+from planner.profile import HardwareProfile
+
+REPORTS_KEPT = 512  # iteration reports between two telemetry messages
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """An iteration in flight."""
+
+    batch: SlotBatch
+    start_s: float
+    end_s: float
+    report: IterationReport
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start."""
+
+    iterations: int = 0
+    busy_s: float = 0.0
+    prompt_tokens: int = 0  # computed, recomputation included
+    output_tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+
+
+class SimReplica:
+    """One engine with `profile`'s memory and speed, scheduled by a policy.
+
+    `noise` is the relative standard deviation of iteration times. With `async_scheduling`, vLLM's default on GPUs, an
+    iteration is chosen when its predecessor starts: arrivals during that predecessor wait for the one after.
+    """
+
+    def __init__(
+        self,
+        profile: HardwareProfile,
+        policy: PolicyFactory,
+        *,
+        seed: int = 0,
+        noise: float = 0.0,
+        async_scheduling: bool = False,
+    ) -> None:
+        self.profile = profile
+        self.state = EngineState(profile, seed)
+        self.policy = policy(self.state)
+        self.counters = Counters()
+        self.reports: deque[IterationReport] = deque(maxlen=REPORTS_KEPT)
+        self.in_flight: Iteration | None = None
+        self._noise = noise
+        self._random = np.random.default_rng(seed)
+        self._async = async_scheduling
+        self._unseen: deque[tuple[int, float]] = deque()  # slots the policy has not been told of, with arrivals
+        self._previous: Iteration | None = None
+
+    def submit(self, request: EngineRequest, now_s: float) -> int:
+        """Take a request in and return its slot. Raises ValueError for a known id or one that can never fit."""
+        slot = self.state.admit(request)
+        self._unseen.append((slot, now_s))
+        return slot
+
+    def cancel(self, request_id: str) -> bool:
+        """Forget a request, at once or when the iteration that runs it ends; False for an unknown id."""
+        slot = self.state.slot_of.get(request_id)
+        if slot is None or self.state.sequences[slot]["gone"]:
+            return False
+        self.counters.cancelled += 1
+        if self.in_flight is not None and self._runs(self.in_flight.batch, slot):
+            self.state.sequences[slot]["gone"] = True
+        else:
+            self._forget(slot)
+        return True
+
+    def start(self, now_s: float) -> Iteration | None:
+        """Choose and start the next iteration; None when nothing may run. None must be in flight."""
+        if self.in_flight is not None:
+            raise RuntimeError("an iteration is still in flight")
+        self._show_arrivals(self._chosen_at_s(now_s))
+        self.in_flight = self._begin(self.policy.schedule(now_s), now_s)
+        if self.in_flight is None and self._unseen:
+            self._show_arrivals(now_s)
+            self.in_flight = self._begin(self.policy.schedule(now_s), now_s)
+        return self.in_flight
+
+    def finish(self) -> Outcome:
+        """End the iteration in flight at its `end_s`: tokens appear, whatever is done or cancelled leaves."""
+        iteration, self.in_flight = self.in_flight, None
+        if iteration is None:
+            raise RuntimeError("no iteration is in flight")
+        batch = iteration.batch
+        slots, emitted, done = carry_out(self.state.sequences, batch.decode, batch.drafts, batch.prefill, batch.tokens)
+        outcome = Outcome(batch, slots, emitted, done, iteration.report, iteration.end_s)
+        self._count(outcome)
+        self.policy.observe(outcome)
+        for slot in done.tolist():
+            self._forget(slot)
+        for slot in slots[self.state.sequences["gone"][slots]].tolist():
+            self._forget(slot)
+        self._previous = iteration
+        return outcome
+
+    def apply(self, plan: Plan) -> None:
+        """Follow a plan from the next iteration on, if the policy follows plans."""
+        self.policy.apply(plan)
+
+    def telemetry(self, name: str, now_s: float) -> Telemetry:
+        """A report; the iterations in it are those since the last one."""
+        iterations = tuple(self.reports)
+        self.reports.clear()
+        return Telemetry(
+            replica=name,
+            sent_at_s=now_s,
+            epoch=self.policy.epoch,
+            busy_for_s=max(0.0, self.in_flight.end_s - now_s) if self.in_flight else 0.0,
+            kv_blocks_total=self.state.pool.total,
+            kv_blocks_free=self.state.pool.free,
+            iterations=iterations,
+            progress=(*self.policy.progress(), *(self._unseen_progress(slot) for slot, _ in self._unseen)),
+        )
+
+    @property
+    def requests(self) -> int:
+        """Requests on the replica, running or waiting."""
+        return len(self.state.slot_of)
+
+    def _unseen_progress(self, slot: int) -> RequestProgress:
+        request = self.state.request(slot)
+        return RequestProgress(request.id, request.prompt_tokens, 0, 0, float("inf"), False)
+
+    def _chosen_at_s(self, now_s: float) -> float:
+        """When the iteration that starts now is chosen."""
+        follows_on = self._previous is not None and self._previous.end_s >= now_s
+        return self._previous.start_s if self._async and self._previous and follows_on else now_s
+
+    def _show_arrivals(self, until_s: float) -> None:
+        while self._unseen and self._unseen[0][1] <= until_s:
+            self.policy.add(*self._unseen.popleft())
+
+    def _begin(self, wanted: SlotBatch, now_s: float) -> Iteration | None:
+        """Give the batch its blocks and its time; None when nothing of it can run."""
+        decode, drafts, prefill, tokens = (
+            wanted.decode.copy(), wanted.drafts.copy(), wanted.prefill.copy(), wanted.tokens.copy(),
+        )  # fmt: skip
+        n, m, blocks, new, context, steps = place(
+            self.state.sequences, decode, drafts, prefill, tokens, self.state.pool.free, self.profile.block_tokens
+        )
+        if not n + m:
+            return None
+        self.state.pool.take(blocks)
+        batch = SlotBatch(decode[:n], drafts[:n], prefill[:m], tokens[:m])
+        duration_s = self.profile.perf.iteration_s(new, context, n + m, steps) * self._factor()
+        report = IterationReport(duration_s, new, context, n + m, steps)
+        return Iteration(batch, now_s, now_s + duration_s, report)
+
+    def _forget(self, slot: int) -> None:
+        for unseen in self._unseen:
+            if unseen[0] == slot:
+                self._unseen.remove(unseen)
+                break
+        else:
+            self.policy.remove(slot)
+        self.state.release(slot)
+
+    def _runs(self, batch: SlotBatch, slot: int) -> bool:
+        return bool((batch.decode == slot).any() or (batch.prefill == slot).any())
+
+    def _factor(self) -> float:
+        """This iteration's multiple of its modelled time: positive, 1 on average."""
+        return max(0.1, 1.0 + self._noise * float(self._random.standard_normal())) if self._noise else 1.0
+
+    def _count(self, outcome: Outcome) -> None:
+        self.reports.append(outcome.report)
+        self.counters.iterations += 1
+        self.counters.busy_s += outcome.report.duration_s
+        self.counters.prompt_tokens += int(outcome.batch.tokens.sum())
+        self.counters.output_tokens += int(outcome.emitted.sum())
+        self.counters.finished += len(outcome.done)

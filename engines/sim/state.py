@@ -1,0 +1,139 @@
+"""What a simulated replica holds: the sequences on it and their KV blocks. Replica and policies share it."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.messages import SloArgs
+from engines.sim.blocks import BlockPool
+from planner.profile import HardwareProfile
+
+SEQUENCE = np.dtype(
+    [
+        ("prompt_left", "i8"),  # tokens still to be computed before the next output token; 0 means it decodes
+        ("context", "i8"),  # tokens whose KV is here
+        ("generated", "i8"),  # output tokens emitted
+        ("output", "i8"),  # output tokens it will emit in all: only the engine knows
+        ("blocks", "i8"),  # KV blocks it holds
+        ("acceptance", "f8"),  # chance that a drafted token is accepted
+        ("seed", "u8"),  # of its own stream of draft verdicts
+        ("gone", "?"),  # cancelled while its iteration runs
+    ],
+    align=True,
+)
+
+Sequences: TypeAlias = NDArray[np.void]  # one-dimensional, dtype SEQUENCE, indexed by slot
+Slots: TypeAlias = NDArray[np.int64]
+
+
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a request as an engine receives it. A scheduler may look at all but `output_tokens`."""
+
+    id: str
+    prompt_tokens: int  # the whole prompt, cached prefix included
+    output_tokens: int  # what it will produce
+    max_tokens: int = 0  # what the client allowed; 0: the same as output_tokens
+    cached_tokens: int = 0  # leading prompt tokens that the session's earlier stages left here, if still here
+    session: str = ""  # stages of one session share a prefix; "" for none
+    slo: SloArgs | None = None
+    acceptance: float = 0.0
+    resident: bool = False  # the prompt's KV arrives with it, and its first token was produced elsewhere
+
+    def __post_init__(self) -> None:
+        if self.prompt_tokens < 1 or self.output_tokens < 1:
+            raise ValueError(f"request {self.id!r} needs a prompt and an output of at least one token")
+        if self.cached_tokens > self.prompt_tokens:
+            raise ValueError(f"request {self.id!r} has more cached tokens than prompt tokens")
+
+
+class EngineState:
+    """Sequences in slots, and the pool their blocks come from.
+
+    A slot stays with its sequence until `release`. The array is replaced when it grows: read `sequences` afresh.
+    """
+
+    def __init__(self, profile: HardwareProfile, seed: int = 0) -> None:
+        self.profile = profile
+        self.pool = BlockPool(profile.kv_blocks)
+        self.sequences: Sequences = np.zeros(64, dtype=SEQUENCE)
+        self.requests: list[EngineRequest | None] = [None] * len(self.sequences)
+        self.slot_of: dict[str, int] = {}
+        self.preemptions = 0
+        self._unused = list(range(len(self.sequences)))[::-1]
+        self._seed = seed
+
+    def admit(self, request: EngineRequest) -> int:
+        """Give a request a slot. Raises ValueError for an id that is here, or a request that can never fit."""
+        if request.id in self.slot_of:
+            raise ValueError(f"request {request.id!r} is already here")
+        total = request.prompt_tokens + request.output_tokens
+        if self.profile.blocks_for(total) > self.profile.kv_blocks:
+            raise ValueError(f"request {request.id!r} needs {total} tokens of KV, more than the replica has")
+        slot = self._free_slot()
+        done = request.prompt_tokens if request.resident else 0
+        self.sequences[slot] = (
+            request.prompt_tokens - done, done, int(request.resident), request.output_tokens, 0,
+            request.acceptance, zlib.crc32(request.id.encode()) ^ (self._seed << 32), False,
+        )  # fmt: skip
+        self.requests[slot] = request
+        self.slot_of[request.id] = slot
+        return slot
+
+    def request(self, slot: int) -> EngineRequest:
+        """The request in a slot. Raises KeyError for an empty one."""
+        request = self.requests[slot]
+        if request is None:
+            raise KeyError(f"slot {slot} is empty")
+        return request
+
+    def cached(self, request: EngineRequest) -> int:
+        """Prompt tokens of the request whose KV is still here: whole blocks, and never the whole prompt."""
+        block = self.profile.block_tokens
+        reach = min(request.cached_tokens, request.prompt_tokens - 1) // block
+        return min(reach, self.pool.held_for(request.session)) * block
+
+    def claim_prefix(self, slot: int) -> None:
+        """Let the sequence in a slot, which must not have run yet, use what its session left here."""
+        request = self.request(slot)
+        tokens = self.cached(request)
+        if tokens:
+            blocks = self.pool.claim(request.session, tokens // self.profile.block_tokens)
+            sequence = self.sequences[slot]
+            sequence["blocks"] = blocks
+            sequence["context"] = tokens
+            sequence["prompt_left"] -= tokens
+
+    def preempt(self, slot: int) -> None:
+        """Take a sequence's KV blocks away: what it had will be computed again (vLLM's recompute preemption)."""
+        sequence = self.sequences[slot]
+        self.pool.give(int(sequence["blocks"]))
+        sequence["blocks"] = 0
+        sequence["context"] = 0
+        sequence["prompt_left"] = self.request(slot).prompt_tokens + int(sequence["generated"])
+        self.preemptions += 1
+
+    def release(self, slot: int) -> None:
+        """Free a slot and its blocks; a session's prefix stays in the cache until the blocks are needed."""
+        request = self.request(slot)
+        sequence = self.sequences[slot]
+        whole = int(sequence["context"]) // self.profile.block_tokens if request.session else 0
+        blocks = int(sequence["blocks"])
+        self.pool.give(blocks - min(whole, blocks))
+        self.pool.give(min(whole, blocks), request.session)
+        sequence["blocks"] = 0
+        self.requests[slot] = None
+        del self.slot_of[request.id]
+        self._unused.append(slot)
+
+    def _free_slot(self) -> int:
+        if not self._unused:
+            had = len(self.sequences)
+            self.sequences = np.concatenate([self.sequences, np.zeros(had, dtype=SEQUENCE)])
+            self.requests.extend([None] * had)
+            self._unused = list(range(had, 2 * had))[::-1]
+        return self._unused.pop()

@@ -1,0 +1,95 @@
+"""The compiled inner loops of a simulated replica: fit a batch into memory, and carry it out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engines.sim.state import Sequences, Slots
+from planner.compiling import compiled
+
+
+@compiled
+def blocks_needed(sequences: Sequences, slot: int, new_tokens: int, block_tokens: int) -> int:
+    """Blocks that a sequence lacks for `new_tokens` more tokens of context."""
+    held = sequences[slot].blocks
+    return int(max(0, -(-(sequences[slot].context + new_tokens) // block_tokens) - held))
+
+
+@compiled
+def place(
+    sequences: Sequences, decode: Slots, drafts: Slots, prefill: Slots, tokens: Slots, free: int, block_tokens: int
+) -> tuple[int, int, int, int, int, int]:
+    """Give each row its blocks, decodes first; rows that find none left are dropped from the arrays, in place.
+
+    Returns (decodes kept, prefills kept, blocks taken, new tokens, context tokens, draft steps).
+    """
+    taken, new, context, steps, n = 0, 0, 0, 0, 0
+    for i in range(len(decode)):
+        slot, wanted = decode[i], drafts[i] + 1
+        blocks = blocks_needed(sequences, slot, wanted, block_tokens)
+        if taken + blocks > free:
+            continue
+        taken += blocks
+        sequences[slot].blocks += blocks
+        new += wanted
+        context += sequences[slot].context + wanted
+        steps = max(steps, drafts[i])
+        decode[n], drafts[n] = slot, drafts[i]
+        n += 1
+    m = 0
+    for i in range(len(prefill)):
+        slot, wanted = prefill[i], min(tokens[i], sequences[prefill[i]].prompt_left)
+        blocks = blocks_needed(sequences, slot, wanted, block_tokens)
+        if wanted <= 0 or taken + blocks > free:
+            continue
+        taken += blocks
+        sequences[slot].blocks += blocks
+        new += wanted
+        context += sequences[slot].context + wanted
+        prefill[m], tokens[m] = slot, wanted
+        m += 1
+    return n, m, taken, new, context, steps
+
+
+@compiled
+def verdict(seed: int, position: int) -> float:
+    """A number in [0, 1) for one token of one sequence: the same whatever batch the token is drafted in."""
+    z = np.uint64(seed) + np.uint64(position + 1) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return float((z ^ (z >> np.uint64(31))) >> np.uint64(11)) / 9007199254740992.0
+
+
+@compiled
+def carry_out(
+    sequences: Sequences, decode: Slots, drafts: Slots, prefill: Slots, tokens: Slots
+) -> tuple[Slots, Slots, Slots]:
+    """Advance every sequence of an iteration; (slots, output tokens of each, slots that are done).
+
+    A decode emits one token and the drafts accepted before the first rejection; a prefill emits when its prompt is
+    complete. Cancelled sequences neither move nor emit.
+    """
+    slots = np.concatenate((decode, prefill))
+    emitted = np.zeros(len(slots), np.int64)
+    done = np.empty(len(slots), np.int64)
+    finished = 0
+    for i in range(len(slots)):
+        s = sequences[slots[i]]
+        if s.gone:
+            continue
+        if i < len(decode):
+            accepted = 0
+            while accepted < drafts[i] and verdict(s.seed, s.generated + accepted) < s.acceptance:
+                accepted += 1
+            emitted[i] = min(accepted + 1, s.output - s.generated)
+            s.context += emitted[i]
+        else:
+            computed = tokens[i - len(decode)]
+            s.prompt_left -= computed
+            s.context += computed
+            emitted[i] = s.prompt_left == 0
+        s.generated += emitted[i]
+        if emitted[i] > 0 and s.generated >= s.output:
+            done[finished] = slots[i]
+            finished += 1
+    return slots, emitted, done[:finished]

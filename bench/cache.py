@@ -24,7 +24,7 @@ def folder() -> Path:
     """Where results are kept: $SLOSBENCH_CACHE, else the user's cache folder."""
     chosen = os.environ.get("SLOSBENCH_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(chosen) if chosen else Path(base) / "slosbench"
+    return Path(chosen) if chosen else Path(base) / "slosgate"
 
 
 def remembered(question: dict[str, Any], modules: Iterable[str], answer: Callable[[], Any]) -> Any:

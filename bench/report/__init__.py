@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from importlib import resources
 
-from bench.report import runs, tables
+from bench.report import capacities, runs, tables
+from bench.report.html import section
 from bench.report.series import PALETTE, series_of
 from bench.results import Result
 
@@ -15,14 +16,16 @@ def build(results: Sequence[tuple[str, Result]], title: str = "slosbench report"
     """The page of (file name, result) pairs."""
     rows = [row for _, r in results for row in r.rows]
     measured = [row for row in rows if "curves" in row]
+    capacity = [row for row in rows if "capacity_rps_per_gpu" in row]
     others = [row for row in rows if "curves" not in row]
     body = ""
     if measured:
         series = series_of(measured)
-        body += runs.cards(series) + runs.sections(series) + _section("Figures", tables.run_table(measured))
+        body += runs.cards(series) + runs.sections(series) + section("Figures", tables.run_table(measured))
+    body += capacities.sections(capacity)
     if others:
-        body += _section("Rows", tables.plain_table(others))
-    body += _section("Where this comes from", tables.origins(results))
+        body += section("Rows", tables.plain_table(others))
+    body += section("Where this comes from", tables.origins(results))
     return _page(title, _lead(results), body)
 
 
@@ -34,10 +37,6 @@ def _lead(results: Sequence[tuple[str, Result]]) -> str:
         dict.fromkeys(str(row["trace_source"]) for _, r in results for row in r.rows if "trace_source" in row)
     )
     return " · ".join(filter(None, [sources, hardware, f"{started} UTC", f"commit {commits}"]))
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 
 def _page(title: str, lead: str, body: str) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from bench.report.html import legend, percent, section
 from bench.report.series import Series
 from bench.report.svg import Drawing, Scale, frame, linear_ticks, log_ticks, number
 from bench.results import Row
@@ -15,28 +16,26 @@ Curve = Sequence[float | None]
 
 def sections(series: Sequence[Series]) -> str:
     """All sections as HTML."""
-    return "".join(
-        [
-            _section(
-                "Attainment",
-                "Share of all offered requests whose every stage kept its SLO (paper's rule: 5 % tolerance, every "
-                "20th token and the last). Rejected, failed and unfinished requests are misses.",
-                _legend([("line", "95 % interval (Wilson)"), ("tick", "strict rule: every token, no tolerance")])
-                + _attainment(series),
-            ),
-            _section(
-                "Latency against the SLO",
-                "Share of all stages that were at least this fast. Left of the dashed line is in time; a curve ending "
-                "below 100 % leaves out stages that never got that far.",
-                _legend([*((s.colour, s.name) for s in series), ("slo", "SLO")]) + _latency(series),
-            ),
-            _section(
-                "Arrivals and admissions over time",
-                "Requests by the second of their arrival. Upper strip: which of them kept their SLO in the end. "
-                "Lower strip: how they were admitted, where the system decides that.",
-                _timelines(series),
-            ),
-        ]
+    return (
+        section(
+            "Attainment",
+            legend([("line", "95 % interval (Wilson)"), ("tick", "strict rule: every token, no tolerance")])
+            + _attainment(series),
+            "Share of all offered requests whose every stage kept its SLO (paper's rule: 5 % tolerance, every "
+            "20th token and the last). Rejected, failed and unfinished requests are misses.",
+        )
+        + section(
+            "Latency against the SLO",
+            legend([*((s.colour, s.name) for s in series), ("slo", "SLO")]) + _latency(series),
+            "Share of all stages that were at least this fast. Left of the dashed line is in time; a curve ending "
+            "below 100 % leaves out stages that never got that far.",
+        )
+        + section(
+            "Arrivals and admissions over time",
+            _timelines(series),
+            "Requests by the second of their arrival. Upper strip: which of them kept their SLO in the end. "
+            "Lower strip: how they were admitted, where the system decides that.",
+        )
     )
 
 
@@ -49,7 +48,7 @@ def _card(s: Series) -> str:
     r = s.row
     return (
         f'<div class="card" style="--mark: var(--{s.colour})"><span>{escape(s.name)}</span>'
-        f"<b>{_percent(r['attainment'])}</b><span>{r['attained']:,} of {r['offered']:,} requests kept their SLO</span>"
+        f"<b>{percent(r['attainment'])}</b><span>{r['attained']:,} of {r['offered']:,} requests kept their SLO</span>"
         f"<span>goodput {number(r['goodput_rps'])} of {number(r['offered_rps'])} req/s offered</span></div>"
     )
 
@@ -79,7 +78,7 @@ def _bar(drawing: Drawing, top: float, x: Scale, name: str, row: Row, colour: st
     minor = name.startswith(" ")
     height, middle = (10.0, top + 10) if minor else (16.0, top + 10)
     share, low, high = row["attainment"], row["ci_low"], row["ci_high"]
-    said = f"{_percent(share)} ({_percent(low)} to {_percent(high)}), strict {_percent(row['attainment_strict'])}"
+    said = f"{percent(share)} ({percent(low)} to {percent(high)}), strict {percent(row['attainment_strict'])}"
     drawing.text(x(0) - 10, middle + 4, name.strip(), "small" if minor else "", "end")
     drawing.rect(x(0), middle - height / 2, x(1) - x(0), height, "track", rx=2)
     drawing.rect(x(0), middle - height / 2, x(share) - x(0), height, f"fill-{colour}", f"{name.strip()}: {said}", rx=2)
@@ -89,7 +88,7 @@ def _bar(drawing: Drawing, top: float, x: Scale, name: str, row: Row, colour: st
     drawing.line(x(low), middle, x(high), middle, "whisker")
     for end in (low, high):
         drawing.line(x(end), middle - 4, x(end), middle + 4, "whisker")
-    drawing.text(x(1) + 12, middle + 4, _percent(share), "value")
+    drawing.text(x(1) + 12, middle + 4, percent(share), "value")
     drawing.text(x(1) + 66, middle + 4, f"{low * 100:.1f} to {high * 100:.1f} %", "small")
 
 
@@ -142,7 +141,7 @@ def _domain(curves: Sequence[Curve], log: bool, holds: float | None) -> tuple[fl
 
 def _timelines(series: Sequence[Series]) -> str:
     high = max((n for s in series for n in s.row["timeline"]["offered"]), default=1) or 1
-    legend = _legend(
+    key = legend(
         [
             ("good", "kept its SLO"),
             ("bad", "missed"),
@@ -151,7 +150,7 @@ def _timelines(series: Sequence[Series]) -> str:
             ("b2", "rejected"),
         ]
     )
-    return legend + "".join(_timeline(s, high) for s in series)
+    return key + "".join(_timeline(s, high) for s in series)
 
 
 def _timeline(s: Series, high: int) -> str:
@@ -206,20 +205,3 @@ def _strip(
                 drawing.rect(x(n * bin_s) + 0.5, base - tall, x(bin_s) - x(0) - 1, tall, f"fill-{colour}", hint)
             base -= tall
     drawing.line(x(0), bottom, drawing.width - 14, bottom, "axis")
-
-
-def _legend(entries: Sequence[tuple[str, str]]) -> str:
-    def mark(kind: str) -> str:
-        return (
-            f'<i class="{kind}"></i>' if kind in ("slo", "tick", "line") else f'<i style="--mark: var(--{kind})"></i>'
-        )
-
-    return '<div class="legend">' + "".join(f"<span>{mark(k)}{escape(text)}</span>" for k, text in entries) + "</div>"
-
-
-def _section(title: str, note: str, body: str) -> str:
-    return f'<section><h2>{escape(title)}</h2><p class="note">{escape(note)}</p>{body}</section>'
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.1f} %"

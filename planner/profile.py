@@ -14,17 +14,20 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     model: str
     device: str
     perf: PerfModel
+    gpus: int = 1  # devices that one replica spans; rates per GPU divide by it
     kv_blocks: int
     block_tokens: int = 16
     max_model_tokens: int  # prompt + output a request may have
     max_batched_tokens: int = 8192  # vLLM's max_num_batched_tokens: no iteration takes more new tokens
     max_sequences: int = 1024  # vLLM's max_num_seqs
+    max_drafts: int = 6  # most draft tokens a decode may verify in one iteration; jobs without acceptance use none
+    request_overhead_s: float = 0.0  # from a request's arrival at the replica until its first iteration can begin
     kv_bytes_per_token: int = 0  # for transfer times (prefill/decode disaggregation)
     source: str  # where the numbers come from: measured file, or a derivation in a sentence
 
     def zero_load_ttft_s(self, prompt_tokens: int) -> float:
         """T0(p): TTFT of a prompt of p tokens on an idle replica, chunked at `max_batched_tokens`."""
-        done, total_s = 0, 0.0
+        done, total_s = 0, self.request_overhead_s
         while done < prompt_tokens:
             chunk = min(self.max_batched_tokens, prompt_tokens - done)
             done += chunk

@@ -7,7 +7,8 @@ one of which a single stage missed. Two rules are reported:
             time <= max(arrival + TTFT SLO, first token) + 1.05 x k x TPOT SLO
     strict  the same at every token, without the tolerance
 
-where k counts the tokens after the first. Times are seconds on one clock.
+where k counts the tokens after the first; without a TTFT SLO the first token alone is the base. Times are seconds on
+one clock.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ STRICT = Rule(tolerance=1.0, every=1)
 class StageOutcome:
     """One stage as it was served. `token_s` holds the time of each token that arrived, in order.
 
-    From token `switch_at` on (0: never) the pace is `next_tpot_slo_s`: a model that thinks, then responds.
+    After `switch_at` output tokens (0: never) the pace is `next_tpot_slo_s`: a model that thinks, then responds.
     """
 
     arrival_s: float
@@ -126,7 +127,8 @@ def _stage_attained(served: Served, rule: Rule) -> Bools:
     first_s = first_token_s(served)
     ttft_s = first_s - served.arrival_s
     result = complete & (ttft_s <= rule.tolerance * served.ttft_slo_s + ROUNDING_S)
-    base_s = np.maximum(served.arrival_s + served.ttft_slo_s, first_s)
+    due_s = served.arrival_s + np.where(np.isfinite(served.ttft_slo_s), served.ttft_slo_s, 0.0)
+    base_s = np.maximum(due_s, first_s)
 
     stage = np.repeat(np.arange(len(served.tokens)), served.tokens)
     k = np.arange(len(served.token_s)) - served.stage_start[stage]
@@ -140,11 +142,12 @@ def _stage_attained(served: Served, rule: Rule) -> Bools:
 
 def _pace_s(served: Served, stage: Ints, k: Ints) -> Floats:
     """How long after the base token k > 0 is due, with the switch of pace in it."""
-    switch = np.where(served.switch_at[stage] > 0, served.switch_at[stage], np.iinfo(np.int64).max)
-    before = np.minimum(k, switch)
+    last_before = np.where(served.switch_at[stage] > 0, served.switch_at[stage] - 1, np.iinfo(np.int64).max)
+    before = np.minimum(k, last_before)
     after = k - before
-    pace_s: Floats = before * served.tpot_slo_s[stage]
-    switched = after > 0  # inf x 0 is not a number, so only where the next pace counts
+    pace_s = np.zeros(len(k))
+    counted, switched = before > 0, after > 0  # inf x 0 is not a number
+    pace_s[counted] = before[counted] * served.tpot_slo_s[stage[counted]]
     pace_s[switched] += after[switched] * served.next_tpot_slo_s[stage[switched]]
     return pace_s
 

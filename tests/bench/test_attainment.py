@@ -72,9 +72,14 @@ def test_without_an_slo_finishing_is_enough() -> None:
     assert not kept(STRICT, StageOutcome(0.0, math.inf, math.inf, 3, [100.0, 900.0]))
 
 
+def test_without_a_ttft_slo_the_pace_counts_from_the_first_token() -> None:
+    assert kept(STRICT, StageOutcome(0.0, math.inf, 0.1, 2, [9.0, 9.1]))
+    assert not kept(STRICT, StageOutcome(0.0, math.inf, 0.1, 2, [9.0, 9.2]))
+
+
 def test_the_pace_changes_when_thinking_ends() -> None:
     def thinks(last_s: float) -> StageOutcome:
-        return StageOutcome(0.0, 1.0, 0.1, 4, [1.0, 1.1, 1.3, last_s], switch_at=1, next_tpot_slo_s=0.2)
+        return StageOutcome(0.0, 1.0, 0.1, 4, [1.0, 1.1, 1.3, last_s], switch_at=2, next_tpot_slo_s=0.2)
 
     assert kept(STRICT, thinks(1.5))
     assert not kept(STRICT, thinks(1.51))

@@ -1,0 +1,255 @@
+"""Scenarios: what load is offered and what it is promised. They are data, in bench/scenarios.toml.
+
+    load = requests(scenarios.load("coder"), rate_rps=2.0, seed=0, seconds=None, max_model_tokens=2048)
+    for offered in load.requests:
+        offered.request.arrival_s, offered.request.stages, offered.slos
+
+A stage without new prompt tokens goes on in the call before it (a reasoning model's response after its thinking).
+"""
+
+from __future__ import annotations
+
+import tomllib
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from bench.errors import InputError, choose, positive
+from planner.profile import HardwareProfile
+from traces import sources
+from traces.arrivals import Poisson
+from traces.burstiness import Burstiness, Times, burstiness
+from traces.errors import TraceError
+from traces.records import Provenance, Stage, TraceRequest
+from traces.scaling import METHODS, Scaled, repeat
+from traces.sources import Places
+from traces.windows import Slice, arrival_times, drop_longer, pair
+
+FILE = Path(__file__).with_name("scenarios.toml")
+
+
+class StageSlo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one stage is promised. Neither a slowdown nor seconds: no TTFT SLO."""
+
+    tpot_ms: float
+    ttft_slowdown: float | None = None  # TTFT SLO as a multiple of the zero-load TTFT of the stage's prompt
+    ttft_ms: float | None = None  # or absolute
+
+    @property
+    def tpot_s(self) -> float:
+        return self.tpot_ms / 1000
+
+    def ttft_s(self, stage: Stage, profile: HardwareProfile) -> float:
+        """The stage's TTFT SLO on that hardware in seconds; inf when it has none.
+
+        T0 counts the tokens that must be computed: an idle replica still has the cached ones.
+        """
+        if self.ttft_slowdown is not None:
+            return self.ttft_slowdown * profile.zero_load_ttft_s(stage.prompt_tokens)
+        return self.ttft_ms / 1000 if self.ttft_ms is not None else float("inf")
+
+
+class Like(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    rate_rps: float
+    peak_10s: float
+
+
+class RequestClass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One kind of load; the fields are explained in scenarios.toml."""
+
+    lengths: str
+    arrivals: str | float
+    slice_s: tuple[float, float]
+    window: int
+    slo: StageSlo
+    last_slo: StageSlo | None = None
+    like: Like | None = None
+
+    def slos(self, stages: int) -> tuple[StageSlo, ...]:
+        """One for each of so many stages."""
+        last = self.last_slo if self.last_slo is not None and stages > 1 else self.slo
+        return (*(self.slo for _ in range(stages - 1)), last)
+
+    @property
+    def part(self) -> Slice:
+        """The slice of the arrivals."""
+        start_s, end_s = self.slice_s
+        if self.like is None:
+            return Slice(start_s, end_s)
+        return Slice(start_s, end_s, self.like.rate_rps, self.like.peak_10s)
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """Classes that run together."""
+
+    name: str
+    title: str
+    hardware: str  # the profile to run on unless told otherwise
+    classes: dict[str, RequestClass]
+
+
+class Offered(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to send at `request.arrival_s`, and what each of its stages is promised."""
+
+    request: TraceRequest
+    class_name: str
+    slos: tuple[StageSlo, ...]
+
+
+class LoadRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How a load came about; every result repeats it."""
+
+    scenario: str
+    scaling: str
+    seed: int
+    asked_rps: float
+    achieved: Burstiness  # rate, CV, peaks of the offered arrivals
+    scale_factor: float  # offered rate / the traces' own
+    dropped: int  # requests of the traces that outgrow the window
+    trace_source: str  # "$SLOSBENCH_TRACES", "cache", "fetched", "generated"; several joined by " + "
+    provenance: tuple[Provenance, ...]
+
+
+class ScenarioLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests sorted by arrival, and the record of how they were made."""
+
+    requests: tuple[Offered, ...]
+    record: LoadRecord
+
+
+def names() -> list[str]:
+    """All scenarios, in the file's order."""
+    return list(_read_file()["scenario"])
+
+
+def load(name: str) -> Scenario:
+    """Raises InputError for an unknown scenario."""
+    table = _read_file()
+    entry = table["scenario"][choose("scenario", name, table["scenario"])]
+    classes = {known: msgspec.convert(table["class"][known], RequestClass) for known in entry["classes"]}
+    return Scenario(name=name, title=entry["title"], hardware=entry["hardware"], classes=classes)
+
+
+def requests(
+    scenario: Scenario,
+    rate_rps: float,
+    seed: int,
+    seconds: float | None,
+    max_model_tokens: int,
+    *,
+    scaling: str = "stretch",
+    places: Places | None = None,
+    generated: bool = False,
+) -> ScenarioLoad:
+    """The requests of a scenario at `rate_rps` in total; classes keep their shares.
+
+    `seconds`: how long requests arrive; the slices start over when that is longer than they last, None takes each
+    slice once. Requests that outgrow a class's window or the model's are dropped. The seed decides what is drawn
+    (Poisson arrivals, thinning, generated traces); a stretched real slice is the same for every seed. `generated`
+    leaves the real traces aside. Raises InputError.
+    """
+    method = METHODS[choose("scaling", scaling, METHODS)]
+    positive("the rate", rate_rps)
+    if seconds is not None:
+        positive("seconds", seconds)
+    with bad_traces_are_bad_input():
+        pools = [
+            pool(name, kind, seed, max_model_tokens, places or Places.from_env(), generated=generated)
+            for name, kind in scenario.classes.items()
+        ]
+        factor = rate_rps / sum(len(one.requests) / one.span_s for one in pools)
+        scaled = [method(one.times, one.span_s, factor, one.rng) for one in pools]
+    span_s = seconds or min(one.span_s for one in scaled)
+    offered = sorted(_offered(scenario, pools, scaled, span_s), key=lambda one: one.request.arrival_s)
+    record = LoadRecord(
+        scenario=scenario.name,
+        scaling=scaling,
+        seed=seed,
+        asked_rps=rate_rps,
+        achieved=burstiness(arrival_times([one.request for one in offered]), span_s),
+        scale_factor=factor,
+        dropped=sum(one.dropped for one in pools),
+        trace_source=" + ".join(dict.fromkeys(p.source for one in pools for p in one.provenance)),
+        provenance=tuple({p.name: p for one in pools for p in one.provenance}.values()),
+    )
+    return ScenarioLoad(requests=tuple(offered), record=record)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A class's requests before scaling: arrivals in [0, span_s)."""
+
+    name: str
+    requests: list[TraceRequest]
+    lengths: list[TraceRequest]  # what the lengths are taken from, within the window
+    span_s: float
+    dropped: int
+    provenance: tuple[Provenance, ...]
+    rng: np.random.Generator
+
+    @property
+    def times(self) -> Times:
+        return arrival_times(self.requests)
+
+
+def pool(
+    name: str, kind: RequestClass, seed: int, max_model_tokens: int, places: Places, *, generated: bool = False
+) -> Pool:
+    """Raises TraceError, also when no request fits the window."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])  # a class draws the same in every scenario
+    window = min(kind.window, max_model_tokens)
+    own_arrivals = kind.arrivals == kind.lengths
+    part = kind.part if own_arrivals else Slice()
+    lengths = sources.load(kind.lengths, places, seed=seed, part=part, generated=generated)
+    fitting = drop_longer(lengths.requests, window)
+    if not fitting:
+        raise TraceError(
+            f"no request of {kind.lengths} fits a window of {window} tokens: choose a model with a longer one"
+        )
+    provenance = [lengths.provenance]
+    made = fitting
+    if isinstance(kind.arrivals, str) and not own_arrivals:
+        arrivals = sources.load(kind.arrivals, places, seed=seed, part=kind.part, generated=generated)
+        provenance.append(arrivals.provenance)
+        made = pair(arrival_times(arrivals.requests), fitting)
+    elif not isinstance(kind.arrivals, str):
+        made = pair(Poisson(rate_rps=kind.arrivals).draw(kind.part.span_s, rng), fitting)
+    return Pool(
+        name=name,
+        requests=made,
+        lengths=fitting,
+        span_s=kind.part.span_s,
+        dropped=len(lengths.requests) - len(fitting),
+        provenance=tuple(provenance),
+        rng=rng,
+    )
+
+
+@contextmanager
+def bad_traces_are_bad_input() -> Iterator[None]:
+    """A command line shows a trace's complaint like any other bad input."""
+    try:
+        yield
+    except TraceError as error:
+        raise InputError(str(error)) from None
+
+
+def _offered(scenario: Scenario, pools: list[Pool], scaled: list[Scaled], span_s: float) -> Iterator[Offered]:
+    for one, again in zip(pools, (repeat(s, span_s) for s in scaled), strict=True):
+        for arrival_s, row in zip(again.times.tolist(), again.rows.tolist(), strict=True):
+            stages = one.requests[row].stages
+            yield Offered(
+                request=TraceRequest(arrival_s=arrival_s, stages=stages),
+                class_name=one.name,
+                slos=scenario.classes[one.name].slos(len(stages)),
+            )
+
+
+def _read_file() -> dict[str, Any]:
+    return tomllib.loads(FILE.read_text(encoding="utf-8"))

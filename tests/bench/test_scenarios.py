@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import scenarios
+from bench.errors import InputError
+from bench.scenarios import ScenarioLoad
+from engines.profiles import load as load_profile
+from tests.traces.real import no_places, real_places
+from traces.sources import Places
+
+SIX = ["chatbot", "coder", "summarizer", "mixed", "tool-calling", "reasoning"]
+LONG_WINDOW = 16384
+
+
+def offered(name: str, places: Places, *, rate: float = 4.0, seed: int = 0, scaling: str = "stretch") -> ScenarioLoad:
+    return scenarios.requests(scenarios.load(name), rate, seed, None, LONG_WINDOW, scaling=scaling, places=places)
+
+
+def test_the_six_scenarios_are_there() -> None:
+    assert scenarios.names() == SIX
+
+
+def test_unknown_scenario_names_the_known_ones() -> None:
+    with pytest.raises(InputError, match="unknown scenario 'chat': choose one of chatbot, coder"):
+        scenarios.load("chat")
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "prompt", "output"),
+    [
+        ("chatbot", 1391, (763.2, 1592, 424), (267.4, 620, 161)),
+        ("coder", 559, (847.1, 2010, 617), (27.3, 233, 48)),
+        ("summarizer", 5145, (1333.5, 1947, 445), (203.5, 1509, 234)),
+    ],
+)
+def test_real_slices_are_those_of_the_paper(
+    name: str, count: int, prompt: tuple[float, ...], output: tuple[float, ...], tmp_path: Path
+) -> None:
+    kind = scenarios.load(name).classes[name]
+    lengths = [r.stages[0] for r in scenarios.pool(name, kind, 0, 2048, real_places(tmp_path)).lengths]
+    prompts, outputs = np.array([[s.prompt_tokens, s.output_tokens] for s in lengths]).T
+
+    def figures(values: np.ndarray) -> tuple[float, ...]:
+        return round(float(values.mean()), 1), round(float(np.percentile(values, 99))), round(float(values.std()))
+
+    assert len(lengths) == count
+    assert figures(prompts) == prompt
+    assert figures(outputs) == output
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_every_scenario_runs_without_any_data_and_says_so(name: str, tmp_path: Path) -> None:
+    load = offered(name, no_places(tmp_path))
+    assert load.record.trace_source == "generated"
+    assert all("fitted to" in p.detail and p.citation for p in load.record.provenance)
+    assert load.record.achieved.rate_rps == pytest.approx(4.0, rel=0.01)
+    arrivals = [one.request.arrival_s for one in load.requests]
+    assert arrivals == sorted(arrivals)
+    assert len(arrivals) > 500
+
+
+@pytest.mark.parametrize(("name", "prompt", "output", "cv"), [("chatbot", 763, 267, 1.0), ("coder", 847, 27, 7.4)])
+def test_generated_slices_are_like_the_real_ones(
+    name: str, prompt: float, output: float, cv: float, tmp_path: Path
+) -> None:
+    loads = [offered(name, no_places(tmp_path), seed=seed) for seed in range(10)]
+    stages = [one.request.stages[0] for load in loads for one in load.requests]
+    assert np.mean([s.prompt_tokens for s in stages]) == pytest.approx(prompt, rel=0.15)
+    assert np.mean([s.output_tokens for s in stages]) == pytest.approx(output, rel=0.3)
+    assert np.mean([load.record.achieved.iat_cv for load in loads]) == pytest.approx(cv, rel=0.3)
+
+
+def test_same_seed_same_load_other_seed_other_load(tmp_path: Path) -> None:
+    first, again, other = (offered("mixed", no_places(tmp_path), seed=seed) for seed in (7, 7, 8))
+    assert first == again
+    assert first.requests != other.requests
+
+
+def test_mixed_keeps_the_shares_of_its_classes_at_any_rate(tmp_path: Path) -> None:
+    slow, fast = (offered("mixed", no_places(tmp_path), rate=rate) for rate in (2.0, 9.0))
+    assert [one.class_name for one in slow.requests] == [one.class_name for one in fast.requests]
+    assert {one.class_name for one in slow.requests} == {"chatbot", "coder", "summarizer"}
+
+
+@pytest.mark.parametrize("scaling", ["thin", "superpose", "resample"])
+def test_other_ways_to_scale_reach_the_rate_and_are_recorded(scaling: str, tmp_path: Path) -> None:
+    rate = 2.5 if scaling == "thin" else 7.0
+    record = offered("chatbot", no_places(tmp_path), rate=rate, scaling=scaling, seed=3).record
+    assert record.achieved.rate_rps == pytest.approx(rate, rel=0.1)
+    assert (record.scaling, record.seed, record.asked_rps) == (scaling, 3, rate)
+
+
+def test_a_longer_run_starts_the_slice_over(tmp_path: Path) -> None:
+    scenario, places = scenarios.load("coder"), no_places(tmp_path)
+    once = scenarios.requests(scenario, 2.0, 0, None, 2048, places=places)
+    twice = scenarios.requests(scenario, 2.0, 0, 2 * once.record.achieved.span_s, 2048, places=places)
+    assert len(twice.requests) == 2 * len(once.requests)
+    assert twice.record.achieved.rate_rps == pytest.approx(2.0)
+
+
+def test_every_stage_has_its_own_slo(tmp_path: Path) -> None:
+    profile = load_profile("h200-opt-13b")
+    loop = next(one for one in offered("tool-calling", no_places(tmp_path)).requests if len(one.slos) > 2)
+    assert [slo.tpot_s for slo in loop.slos] == [0.05] * (len(loop.slos) - 1) + [0.1]
+    stage = loop.request.stages[1]
+    assert stage.cached_tokens > 0
+    assert loop.slos[1].ttft_s(stage, profile) == pytest.approx(3 * profile.zero_load_ttft_s(stage.prompt_tokens))
+
+    think, respond = offered("reasoning", no_places(tmp_path)).requests[0].request.stages
+    assert (respond.prompt_tokens, respond.cached_tokens) == (0, think.prompt_tokens + think.output_tokens)
+    slos = offered("reasoning", no_places(tmp_path)).requests[0].slos
+    assert [slo.tpot_s for slo in slos] == [0.05, 0.1]
+    assert slos[1].ttft_s(respond, profile) == float("inf")
+
+
+def test_requests_beyond_the_models_window_are_dropped_or_the_run_refused(tmp_path: Path) -> None:
+    load = scenarios.requests(scenarios.load("reasoning"), 1.0, 0, None, 4096, places=no_places(tmp_path))
+    assert max(one.request.total_tokens for one in load.requests) <= 4096
+    assert load.record.dropped > 0
+    with pytest.raises(InputError, match="no request of s1k fits a window of 256 tokens"):
+        scenarios.requests(scenarios.load("reasoning"), 1.0, 0, None, 256, places=no_places(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("rate", "scaling", "complaint"),
+    [(0.0, "stretch", "rate must be"), (1.0, "kth", "unknown scaling"), (99.0, "thin", "thin only lowers the rate")],
+)
+def test_bad_rates_and_methods_are_refused(rate: float, scaling: str, complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=complaint):
+        offered("coder", no_places(tmp_path), rate=rate, scaling=scaling)

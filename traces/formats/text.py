@@ -1,0 +1,21 @@
+"""Data sets that are text: prompts and answers, counted by the tokenizer that the reader is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from traces.formats.base import Reading
+from traces.records import Stage, TraceRequest
+from traces.rows import field, json_lines
+
+
+def read_pairs(path: Path, prompt: str, output: str, reading: Reading) -> Iterator[TraceRequest]:
+    """Requests of one stage, all at 0 s, from two text fields of JSON lines; rows with an empty text are left out."""
+    for line, row in json_lines(path):
+        texts = [str(field(row, name, path, line)) for name in (prompt, output)]
+        if not all(texts):
+            reading.dropped["an empty text"] += 1
+            continue
+        prompt_tokens, output_tokens = (reading.count_tokens(text) for text in texts)
+        yield TraceRequest(arrival_s=0.0, stages=(Stage(prompt_tokens=prompt_tokens, output_tokens=output_tokens),))

@@ -1,0 +1,126 @@
+"""Reading rows: plain or gzip text, CSV by column name, JSON lines. Every complaint names file, line and rule."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import msgspec
+
+from traces.errors import TraceError, malformed
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """The file as text, line by line; gzip is known by its first bytes, not by the name. Raises TraceError."""
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == GZIP_MAGIC
+        opener = gzip.open if packed else open
+        with opener(path, "rt", encoding="utf-8", newline="") as text:
+            yield text
+    except EOFError:
+        raise TraceError(f"{path}: the gzip data ends in the middle: the download is incomplete") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise TraceError(f"{path}: the gzip data is damaged: {error}") from None
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{path}: not a text file in UTF-8: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def csv_header(path: Path) -> tuple[str, ...]:
+    """The column names in the first line."""
+    with open_text(path) as text:
+        return tuple(name.strip() for name in next(csv.reader(text), []))
+
+
+def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """(line, fields in the order of `columns`) for each row; further columns are ignored.
+
+    Reads lazily: what the caller does not ask for is not read.
+    """
+    with open_text(path) as text:
+        reader = csv.reader(text)
+        header = [name.strip() for name in next(reader, [])]
+        missing = [name for name in columns if name not in header]
+        if missing:
+            raise malformed(
+                path, 1, f"wrong columns: {', '.join(missing)} missing; found {', '.join(header) or 'none'}"
+            )
+        picked = [header.index(name) for name in columns]
+        for fields in reader:
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                raise malformed(path, reader.line_num, f"expected {len(header)} fields, found {len(fields)}")
+            yield reader.line_num, [fields[i] for i in picked]
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, object) for each line that is not blank."""
+    with open_text(path) as text:
+        for line, row in enumerate(text, start=1):
+            if not row.strip():
+                continue
+            try:
+                value = msgspec.json.decode(row)
+            except msgspec.DecodeError as error:
+                raise malformed(path, line, f"not a JSON object: {error}") from None
+            if not isinstance(value, dict):
+                raise malformed(path, line, f"expected a JSON object, found {type(value).__name__}")
+            yield line, value
+
+
+def field(row: Mapping[str, Any], name: str, path: Path, line: int) -> Any:
+    """`row[name]`. Raises TraceError when it is missing."""
+    if name not in row:
+        raise malformed(path, line, f"the field {name} is missing; found {', '.join(row) or 'none'}")
+    return row[name]
+
+
+def tokens(value: object, name: str, path: Path, line: int) -> int:
+    """A token count: a whole number from 0. Raises TraceError."""
+    try:
+        count = int(value) if isinstance(value, str | int) else None
+    except ValueError:
+        count = None
+    if count is None:
+        raise malformed(path, line, f"{name} must be a whole number of tokens, not {value!r}")
+    if count < 0:
+        raise malformed(path, line, f"negative tokens: {name} is {count}; accepted: whole numbers from 0")
+    return count
+
+
+def seconds(value: object, name: str, path: Path, line: int) -> float:
+    """A time in seconds, finite and not negative. Raises TraceError."""
+    try:
+        time_s = float(value) if isinstance(value, str | int | float) else math.nan
+    except ValueError:
+        time_s = math.nan
+    if not 0 <= time_s < math.inf:
+        raise malformed(path, line, f"{name} must be a time from 0 in seconds, not {value!r}")
+    return time_s
+
+
+class Clock:
+    """Checks that times never fall from row to row; equal times are fine."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name, self._last = path, name, -math.inf
+
+    def check(self, time_s: float, line: int) -> float:
+        """`time_s`. Raises TraceError when it lies before the row above."""
+        if time_s < self._last:
+            rule = f"unsorted times: {self._name} lies {self._last - time_s:g} s before the row above"
+            raise malformed(self._path, line, f"{rule}; sort the file by {self._name}")
+        self._last = time_s
+        return time_s

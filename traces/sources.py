@@ -1,0 +1,130 @@
+"""Where traces come from, in order: $SLOSBENCH_TRACES, the cache, a download, a generator. Every trace says which."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from traces import fetch, fit
+from traces.errors import TraceError
+from traces.formats import plain
+from traces.formats.base import CountTokens, Dataset, Format, Reading, about_four_characters
+from traces.manifest import dataset
+from traces.records import Provenance, Trace
+from traces.windows import WHOLE, Slice, between
+
+FOLDER_VARIABLE = "SLOSBENCH_TRACES"
+CACHE_VARIABLE = "SLOSBENCH_CACHE"
+OFFLINE_VARIABLE = "SLOSBENCH_OFFLINE"
+LENGTHS_DRAWN = 5000  # from a fit without arrivals, unless a limit is given
+AUTOMATIC_TIMEOUT_S = 5.0  # a run should not wait long for a network that is not there
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where to look."""
+
+    folder: Path | None  # $SLOSBENCH_TRACES
+    cache: Path
+    offline: bool = False  # never download unasked
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Places:
+        """$SLOSBENCH_TRACES, $SLOSBENCH_CACHE (else slosgate/traces in the user's cache folder), $SLOSBENCH_OFFLINE."""
+        home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".cache")
+        folder = environ.get(FOLDER_VARIABLE, "")
+        if folder and not Path(folder).is_dir():
+            raise TraceError(f"${FOLDER_VARIABLE} is {folder!r}, which is not a folder")
+        return cls(
+            folder=Path(folder) if folder else None,
+            cache=Path(environ.get(CACHE_VARIABLE) or Path(home) / "slosgate" / "traces"),
+            offline=environ.get(OFFLINE_VARIABLE, "") not in ("", "0"),
+        )
+
+
+def load(
+    name: str,
+    places: Places,
+    *,
+    seed: int = 0,
+    part: Slice = WHOLE,
+    limit: int | None = None,
+    count_tokens: CountTokens = about_four_characters,
+    generated: bool = False,
+) -> Trace:
+    """The trace called `name` in the manifest, or the file of one's own at that path.
+
+    `limit`: at most so many requests. Without arrivals all requests stand at 0 s. `generated` skips the real trace.
+    Raises TraceError: unknown name, malformed file, or nothing to be had.
+    """
+    if "/" in name or Path(name).is_file():
+        return _read(Path(name), plain.FORMAT, name, "file", seed, part, limit, count_tokens)
+    known = dataset(name)
+    found, missing = (None, "asked for") if generated else find(known, places)
+    if found is None:
+        return generate(known, seed=seed, part=part, limit=limit, because=missing)
+    path, source = found
+    return _read(path, known.format, name, source, seed, part, limit, count_tokens)
+
+
+def find(known: Dataset, places: Places) -> tuple[tuple[Path, str] | None, str]:
+    """(path, source) of the real trace, or None and why."""
+    for folder, source in ((places.folder, f"${FOLDER_VARIABLE}"), (places.cache, "cache")):
+        path = fetch.locate(known, folder) if folder else None
+        if path is not None:
+            return (path, source), ""
+    if not known.automatic or places.offline:
+        why = f"${OFFLINE_VARIABLE} is set" if places.offline else f"`slosbench traces fetch {known.name}` gets it"
+        return None, f"not in ${FOLDER_VARIABLE} nor in the cache; {why}"
+    try:
+        return (fetch.download(known, places.cache, timeout_s=AUTOMATIC_TIMEOUT_S), "fetched"), ""
+    except (TraceError, OSError) as error:
+        return None, f"not in ${FOLDER_VARIABLE} nor in the cache; {error}"
+
+
+def generate(known: Dataset, *, seed: int, part: Slice, limit: int | None, because: str) -> Trace:
+    """Requests from the data set's fit. Raises TraceError when there is none."""
+    if not known.generator:
+        raise TraceError(f"{known.name}: {because}; no generator is fitted to it")
+    fitted = fit.load(known.generator)
+    rng = np.random.default_rng(seed)
+    times = fitted.times(part, rng, lengths_only=limit or LENGTHS_DRAWN)
+    requests = fitted.requests(times[:limit], rng)
+    detail = f"generator fitted to {fitted.fitted_to}, seed {seed}; the real trace: {because}"
+    return Trace(requests=requests, provenance=_provenance(known.name, "generated", detail, known.format))
+
+
+def _read(
+    path: Path,
+    form: Format,
+    name: str,
+    source: str,
+    seed: int,
+    part: Slice,
+    limit: int | None,
+    count_tokens: CountTokens,
+) -> Trace:
+    if not path.exists():
+        raise TraceError(f"{path}: no such file")
+    reading = Reading(rng=np.random.default_rng(seed), count_tokens=count_tokens, end_s=part.end_s)
+    requests = tuple(islice(between(form.read(path, reading), part), limit))
+    if not requests:
+        raise TraceError(f"{path}: no request arrives between {part.start_s:g} s and {part.end_s:g} s")
+    return Trace(requests=requests, provenance=_provenance(name, source, _detail(path, reading), form))
+
+
+def _detail(path: Path, reading: Reading) -> str:
+    """The file with its checksum, unless it is too large to read whole for that, and what was left out."""
+    small = path.is_file() and path.stat().st_size < 64 << 20
+    checked = f", sha256 {fetch.sha256_of(path)}" if small else ""
+    dropped = "".join(f"; {count} rows left out: {reason}" for reason, count in sorted(reading.dropped.items()))
+    return f"{path.name}{checked}{dropped}"
+
+
+def _provenance(name: str, source: str, detail: str, form: Format) -> Provenance:
+    return Provenance(name=name, source=source, detail=detail, licence=form.licence, citation=form.citation)

@@ -36,6 +36,10 @@ class Progress:
     prompt: NDArray[np.int64]  # prompt tokens among them
     emitted: NDArray[np.int64]  # output tokens
 
+    def apply(self, table: JobTable, end_s: float) -> None:
+        """Write it into a table; the iteration ended at `end_s`."""
+        advance(table.rows, self.rows, self.computed, self.prompt, self.emitted, end_s)
+
 
 class PlanFollower:
     """Owns the job table of one replica.
@@ -59,16 +63,7 @@ class PlanFollower:
 
     def add(self, slo: SloArgs, *, prompt_tokens: int, cached_tokens: int, max_tokens: int, now_s: float) -> None:
         """A request has arrived. Raises ValueError when its id is already here."""
-        self.table.add(
-            slo.slo_id,
-            deadline_s=now_s + _seconds(slo.slo_ttft_ms),
-            tpot_s=_seconds(slo.slo_tpot_ms),
-            prompt_left=prompt_tokens - cached_tokens,
-            context=cached_tokens,
-            output=min(slo.slo_output_tokens or max_tokens, max_tokens),
-            guaranteed=bool(slo.slo_guaranteed) and slo.slo_ttft_ms is not None,
-            weight=slo.slo_weight,
-        )
+        add_job(self.table, slo, prompt_tokens, cached_tokens, max_tokens, now_s)
 
     def remove(self, job_id: str) -> None:
         """A request has ended or was cancelled. Raises KeyError for an unknown id."""
@@ -141,7 +136,7 @@ class PlanFollower:
 
     def record(self, progress: Progress, end_s: float, report: IterationReport | None = None) -> None:
         """An iteration ended at `end_s`."""
-        advance(self.table.rows, progress.rows, progress.computed, progress.prompt, progress.emitted, end_s)
+        progress.apply(self.table, end_s)
         if report is not None and self._recalibrate is not None:
             model = self._recalibrate(report)
             if model is not None:
@@ -195,6 +190,22 @@ class PlanFollower:
         if duration_s > max(slack_s, 0.0):
             return None
         return Batch(decode=decode, drafts=drafts, prefill=prefill, tokens=tokens, duration_s=duration_s)
+
+
+def add_job(
+    table: JobTable, slo: SloArgs, prompt_tokens: int, cached_tokens: int, max_tokens: int, arrival_s: float
+) -> None:
+    """Add a request to a table as the planner sees it. Raises ValueError when its id is already there."""
+    table.add(
+        slo.slo_id,
+        deadline_s=arrival_s + _seconds(slo.slo_ttft_ms),
+        tpot_s=_seconds(slo.slo_tpot_ms),
+        prompt_left=prompt_tokens - cached_tokens,
+        context=cached_tokens,
+        output=min(slo.slo_output_tokens or max_tokens, max_tokens),
+        guaranteed=bool(slo.slo_guaranteed) and slo.slo_ttft_ms is not None,
+        weight=slo.slo_weight,
+    )
 
 
 def _seconds(milliseconds: float | None) -> float:

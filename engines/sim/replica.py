@@ -16,22 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.messages import IterationReport, Plan, RequestProgress, Telemetry
-from engines.sim.policies.base import Outcome, PolicyFactory, SlotBatch
+from engines.sim.policies.base import Iteration, Outcome, PolicyFactory, SlotBatch
 from engines.sim.state import EngineRequest, EngineState
 from engines.sim.steps import carry_out, place
 from planner.profile import HardwareProfile
 
 REPORTS_KEPT = 512  # iteration reports between two telemetry messages
-
-
-@dataclass(frozen=True, slots=True)
-class Iteration:
-    """An iteration in flight."""
-
-    batch: SlotBatch
-    start_s: float
-    end_s: float
-    report: IterationReport
 
 
 @dataclass(slots=True)
@@ -71,13 +61,16 @@ class SimReplica:
         self._noise = noise
         self._random = np.random.default_rng(seed)
         self._async = async_scheduling
-        self._unseen: deque[tuple[int, float]] = deque()  # slots the policy has not been told of, with arrivals
+        self.unseen: deque[tuple[int, float]] = deque()  # slots the policy has not been told of, with arrivals
         self._previous: Iteration | None = None
 
     def submit(self, request: EngineRequest, now_s: float) -> int:
         """Take a request in and return its slot. Raises ValueError for a known id or one that can never fit."""
         slot = self.state.admit(request)
-        self._unseen.append((slot, now_s))
+        if self._async:
+            self.unseen.append((slot, now_s))
+        else:
+            self.policy.add(slot, now_s)
         return slot
 
     def cancel(self, request_id: str) -> bool:
@@ -98,7 +91,7 @@ class SimReplica:
             raise RuntimeError("an iteration is still in flight")
         self._show_arrivals(self._chosen_at_s(now_s))
         self.in_flight = self._begin(self.policy.schedule(now_s), now_s)
-        if self.in_flight is None and self._unseen:
+        if self.in_flight is None and self.unseen:
             self._show_arrivals(now_s)
             self.in_flight = self._begin(self.policy.schedule(now_s), now_s)
         return self.in_flight
@@ -136,7 +129,7 @@ class SimReplica:
             kv_blocks_total=self.state.pool.total,
             kv_blocks_free=self.state.pool.free,
             iterations=iterations,
-            progress=(*self.policy.progress(), *(self._unseen_progress(slot) for slot, _ in self._unseen)),
+            progress=(*self.policy.progress(), *(self._unseen_progress(slot) for slot, _ in self.unseen)),
         )
 
     @property
@@ -154,8 +147,8 @@ class SimReplica:
         return self._previous.start_s if self._async and self._previous and follows_on else now_s
 
     def _show_arrivals(self, until_s: float) -> None:
-        while self._unseen and self._unseen[0][1] <= until_s:
-            self.policy.add(*self._unseen.popleft())
+        while self.unseen and self.unseen[0][1] <= until_s:
+            self.policy.add(*self.unseen.popleft())
 
     def _begin(self, wanted: SlotBatch, now_s: float) -> Iteration | None:
         """Give the batch its blocks and its time; None when nothing of it can run."""
@@ -174,9 +167,9 @@ class SimReplica:
         return Iteration(batch, now_s, now_s + duration_s, report)
 
     def _forget(self, slot: int) -> None:
-        for unseen in self._unseen:
+        for unseen in self.unseen:
             if unseen[0] == slot:
-                self._unseen.remove(unseen)
+                self.unseen.remove(unseen)
                 break
         else:
             self.policy.remove(slot)

@@ -27,6 +27,16 @@ class SlotBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Iteration:
+    """An iteration in flight."""
+
+    batch: SlotBatch
+    start_s: float
+    end_s: float
+    report: IterationReport
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What an iteration did."""
 

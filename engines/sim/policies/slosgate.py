@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 import numpy as np
 
-from engines.follower import PlanFollower, Progress
+from engines.follower import PlanFollower, Progress, add_job
 from engines.messages import Plan, RequestProgress, SloArgs
-from engines.sim.policies.base import Outcome, SlotBatch
+from engines.sim.policies.base import Iteration, Outcome, SlotBatch
 from engines.sim.state import EngineState, Slots
+from planner.jobs import JobTable
 
 
 class SlosgatePolicy:
@@ -27,18 +30,23 @@ class SlosgatePolicy:
         return self.follower.epoch
 
     def add(self, slot: int, now_s: float) -> None:
-        request = self._state.request(slot)
         # Claimed on arrival, not on its first chunk: the planner counts on the prefix.
         self._state.claim_prefix(slot)
-        slo = request.slo or SloArgs(slo_id=request.id)
-        self.follower.add(
-            slo if slo.slo_id == request.id else msgspec.structs.replace(slo, slo_id=request.id),
-            prompt_tokens=request.prompt_tokens,
-            cached_tokens=int(self._state.sequences[slot]["context"]),
-            max_tokens=request.max_tokens or request.output_tokens,
-            now_s=now_s,
-        )
+        self._add_to(self.follower.table, slot, now_s)
         self._put(len(self.follower.table) - 1, slot)
+
+    def jobs(self, in_flight: Iteration | None, unseen: Iterable[tuple[int, float]]) -> JobTable:
+        """The jobs as they will be when the iteration in flight has ended, arrivals that wait outside included."""
+        table = self.follower.table.copy()
+        if in_flight is not None:
+            batch = in_flight.batch
+            left = self._state.sequences["prompt_left"][batch.prefill]
+            first = (left == batch.tokens).astype(np.int64)
+            emitted = np.concatenate([np.ones_like(batch.decode), first])
+            self._progress(batch, emitted).apply(table, in_flight.end_s)
+        for slot, arrival_s in unseen:
+            self._add_to(table, slot, arrival_s)
+        return table
 
     def remove(self, slot: int) -> None:
         # The table moves its last row into the gap.
@@ -56,15 +64,7 @@ class SlosgatePolicy:
         return SlotBatch(slots[batch.decode], batch.drafts, slots[batch.prefill], batch.tokens)
 
     def observe(self, outcome: Outcome) -> None:
-        batch = outcome.batch
-        nothing = np.zeros_like(batch.decode)
-        progress = Progress(
-            rows=self._row_of_slot[outcome.slots],
-            computed=np.concatenate([outcome.emitted[: len(batch.decode)], batch.tokens]),
-            prompt=np.concatenate([nothing, batch.tokens]),
-            emitted=outcome.emitted,
-        )
-        self.follower.record(progress, outcome.end_s, outcome.report)
+        self.follower.record(self._progress(outcome.batch, outcome.emitted), outcome.end_s, outcome.report)
 
     def apply(self, plan: Plan) -> None:
         self.follower.apply(plan)
@@ -75,6 +75,22 @@ class SlosgatePolicy:
     def _preempt(self, job_id: str) -> None:
         self._state.preempt(self._state.slot_of[job_id])
         self.follower.preempted(job_id)
+
+    def _add_to(self, table: JobTable, slot: int, now_s: float) -> None:
+        request = self._state.request(slot)
+        slo = request.slo or SloArgs(slo_id=request.id)
+        if slo.slo_id != request.id:
+            slo = msgspec.structs.replace(slo, slo_id=request.id)
+        cached = int(self._state.sequences[slot]["context"])
+        add_job(table, slo, request.prompt_tokens, cached, request.max_tokens or request.output_tokens, now_s)
+
+    def _progress(self, batch: SlotBatch, emitted: Slots) -> Progress:
+        return Progress(
+            rows=self._row_of_slot[np.concatenate([batch.decode, batch.prefill])],
+            computed=np.concatenate([emitted[: len(batch.decode)], batch.tokens]),
+            prompt=np.concatenate([np.zeros_like(batch.decode), batch.tokens]),
+            emitted=emitted,
+        )
 
     def _put(self, row: int, slot: int) -> None:
         self._slot_of_row = _reaching(self._slot_of_row, row)

@@ -1,0 +1,138 @@
+"""What a serving system is to the virtual cluster, and what it is given to serve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.sim.policies.base import PolicyFactory
+from engines.sim.replica import SimReplica
+from engines.sim.state import EngineRequest
+from planner.profile import HardwareProfile
+
+GUARANTEED, BEST_EFFORT = "guaranteed", "best-effort"
+
+
+class SimStage(msgspec.Struct, frozen=True, kw_only=True):
+    """One call to the model, with its SLOs."""
+
+    prompt_tokens: int  # new ones
+    output_tokens: int
+    cached_tokens: int = 0  # leading prompt tokens that earlier stages computed
+    ttft_slo_s: float = math.inf  # absolute, from the stage's arrival
+    tpot_slo_s: float = math.inf
+    gap_s: float = 0.0  # from the end of this stage to the arrival of the next
+
+
+class SimRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request of one or more stages; stage k + 1 arrives `gap_s` after stage k has ended."""
+
+    id: str
+    arrival_s: float
+    stages: tuple[SimStage, ...]
+    slo_class: str = ""
+    weight: float = 1.0
+    acceptance: float = 0.0  # chance that a drafted token is accepted
+
+
+@dataclass(slots=True)
+class StageJob:
+    """One stage on its way through the system, and afterwards the record of it."""
+
+    request: SimRequest
+    index: int  # which stage
+    arrival_s: float = math.nan  # nan: never reached
+    admission: str = ""  # GUARANTEED, BEST_EFFORT, or "" where the system makes no promises
+    promoted_s: float = math.nan  # when best effort became a guarantee
+    replica: int = -1  # the replica that served it (the last one, if several did)
+    finished: bool = False
+    emitted: int = 0
+    token_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # times of the tokens emitted
+    first: int = 0  # where its token times begin among those of the run
+
+    @property
+    def stage(self) -> SimStage:
+        return self.request.stages[self.index]
+
+    @property
+    def id(self) -> str:
+        return f"{self.request.id}/{self.index}" if len(self.request.stages) > 1 else self.request.id
+
+    @property
+    def session(self) -> str:
+        return self.request.id if len(self.request.stages) > 1 else ""
+
+    def engine_request(self) -> EngineRequest:
+        """The stage as an engine without SLOs receives it."""
+        stage = self.stage
+        return EngineRequest(
+            id=self.id,
+            prompt_tokens=stage.cached_tokens + stage.prompt_tokens,
+            cached_tokens=stage.cached_tokens,
+            output_tokens=stage.output_tokens,
+            session=self.session,
+            acceptance=self.request.acceptance,
+        )
+
+
+class Fleet(Protocol):
+    """What a system may do with the cluster that runs it."""
+
+    def submit(self, job: StageJob, replica: int, request: EngineRequest, now_s: float) -> None:
+        """Send a job to a replica."""
+
+    def at(self, time_s: float, event: Callable[[float], None]) -> None:
+        """Do something later."""
+
+    def wake(self, replica: int, now_s: float) -> None:
+        """Have an idle replica look for work: something there has changed."""
+
+
+class System(Protocol):
+    """Replicas and the front end before them."""
+
+    @property
+    def replicas(self) -> Sequence[SimReplica]:
+        """All of them, in the order that numbers them."""
+
+    def arrive(self, fleet: Fleet, job: StageJob, now_s: float) -> None:
+        """A stage has arrived: submit it somewhere, now or later."""
+
+    def served(self, fleet: Fleet, job: StageJob, now_s: float) -> bool:
+        """A replica has finished what was submitted for the job. True when the stage is complete with that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What every system is built from. `budget` and `drafts` tune those baselines that have them."""
+
+    profile: HardwareProfile
+    replicas: int = 1
+    seed: int = 0
+    noise: float = 0.0
+    async_scheduling: bool = False
+    budget: int | None = None
+    drafts: int = 0
+
+
+SystemFactory: TypeAlias = Callable[[Settings], System]
+
+
+def equal_replicas(settings: Settings, policy: PolicyFactory) -> list[SimReplica]:
+    """Equal replicas, each with a seed of its own."""
+    return [
+        SimReplica(
+            settings.profile,
+            policy,
+            seed=settings.seed * 1_000 + n,
+            noise=settings.noise,
+            async_scheduling=settings.async_scheduling,
+        )
+        for n in range(settings.replicas)
+    ]

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from bench.commands import report, reproduce
+from bench.commands import report, reproduce, run
 from bench.errors import InputError
 
 
@@ -44,6 +44,7 @@ def slosbench() -> None:
 
 
 # One line per command: app.command("NAME")(MODULE.FUNCTION), or app.add_typer(MODULE.app, name="NAME")
+app.command("run")(run.run)
 app.command("reproduce")(reproduce.reproduce)
 app.command("report")(report.report)
 

@@ -20,6 +20,7 @@ import aiohttp
 import numpy as np
 
 from bench.attainment import BEST_EFFORT, GUARANTEED, REJECTED, UNSAID, RequestOutcome, StageOutcome
+from bench.errors import InputError
 from bench.load import Call, Load, Offered
 from bench.results import Row
 
@@ -75,6 +76,16 @@ async def replay(
         client = _Client(session, target, np.random.default_rng(seed), time.perf_counter, run)
         await client.play(load, drain_s, on_done)
     return run
+
+
+async def model_at(url: str) -> str:
+    """The first model that a server lists. Raises InputError when none can be had."""
+    try:
+        timeout = aiohttp.ClientTimeout(total=10.0)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/v1/models") as response:
+            return str((await response.json())["data"][0]["id"])
+    except (TimeoutError, aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"--url {url!r} must be the base address of an OpenAI-compatible server: {error}") from None
 
 
 def _planned(request: Offered) -> RequestOutcome:

@@ -1,0 +1,50 @@
+"""slosbench run: one scenario at one rate on one system, in virtual time or over real HTTP.
+
+slosbench run --scenario coder --system vllm --rate 2
+slosbench run --scenario coder --system slos-serve-ar --rate 4 --replicas 2 --mode live --json result.json
+slosbench run --scenario chatbot --system mine --rate 3 --mode live --url http://localhost:8000
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench import running
+from bench.errors import choose, positive
+
+MODES = ("sim", "live")
+
+
+def run(
+    scenario: Annotated[str, typer.Option(help="What is offered: a scenario of bench/scenarios.toml.")],
+    system: Annotated[str, typer.Option(help="What serves it; with --url just a name for the result.")],
+    rate: Annotated[float, typer.Option(help="Requests per second over all replicas.")],
+    replicas: Annotated[int, typer.Option(help="Replicas.")] = 1,
+    hardware: Annotated[str, typer.Option(help="Hardware profile; by default the scenario's own.")] = "",
+    mode: Annotated[str, typer.Option(help="sim: virtual time. live: real HTTP.")] = "sim",
+    seconds: Annotated[float | None, typer.Option(help="How long requests arrive; by default the slice once.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
+    url: Annotated[str, typer.Option(help="live: an OpenAI-compatible server that runs already.")] = "",
+    scaling: Annotated[str, typer.Option(help="stretch, thin, superpose or resample the trace.")] = "stretch",
+    acceptance: Annotated[float, typer.Option(help="sim: chance that a drafted token is accepted.")] = 0.7,
+) -> None:
+    """Offer a scenario's requests to a system and count whose SLOs were kept."""
+    settings = running.Settings(
+        scenario=scenario,
+        system=system,
+        rate=positive("--rate", rate),
+        replicas=int(positive("--replicas", replicas)),
+        hardware=hardware,
+        mode=choose("mode", mode, MODES),
+        seconds=None if seconds is None else positive("--seconds", seconds),
+        seed=seed,
+        url=url,
+        scaling=scaling,
+        acceptance=acceptance,
+    )
+    running.run(settings, Console(), json)

@@ -1,0 +1,196 @@
+"""A run from its settings to its result: what `slosbench run` and the demo share."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bench import results, scenarios, stack, virtual
+from bench.attainment import collect
+from bench.errors import InputError, choose
+from bench.live import LiveRun, Target, model_at, replay
+from bench.load import Load, offer
+from bench.results import Result, Row
+from bench.summary import summarize
+from engines import profiles
+from engines.sim import systems
+from planner.profile import HardwareProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One run. `hardware` empty: the scenario's own; `seconds` None: its slice once."""
+
+    scenario: str
+    system: str
+    rate: float
+    replicas: int = 1
+    hardware: str = ""
+    mode: str = "sim"
+    seconds: float | None = None
+    seed: int = 0
+    url: str = ""
+    scaling: str = "stretch"
+    acceptance: float = 0.7
+    drain_s: float = 60.0  # live: how long after the last arrival answers are waited for
+    generated: bool = False
+
+
+def run(settings: Settings, console: Console, json: Path | None) -> Result:
+    """Run once, show the table, write the result. Raises InputError."""
+    load, profile = prepare(settings)
+    announce(load, console)
+    result = results.begin("run", dataclasses.asdict(settings), seed=settings.seed, hardware=profile.name)
+    result.rows.append(measure(settings, load, profile, console))
+    console.print(table(result.rows))
+    if json:
+        results.write(result, json)
+        console.print(f"wrote {json}")
+    return result
+
+
+def prepare(settings: Settings) -> tuple[Load, HardwareProfile]:
+    """The load and the hardware of a run. Raises InputError for anything unknown."""
+    scenario = scenarios.load(settings.scenario)
+    if not settings.url:
+        choose("system", settings.system, systems.names())
+    profile = profiles.load(choose("hardware", settings.hardware or scenario.hardware, profiles.names()))
+    load = offer(
+        scenario,
+        profile,
+        settings.rate,
+        seed=settings.seed,
+        seconds=settings.seconds,
+        scaling=settings.scaling,
+        generated=settings.generated,
+    )
+    if not load.requests:
+        raise InputError(f"no request arrives within {load.seconds:g} s at {settings.rate:g} requests/s: ask for more")
+    return load, profile
+
+
+def announce(load: Load, console: Console) -> None:
+    """Say where the load comes from, loudly when it is not a real trace."""
+    console.print(f"{len(load.requests)} requests over {load.seconds:.0f} s from {load.trace_source}")
+    if load.generated:
+        console.print(
+            "[bold yellow]GENERATED TRACE[/]: the real one was not found, so a generator fitted to it makes "
+            "the requests. `slosbench traces fetch` gets the real one."
+        )
+
+
+def measure(settings: Settings, load: Load, profile: HardwareProfile, console: Console) -> Row:
+    """Serve the load and make the row."""
+    if settings.mode == "sim":
+        with console.status(f"{settings.system} in virtual time"):
+            served = virtual.simulate(
+                load,
+                settings.system,
+                profile,
+                replicas=settings.replicas,
+                seed=settings.seed,
+                acceptance=settings.acceptance,
+            )
+        outcomes, more = served.outcomes, {"replica_totals": served.replicas}
+    else:
+        live = asyncio.run(_live(settings, load, console))
+        outcomes, more = live.outcomes, live.schedule()
+    return {
+        "scenario": settings.scenario,
+        "system": settings.system,
+        "rate_rps": settings.rate,
+        "hardware": profile.name,
+        "replicas": settings.replicas,
+        "mode": settings.mode,
+        "seed": settings.seed,
+        "trace_source": load.trace_source,
+        **summarize(collect(outcomes), load.seconds),
+        **more,
+        "load": load.record,
+    }
+
+
+async def _live(settings: Settings, load: Load, console: Console) -> LiveRun:
+    """Replay over HTTP, against a server that runs or one that is started for it."""
+    if settings.url:
+        target = Target((settings.url.rstrip("/"),), await model_at(settings.url.rstrip("/")))
+        return await _replay(settings, load, target, console)
+    with console.status(f"starting {settings.system}"):
+        plan = stack.Plan(
+            system=settings.system,
+            hardware=settings.hardware or scenarios.load(settings.scenario).hardware,
+            replicas=settings.replicas,
+            classes=tuple(sorted({r.slo_class for r in load.requests})),
+            seed=settings.seed,
+        )
+        running = stack.start(plan)
+    with running as target:
+        return await _replay(settings, load, target, console)
+
+
+async def _replay(settings: Settings, load: Load, target: Target, console: Console) -> LiveRun:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    ) as progress:
+        task = progress.add_task(settings.system, total=len(load.requests))
+        live = await replay(
+            load, target, seed=settings.seed, drain_s=settings.drain_s, on_done=lambda _: progress.advance(task)
+        )
+    said = live.schedule()
+    console.print(
+        f"schedule delay p50 {said['schedule_delay_p50_s'] * 1e3:.1f} ms, "
+        f"p99 {said['schedule_delay_p99_s'] * 1e3:.1f} ms, {said['late_arrivals']} of {len(load.requests)} left late"
+    )
+    return live
+
+
+def table(rows: list[Row]) -> Table:
+    """Rows of runs, for people; it fits 80 columns."""
+    shown = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+        caption="attained: of all offered, by the paper's rule; strict: every token in time",
+    )
+    shown.add_column("system", no_wrap=True)
+    heads = (
+        "req/s",
+        "offered",
+        "attained",
+        "95 % interval",
+        "strict",
+        "good\nreq/s",
+        "TTFT s\np50/p99",
+        "TPOT ms\np50/p99",
+    )
+    for head in heads:
+        shown.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(row["system"], f"{row['rate_rps']:g}", str(row["offered"]), *_cells(row))
+        for each in row["classes"] if len(row["classes"]) > 1 else []:
+            shown.add_row(f"  {each['slo_class']}", "", str(each["offered"]), *_cells(each), style="dim")
+    return shown
+
+
+def _cells(row: Row) -> list[str]:
+    cells = [
+        f"{row['attainment']:.1%}",
+        f"{row['ci_low'] * 100:.1f}-{row['ci_high'] * 100:.1f}",
+        f"{row['attainment_strict']:.1%}",
+    ]
+    if "goodput_rps" in row:
+        tpot = [None if v is None else v * 1e3 for v in (row["tpot_p50_s"], row["tpot_p99_s"])]
+        cells += [f"{row['goodput_rps']:.2f}", _pair(row["ttft_p50_s"], row["ttft_p99_s"]), _pair(*tpot)]
+    return cells
+
+
+def _pair(first: float | None, second: float | None) -> str:
+    return "/".join("–" if v is None else f"{v:.2g}" if v < 100 else f"{v:.0f}" for v in (first, second))

@@ -1,0 +1,96 @@
+"""A load served in virtual time: the same planner and schedulers as live, on replicas simulated from a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.attainment import RequestOutcome, StageOutcome
+from bench.load import Call, Load, Offered
+from bench.results import Row
+from engines.sim import systems
+from engines.sim.cluster import Run
+from engines.sim.cluster import simulate as simulate_cluster
+from engines.sim.systems import Settings, SimRequest, SimStage, StageJob
+from planner.profile import HardwareProfile
+
+DRAIN_S = 300.0  # what has not ended so long after the last arrival counts as unfinished
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualRun:
+    outcomes: list[RequestOutcome]
+    replicas: Row  # what the replicas did, in all
+
+
+def simulate(
+    load: Load,
+    system: str,
+    profile: HardwareProfile,
+    *,
+    replicas: int = 1,
+    seed: int = 0,
+    acceptance: float = 0.0,
+) -> VirtualRun:
+    """Serve a load on so many replicas. The same arguments give the same result. Raises systems.UnknownSystem."""
+    built = systems.load(system)(Settings(profile=profile, replicas=replicas, seed=seed))
+    offered = [_request(n, r, acceptance) for n, r in enumerate(load.requests)]
+    run = simulate_cluster(built, offered, until_s=load.seconds + DRAIN_S)
+    jobs = iter(run.jobs)
+    outcomes = [_outcome(r, jobs) for r in load.requests]
+    return VirtualRun(outcomes, _replicas(run))
+
+
+def _request(number: int, request: Offered, acceptance: float) -> SimRequest:
+    return SimRequest(
+        id=f"r{number}",
+        arrival_s=request.arrival_s,
+        stages=tuple(_stage(call) for call in request.calls),
+        slo_class=request.slo_class,
+        acceptance=acceptance,
+    )
+
+
+def _stage(call: Call) -> SimStage:
+    return SimStage(
+        prompt_tokens=call.prompt_tokens,
+        output_tokens=call.output_tokens,
+        cached_tokens=call.cached_tokens,
+        ttft_slo_s=call.ttft_slo_s,
+        tpot_slo_s=call.tpot_slo_s,
+        gap_s=call.gap_s,
+    )
+
+
+def _outcome(request: Offered, jobs: Iterator[StageJob]) -> RequestOutcome:
+    """Takes the request's jobs from the run's, which stand in the same order."""
+    mine = [(call, next(jobs)) for call in request.calls]
+    stages = [
+        StageOutcome(
+            arrival_s=job.arrival_s,
+            ttft_slo_s=call.ttft_slo_s,
+            tpot_slo_s=call.tpot_slo_s,
+            output_tokens=call.output_tokens,
+            token_s=job.token_s,
+            switch_at=call.switch_at,
+            next_tpot_slo_s=call.next_tpot_slo_s,
+        )
+        for call, job in mine
+    ]
+    admissions = {job.admission for _, job in mine} - {""}
+    admission = "best-effort" if "best-effort" in admissions else next(iter(admissions), "")
+    return RequestOutcome(request.slo_class, request.arrival_s, stages, admission)
+
+
+def _replicas(run: Run) -> Row:
+    counters = [r.counters for r in run.replicas]
+    use = [share for r in run.replicas for _, share in r.kv_use]
+    return {
+        "iterations": sum(c.iterations for c in counters),
+        "busy_s": round(sum(c.busy_s for c in counters), 3),
+        "preemptions": sum(r.preemptions for r in run.replicas),
+        "best_effort_tokens": sum(r.best_effort_tokens for r in run.replicas),
+        "kv_use_mean": round(float(np.mean(use)), 4) if use else 0.0,
+    }

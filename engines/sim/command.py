@@ -1,0 +1,62 @@
+"""`slosgate engine sim`: a replica to try things on.
+
+slosgate engine sim --hardware h200-opt-13b --port 8001 --redis redis://127.0.0.1:6379/0
+slosgate engine sim --policy vllm --port 8002
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from engines import profiles
+from engines.sim import policies
+from engines.sim.server import ServerConfig, serve
+from planner.profile import HardwareProfile
+
+
+def sim(
+    hardware: Annotated[str, typer.Option(help="Hardware profile: how fast the replica is.")] = "h200-opt-13b",
+    model: Annotated[str, typer.Option(help="Name of the model it serves; the profile's by default.")] = "",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    url: Annotated[str | None, typer.Option(help="Where gateways reach it; host and port by default.")] = None,
+    policy: Annotated[str, typer.Option(help="Scheduler: slosgate or vllm.")] = "slosgate",
+    redis: Annotated[str | None, typer.Option(help="Redis to register in; without it the server stands alone.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the replica; host:port by default.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of output lengths, noise and draft verdicts.")] = 0,
+    noise: Annotated[float, typer.Option(help="Relative deviation of iteration times.", min=0, max=0.5)] = 0.0,
+    speed: Annotated[float, typer.Option(help="Run iterations this many times as fast.", min=0.01, max=1000)] = 1.0,
+) -> None:
+    """Serve the OpenAI API with a simulated replica, in real time."""
+    serve(
+        ServerConfig(
+            profile=_profile(hardware),
+            model=model,
+            host=host,
+            port=port,
+            policy=_policy(policy),
+            name=name,
+            redis=redis,
+            url=url,
+            seed=seed,
+            noise=noise,
+            speed=speed,
+        )
+    )
+
+
+def _profile(name: str) -> HardwareProfile:
+    try:
+        return profiles.load(name)
+    except profiles.UnknownProfile as error:
+        raise typer.BadParameter(str(error), param_hint="--hardware") from None
+
+
+def _policy(name: str) -> str:
+    try:
+        policies.load(name)
+    except policies.UnknownPolicy as error:
+        raise typer.BadParameter(str(error), param_hint="--policy") from None
+    return name

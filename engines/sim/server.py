@@ -1,0 +1,264 @@
+"""`slosgate engine sim`: an OpenAI-compatible server whose model is a simulated replica in real time.
+
+One request's life: `understand` reads the body, the engine's loop takes it in, each iteration's tokens are written
+to its stream as they appear. A client that hangs up is cancelled at once; its KV blocks are free when the iteration
+in flight ends. With Redis the replica registers, reports and follows plans; without, or while Redis is away, it serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from engines.channel import ReplicaChannel, ReplicaInfo
+from engines.sim import policies
+from engines.sim.metrics import Metrics
+from engines.sim.openai import Answer, Ask, BadRequest, understand
+from engines.sim.realtime import RealTimeEngine, TokenStream, WallClock, faster
+from engines.sim.replica import SimReplica
+from engines.sim.state import EngineRequest
+from engines.sim.warmup import warm_up
+from planner.profile import HardwareProfile
+
+KEEP_ALIVE_S = 75  # longer than any client pools a connection for
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """`url` is where gateways find the server; by default host and port."""
+
+    profile: HardwareProfile
+    model: str = ""  # "": the profile's
+    host: str = "127.0.0.1"
+    port: int = 8000
+    policy: str = "slosgate"
+    name: str = ""  # "": host and port
+    redis: str | None = None
+    url: str | None = None
+    seed: int = 0
+    noise: float = 0.0
+    speed: float = 1.0
+    async_scheduling: bool = True
+
+
+class SimServer:
+    """The app and what it is made of: engine, metrics, channel to the gateways."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.model = config.model or config.profile.model
+        self.name = config.name or f"{config.host}:{config.port}"
+        self._ids = itertools.count(1)
+        self._clock = WallClock()
+        self._started_s = self._clock.now_s()
+        self._profile = faster(config.profile, config.speed)
+
+    def app(self) -> Starlette:
+        routes = [
+            Route("/v1/models", self._models),
+            Route("/v1/completions", _Generate(self, chat=False), methods=["POST"]),
+            Route("/v1/chat/completions", _Generate(self, chat=True), methods=["POST"]),
+            Route("/health", self._health),
+            Route("/metrics", self._metrics),
+        ]
+        return Starlette(routes=routes, lifespan=self._lifespan)
+
+    def understand(self, data: bytes, *, chat: bool) -> Ask:
+        """Raises BadRequest."""
+        number = next(self._ids)
+        return understand(
+            data,
+            chat=chat,
+            request_id=f"{'chatcmpl' if chat else 'cmpl'}-{self.name}-{number}",
+            model=self.model,
+            max_model_tokens=self._profile.max_model_tokens,
+            seed=self.config.seed,
+        )
+
+    def submit(self, ask: Ask) -> tuple[str, TokenStream]:
+        """Hand a request to the engine: its id there, and its tokens. Raises BadRequest when it can never fit."""
+        taken = ask.slo.slo_id in self.engine.replica.state.slot_of
+        request = EngineRequest(
+            id=ask.id if taken else ask.slo.slo_id,
+            prompt_tokens=ask.prompt_tokens,
+            output_tokens=ask.output_tokens,
+            max_tokens=ask.max_tokens,
+            cached_tokens=min(ask.sim.sim_cached_tokens, ask.prompt_tokens),
+            session=ask.sim.sim_session,
+            acceptance=ask.sim.sim_acceptance,
+            slo=ask.slo,
+        )
+        try:
+            return request.id, self.engine.submit(request)
+        except ValueError as error:
+            raise BadRequest(str(error), param="prompt") from None
+
+    def answer(self, ask: Ask) -> Answer:
+        return Answer(ask, self.model, int(self._clock.now_s()))
+
+    def cancel(self, engine_id: str) -> None:
+        self.engine.cancel(engine_id)
+        self.report(urgent=True)
+
+    def report(self, *, urgent: bool) -> None:
+        if self.channel is not None:
+            self.channel.report(urgent=urgent)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        config = self.config
+        policy = policies.load(config.policy)
+        warm_up(self._profile, policy)
+        replica = SimReplica(
+            self._profile,
+            policy,
+            seed=config.seed,
+            noise=config.noise,
+            async_scheduling=config.async_scheduling,
+        )
+        self.engine = RealTimeEngine(replica, self._clock)
+        self.metrics = Metrics(self.engine, self.model)
+        self.channel = self._channel(config.redis) if config.redis else None
+        self.engine.on_iteration.append(lambda outcome: self.report(urgent=bool(len(outcome.done))))
+        tasks = [asyncio.create_task(self.engine.run())]
+        if self.channel is not None:
+            tasks.append(asyncio.create_task(self.channel.run()))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _channel(self, redis: str) -> ReplicaChannel:
+        info = ReplicaInfo(
+            name=self.name,
+            url=self.config.url or f"http://{self.config.host}:{self.config.port}",
+            model=self.model,
+            profile=self._profile,
+            engine="sim",
+            policy=self.config.policy,
+            started_at_s=self._started_s,
+            supports_plans=self.engine.replica.policy.supports_plans,
+        )
+        return ReplicaChannel(redis, info, snapshot=lambda: self.engine.telemetry(self.name), on_plan=self.engine.apply)
+
+    async def _models(self, request: Request) -> Response:
+        card = {
+            "id": self.model,
+            "object": "model",
+            "created": int(self._started_s),
+            "owned_by": "slosgate",
+            "max_model_len": self._profile.max_model_tokens,
+        }
+        return JSONResponse({"object": "list", "data": [card]})
+
+    async def _health(self, request: Request) -> Response:
+        return Response(status_code=200)
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+class _Generate:
+    """Both completion endpoints, as plain ASGI: a token costs one wake-up and one write."""
+
+    def __init__(self, server: SimServer, *, chat: bool) -> None:
+        self._server = server
+        self._chat = chat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            ask = self._server.understand(await _body(receive), chat=self._chat)
+            engine_id, stream = self._server.submit(ask)
+        except BadRequest as error:
+            await _respond(send, error.status, error.body)
+            return
+        answer = self._server.answer(ask)
+        work = self._stream(send, stream, answer) if ask.stream else self._whole(send, stream, answer)
+        if not await _unless_gone(work, receive):
+            self._server.cancel(engine_id)
+
+    async def _stream(self, send: Send, stream: TokenStream, answer: Answer) -> None:
+        await _start(send, 200, b"text/event-stream; charset=utf-8")
+        pending, done = answer.opening(), False
+        while not done:
+            count, done = await stream.read()
+            body = pending + (answer.tokens(count - 1) + answer.closing() if done else answer.tokens(count))
+            pending = b""
+            await send({"type": "http.response.body", "body": body, "more_body": not done})
+
+    async def _whole(self, send: Send, stream: TokenStream, answer: Answer) -> None:
+        done = False
+        while not done:
+            _, done = await stream.read()
+        await _respond(send, 200, answer.whole())
+
+
+async def _unless_gone(work: Coroutine[None, None, None], receive: Receive) -> bool:
+    """Do the work; False, with the work cancelled, when the client hangs up before it is done."""
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        return working.done()
+    finally:
+        # Also on cancellation, when the server shuts down.
+        working.cancel()
+        watching.cancel()
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _body(receive: Receive) -> bytes:
+    parts = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the client left before its request was complete")
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+async def _start(send: Send, status: int, content_type: bytes, length: int | None = None) -> None:
+    headers = [(b"content-type", content_type)]
+    if length is not None:
+        headers.append((b"content-length", str(length).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _respond(send: Send, status: int, body: bytes) -> None:
+    await _start(send, status, b"application/json", len(body))
+    await send({"type": "http.response.body", "body": body})
+
+
+def serve(config: ServerConfig) -> None:
+    """Serve until interrupted."""
+    uvicorn.Server(
+        uvicorn.Config(
+            SimServer(config).app(),
+            host=config.host,
+            port=config.port,
+            http="httptools",
+            access_log=False,
+            log_level="warning",
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=2,
+        )
+    ).run()

@@ -1,0 +1,20 @@
+"""Compiling everything a replica runs before its first request does."""
+
+from __future__ import annotations
+
+from engines.messages import SloArgs
+from engines.sim.policies.base import PolicyFactory
+from engines.sim.replica import SimReplica
+from engines.sim.state import EngineRequest
+from planner.profile import HardwareProfile
+
+
+def warm_up(profile: HardwareProfile, policy: PolicyFactory) -> None:
+    """Serve a few requests on a replica that is then thrown away."""
+    replica = SimReplica(profile, policy)
+    for n in range(3):
+        slo = SloArgs(slo_id=str(n), slo_ttft_ms=1000.0 * n, slo_tpot_ms=50.0, slo_guaranteed=n % 2)
+        prompt = min(40 + n, profile.max_model_tokens // 2)
+        replica.submit(EngineRequest(id=str(n), prompt_tokens=prompt, output_tokens=3, slo=slo, acceptance=0.5), 0.0)
+    while replica.start(replica.counters.busy_s) is not None:
+        replica.finish()

@@ -1,0 +1,1 @@
+"""slosgate inside vLLM: a scheduler class for unmodified `vllm serve`, and what starts and connects it."""

@@ -1,0 +1,122 @@
+"""Model folders without weights, for `vllm serve FOLDER --load-format dummy`.
+
+Speed does not depend on the weights' values, so a config and a tokenizer are all that timing needs. The tokenizer
+has one token per byte and is built here, so no hub is asked.
+
+    python -m bench.gpu.dummy_model opt-13b out/opt-13b
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    # Shapes as in arXiv 2205.01068, table 1.
+    "opt-13b": {
+        "architectures": ["OPTForCausalLM"],
+        "model_type": "opt",
+        "hidden_size": 5120,
+        "word_embed_proj_dim": 5120,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "ffn_dim": 20480,
+        "vocab_size": 50272,
+        "max_position_embeddings": 2048,
+        "do_layer_norm_before": True,
+        "torch_dtype": "float16",
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    },
+    # Two small layers: a token takes a CPU about a millisecond.
+    "tiny-llama": {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "vocab_size": 32000,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+}
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")
+CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+
+
+def write_model(name: str, folder: Path) -> Path:
+    """Write the folder of the model called `name`. Raises KeyError for a name that is not in CONFIGS."""
+    config = CONFIGS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "config.json", config)
+    _write(folder / "tokenizer.json", _byte_tokenizer())
+    _write(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "pad_token": "</s>",
+            "chat_template": CHAT_TEMPLATE,
+            "model_max_length": config["max_position_embeddings"],
+        },
+    )
+    return folder
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _byte_tokenizer() -> dict[str, Any]:
+    """A byte-level BPE without merges, in the format of the `tokenizers` library."""
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *_byte_letters()])}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": i, "content": token, "special": True,
+                "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+            }
+            for i, token in enumerate(SPECIAL_TOKENS)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+            "vocab": vocabulary, "merges": [],
+        },
+    }  # fmt: skip
+
+
+def _byte_letters() -> list[str]:
+    """The printable letter that byte-level BPE writes for each of the 256 bytes."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    spare = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
+
+
+def main() -> None:
+    name, folder = sys.argv[1:]
+    write_model(name, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Everything that differs between vLLM versions, in one place.
+
+vLLM says that its scheduler interface is not public, so this package touches little of it and only in ways that were
+tested on the versions that `versions.py` names; others are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import vllm
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from engines.vllm.versions import UnsupportedVllm, require_supported
+
+# vLLM >= 0.32 asks every prefill chunk for its length through this method; older versions have no such place
+# for all models, but one for Mamba's block alignment that any scheduler can switch on.
+HAS_LOOKAHEAD_HOOK = hasattr(Scheduler, "_reserve_prefill_lookahead")
+
+
+def require_supported_version() -> None:
+    """Raises UnsupportedVllm for a vLLM that was not tested, unless the environment overrides it."""
+    require_supported(vllm.__version__)
+
+
+def require_supported_config(vllm_config: Any) -> None:
+    """Raises UnsupportedVllm, naming the option, where vLLM's own options contradict planning."""
+    if vllm_config.scheduler_config.policy != "fcfs":
+        raise UnsupportedVllm("slosgate's scheduler orders requests itself: leave --scheduling-policy at fcfs")
+    if vllm_config.parallel_config.data_parallel_size > 1:
+        raise UnsupportedVllm(
+            "a replica is one engine: instead of --data-parallel-size start one `slosgate engine vllm` per rank"
+        )
+
+
+class ClampedScheduler(Scheduler):  # type: ignore[misc]  # vLLM is untyped here
+    """vLLM's scheduler, asking `clamp` how many of a request's tokens may run in this iteration."""
+
+    need_mamba_block_aligned_split: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The planner looks after memory: a prompt may start although not all of it fits yet.
+        self.scheduler_reserve_full_isl = False
+        if not HAS_LOOKAHEAD_HOOK:
+            self._aligns_mamba_blocks: bool = self.need_mamba_block_aligned_split
+            self.need_mamba_block_aligned_split = True
+
+    def clamp(self, request: Any, computed: int, tokens: int) -> int:
+        """Between 0 and `tokens`, after `computed` ones; 0 skips a running request and ends admission."""
+        raise NotImplementedError
+
+    if HAS_LOOKAHEAD_HOOK:
+
+        def _reserve_prefill_lookahead(self, request: Any, num_computed_tokens: int, num_new_tokens: int) -> int:
+            tokens = self.clamp(request, num_computed_tokens, num_new_tokens)
+            if self.num_prefill_lookahead <= 1:  # vLLM's own rule has nothing to keep back then
+                return tokens
+            return int(super()._reserve_prefill_lookahead(request, num_computed_tokens, tokens))
+
+    else:
+
+        def _mamba_block_aligned_split(self, request: Any, num_new_tokens: int, *args: Any) -> int:
+            # A waiting request's cached tokens follow: local ones, then those that a connector holds.
+            tokens = self.clamp(request, request.num_computed_tokens + sum(args[:2]), num_new_tokens)
+            if not self._aligns_mamba_blocks:
+                return tokens
+            return int(super()._mamba_block_aligned_split(request, tokens, *args))
+
+
+def waiting_queues() -> tuple[str, ...]:
+    """The scheduler's attributes that hold requests which have no KV blocks yet."""
+    return ("waiting",) if HAS_LOOKAHEAD_HOOK else ("waiting", "skipped_waiting")
+
+
+def cached_prefix_tokens(scheduler: Any, request: Any) -> int:
+    """Tokens of the request's prompt that the prefix cache holds now."""
+    manager = scheduler.kv_cache_manager
+    if not manager.enable_caching or request.skip_reading_prefix_cache:
+        return 0
+    hit = manager.coordinator.find_longest_cache_hit(request.block_hashes, request.num_tokens - 1)
+    return int(hit[1])

@@ -1,0 +1,121 @@
+"""The courier: a small process between vLLM's engine and Redis, so that the engine itself never talks to Redis.
+
+It takes the engine's reports from a socket and sends them on, puts the newest plan into the engine's mailbox, and
+keeps the replica registered while the engine lives and its HTTP server answers. It ends when the engine's end of the
+socket closes. When Redis is away the engine notices nothing but the lack of new plans.
+
+    python -m engines.vllm.courier SOCKET_FD MAILBOX_FD
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections import deque
+
+import msgspec
+
+from engines.channel import ReplicaChannel, ReplicaInfo
+from engines.messages import IterationReport, Plan, Telemetry
+from engines.vllm.mailbox import Mailbox
+
+FRAME_BYTES = 1 << 20
+HEALTH_POLL_S = 0.5
+KEPT_ITERATIONS = 2048  # reports of iterations that wait for Redis; older ones are dropped
+URGENT, ROUTINE = b"\x01", b"\x00"
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine's first message: who it is and where its plans come from."""
+
+    redis_url: str
+    info: ReplicaInfo
+
+
+class Courier:
+    """Serves one engine: `run` returns when the engine is gone."""
+
+    def __init__(self, engine: socket.socket, mailbox: Mailbox) -> None:
+        self._engine = engine
+        self._mailbox = mailbox
+        self._latest: Telemetry | None = None
+        self._iterations: deque[IterationReport] = deque(maxlen=KEPT_ITERATIONS)
+
+    async def run(self) -> None:
+        hello = msgspec.msgpack.decode(await self._frame(), type=Hello)
+        self._latest = _idle(hello.info)
+        channel = ReplicaChannel(hello.redis_url, hello.info, snapshot=self._snapshot, on_plan=self._deliver)
+        serving = asyncio.create_task(self._serve(channel, hello.info.url))
+        try:
+            while frame := await self._frame():
+                self._take(channel, frame)
+        finally:
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+
+    async def _frame(self) -> bytes:
+        """The engine's next message; empty when the engine is gone."""
+        try:
+            return await asyncio.get_running_loop().sock_recv(self._engine, FRAME_BYTES)
+        except ConnectionError:
+            return b""
+
+    async def _serve(self, channel: ReplicaChannel, url: str) -> None:
+        """Register once the replica's HTTP server answers, then stay connected."""
+        while not await asyncio.to_thread(_healthy, url):  # noqa: ASYNC110  # another process, no event to wait for
+            await asyncio.sleep(HEALTH_POLL_S)
+        await channel.run()
+
+    def _take(self, channel: ReplicaChannel, frame: bytes) -> None:
+        self._latest = msgspec.msgpack.decode(memoryview(frame)[1:], type=Telemetry)
+        self._iterations.extend(self._latest.iterations)
+        channel.report(urgent=frame[:1] == URGENT)
+
+    def _snapshot(self) -> Telemetry:
+        assert self._latest is not None  # set before the channel starts
+        now_s = time.time()
+        report = msgspec.structs.replace(
+            self._latest,
+            sent_at_s=now_s,
+            busy_for_s=max(0.0, self._latest.busy_for_s - (now_s - self._latest.sent_at_s)),
+            iterations=tuple(self._iterations),
+        )
+        self._iterations.clear()
+        return report
+
+    def _deliver(self, plan: Plan) -> None:
+        self._mailbox.write(msgspec.msgpack.encode(plan))
+
+
+def _idle(info: ReplicaInfo) -> Telemetry:
+    """What a replica reports before its first iteration."""
+    blocks = info.profile.kv_blocks
+    return Telemetry(
+        replica=info.name, sent_at_s=time.time(), epoch=0, busy_for_s=0.0, kv_blocks_total=blocks, kv_blocks_free=blocks
+    )
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2.0) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def main() -> None:
+    # The engine decides when the courier ends, also when a terminal sends Ctrl-C to everyone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    engine = socket.socket(fileno=int(sys.argv[1]))
+    engine.setblocking(False)
+    asyncio.run(Courier(engine, Mailbox(int(sys.argv[2]))).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A file with one JSON line per iteration: what it ran and how long that took. Profiles are fitted from such files."""
+
+from __future__ import annotations
+
+import msgspec
+
+from engines.messages import IterationReport
+
+FLUSH_EVERY = 100
+
+
+class IterationLog:
+    """Appends to a file; lines reach it in bundles and at `close`."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "ab")  # noqa: SIM115  # open as long as the engine runs
+        self._lines = 0
+
+    def write(self, report: IterationReport, expected_s: float, free_blocks: int) -> None:
+        line = {
+            "new_tokens": report.new_tokens,
+            "sequences": report.sequences,
+            "context_tokens": report.context_tokens,
+            "draft_steps": report.draft_steps,
+            "ms": round(report.duration_s * 1e3, 3),
+            "expected_ms": round(expected_s * 1e3, 3),
+            "free_blocks": free_blocks,
+        }
+        self._file.write(msgspec.json.encode(line) + b"\n")
+        self._lines += 1
+        if self._lines % FLUSH_EVERY == 0:
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,92 @@
+"""Runs `vllm serve` with slosgate's scheduler as a child process."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+
+from engines.vllm.settings import Settings, load_profile
+from engines.vllm.versions import UnsupportedVllm, require_supported
+
+SCHEDULER = "engines.vllm.scheduler.SloScheduler"
+GRACE_S = 30.0  # how long vLLM may take to end after a signal
+
+
+def installed_version() -> str:
+    """The installed vLLM's version. Raises UnsupportedVllm when there is none or it was not tested."""
+    try:
+        version = importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UnsupportedVllm("vLLM is not installed here: pip install 'slosgate[vllm]'") from error
+    require_supported(version)
+    return version
+
+
+def command(model: str, host: str, port: int, options: Sequence[str]) -> list[str]:
+    """The command line of the vLLM server."""
+    return [
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model,
+        "--host", host, "--port", str(port), "--scheduler-cls", SCHEDULER, *options,
+    ]  # fmt: skip
+
+
+def free_port(host: str) -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.create_server((host, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def serve(
+    model: str,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    options: Sequence[str],
+    environment: Mapping[str, str],
+) -> int:
+    """Run vLLM until it ends or a signal ends it, and return its exit code.
+
+    SIGINT and SIGTERM are passed on; what is left of vLLM's processes GRACE_S later is killed.
+    Raises BadSettings for an unusable profile and UnsupportedVllm for an unusable vLLM, before anything is started.
+    """
+    installed_version()
+    load_profile(settings.profile)
+    child_environment = {**environment, **settings.to_environment()}
+    # A session of its own: a terminal's Ctrl-C reaches vLLM once, through us, and the whole group can be ended.
+    child = subprocess.Popen(command(model, host, port, options), env=child_environment, start_new_session=True)
+    with _passing_signals_to(child):
+        try:
+            return _wait(child)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    code = child.wait()
+    return 128 - code if code < 0 else code
+
+
+@contextlib.contextmanager
+def _passing_signals_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    def pass_on(signum: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            child.send_signal(signum)
+        signal.signal(signal.SIGALRM, lambda *_: child.kill())
+        signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+
+    previous = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,44 @@
+"""Telemetry of one engine: gathers what iterations did and decides when a report is due."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from engines.channel import TELEMETRY_MIN_GAP_S
+from engines.follower import PlanFollower
+from engines.messages import IterationReport
+from engines.vllm.link import Link
+
+KEPT_ITERATIONS = 512  # while reports do not get through, older iterations are forgotten
+
+
+class Reporter:
+    """Sends reports over a link; without one it does nothing."""
+
+    def __init__(self, link: Link | None, follower: PlanFollower, replica: str) -> None:
+        self._link = link
+        self._follower = follower
+        self._replica = replica
+        self._iterations: deque[IterationReport] = deque(maxlen=KEPT_ITERATIONS)
+        self._sent_at_s = 0.0
+
+    def landed(self, report: IterationReport) -> None:
+        """An iteration ended."""
+        if self._link is not None:
+            self._iterations.append(report)
+
+    def send(self, now_s: float, busy_for_s: float, free_blocks: int, *, urgent: bool) -> None:
+        """Send a report if one is due, or at once when it is urgent (a request ended)."""
+        if self._link is None or not (urgent or now_s - self._sent_at_s >= TELEMETRY_MIN_GAP_S):
+            return
+        report = self._follower.telemetry(
+            replica=self._replica,
+            sent_at_s=now_s,
+            busy_for_s=busy_for_s,
+            kv_blocks_total=self._follower.profile.kv_blocks,
+            kv_blocks_free=free_blocks,
+            iterations=tuple(self._iterations),
+        )
+        self._sent_at_s = now_s
+        if self._link.send(report, urgent=urgent):
+            self._iterations.clear()

@@ -1,0 +1,333 @@
+"""The scheduler class that `vllm serve --scheduler-cls engines.vllm.scheduler.SloScheduler` loads.
+
+Every `schedule()` asks the plan follower which requests decode, which prefill how many tokens, and how many drafts
+each decode verifies; vLLM's own scheduler then does the work, with a budget, an order and per-request limits that
+leave it no other choice. Memory, prefix cache and whatever else vLLM's scheduler does stay vLLM's.
+
+Under asynchronous scheduling vLLM asks for the next iteration while one is running. The follower's table is therefore
+advanced when an iteration is scheduled, and corrected when its output is known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+import numpy as np
+from vllm.logger import init_logger
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.request import RequestStatus
+
+from engines.channel import ReplicaInfo
+from engines.follower import PlanFollower
+from engines.messages import IterationReport, Plan, PlannedIteration, SloArgs
+from engines.vllm.compat import (
+    ClampedScheduler,
+    cached_prefix_tokens,
+    require_supported_config,
+    require_supported_version,
+    waiting_queues,
+)
+from engines.vllm.flight import Flight, Flights
+from engines.vllm.iteration_log import IterationLog
+from engines.vllm.link import Link
+from engines.vllm.queue import ChosenQueue
+from engines.vllm.reporter import Reporter
+from engines.vllm.settings import Settings, load_profile
+from engines.vllm.tracker import Selection, Tracker
+from planner.batch import Batch
+from planner.profile import HardwareProfile
+
+logger = init_logger("vllm.slosgate")
+
+POLICY = "slosgate"
+
+
+class SyncSloScheduler(ClampedScheduler):
+    """The scheduler for engines that run one iteration at a time."""
+
+    looks_ahead = False
+    running: list[Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        require_supported_version()
+        super().__init__(*args, **kwargs)
+        require_supported_config(self.vllm_config)
+        settings = Settings.from_environment(os.environ)
+        self.clock: Callable[[], float] = time.time
+        self.follower = PlanFollower(effective_profile(load_profile(settings.profile), self))
+        self._tracker = Tracker(self.follower)
+        self._flights = Flights()
+        self._allowance: dict[str, int] = {}
+        self._last_scheduled: dict[str, int] = {}
+        self._refused = False  # vLLM found no memory for what was selected last
+        self._waits = 0  # selected requests that are still waiting
+        self._largest_budget: int = self.max_num_scheduled_tokens
+        self._commit_ahead_s = settings.commit_ahead_ms / 1e3
+        for name in waiting_queues():
+            setattr(self, name, ChosenQueue())
+        warm_up(self.follower.profile)
+        self._log = IterationLog(settings.iteration_log) if settings.iteration_log else None
+        self._link = self._connect(settings)
+        self._reporter = Reporter(self._link, self.follower, settings.replica)
+        logger.info(
+            "slosgate schedules replica %s (%s, profile %s, plans from %s)",
+            settings.replica,
+            type(self).__name__,
+            self.follower.profile.name,
+            "a gateway" if self._link else "itself",
+        )
+
+    def _connect(self, settings: Settings) -> Link | None:
+        if not settings.redis_url:
+            return None
+        model = self.vllm_config.model_config.served_model_name
+        info = ReplicaInfo(
+            name=settings.replica,
+            url=settings.url,
+            model=model[0] if isinstance(model, list) else model,
+            profile=self.follower.profile,
+            engine="vllm",
+            policy=POLICY,
+            started_at_s=time.time(),
+            supports_plans=True,
+        )
+        return Link(settings.redis_url, info)
+
+    # What the engine calls
+
+    def add_request(self, request: Any) -> None:
+        known = request.request_id in self.requests
+        super().add_request(request)
+        if not known:
+            self._tracker.add(request, cached_prefix_tokens(self, request))
+
+    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: Any) -> Any:
+        result = super().finish_requests(request_ids, finished_status)
+        if self._tracker.forget_finished(self._tracker.request_ids(), self.requests):
+            self._report(self.clock(), urgent=True)
+        return result
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        self._take_plan()
+        now_s = self.clock()
+        start_s = self._flights.expected_end_s(now_s)
+        if start_s - now_s > self._commit_ahead_s:
+            # Requests that arrive while a long iteration runs should have a say in the next one.
+            return self._schedule_within({}, args, kwargs)
+        self._preempt(self.follower.to_preempt(self._blocks_left))
+        batch = self._next_batch(start_s)
+        selection = self._tracker.select(self._with_usable_drafts(batch))
+        self._offer(selection)
+        output = self._schedule_within(selection.allowance, args, kwargs)
+        self._refused = bool(selection.requests) and not output.num_scheduled_tokens
+        if selection.requests or output.preempted_req_ids:
+            self._settle(output, selection, now_s, start_s)
+        return output
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        now_s = self.clock()
+        landed = self._flights.land(scheduler_output, now_s)
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        if landed is not None:
+            self._account(*landed, now_s)
+        return outputs
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._link is not None:
+            self._link.close()
+        if self._log is not None:
+            self._log.close()
+
+    # Before an iteration
+
+    def _take_plan(self) -> None:
+        plan = self._link.plan() if self._link is not None else None
+        if plan is not None:
+            self.follower.apply(plan)
+
+    def _next_batch(self, start_s: float) -> Batch:
+        """What the follower wants; only decodes after vLLM found no memory for anything that it wanted before."""
+        batch = decodes_only(self.follower) if self._refused else None
+        if batch is None or batch.empty:
+            batch = self.follower.next_batch(start_s, self._blocks_left)
+        victim = self.follower.stuck() if not self._flights and (batch.empty or self._refused) else None
+        if victim is not None and not batch.decode.size:
+            self._preempt([victim])
+        return batch
+
+    def _preempt(self, job_ids: Iterable[str]) -> None:
+        """Take these jobs' KV back, except where output is in flight: those wait until it has come."""
+        for job_id, request in zip(job_ids, self._tracker.requests(job_ids), strict=True):
+            if request.num_output_placeholders:
+                continue
+            if request.status == RequestStatus.RUNNING:
+                self.running.remove(request)
+                self._preempt_request(request, time.monotonic())
+            self.follower.preempted(job_id)
+            self._tracker.sync(request, 0.0)
+
+    def _with_usable_drafts(self, batch: Batch) -> Batch:
+        """The batch with no more drafts than there are: a request skipped by the last iteration has none left."""
+        if not batch.decode.size or not (self.num_spec_tokens or batch.drafts.any()):
+            return batch
+        ids = self.follower.table.ids
+        requests = self._tracker.requests(ids[row] for row in batch.decode.tolist())
+        usable = np.array([self._drafts_of(request) for request in requests], dtype=np.int64)
+        return dataclasses.replace(batch, drafts=np.minimum(batch.drafts, usable))
+
+    def _drafts_of(self, request: Any) -> int:
+        # Ahead of the output the drafts are known to the worker alone, which keeps those of its last iteration.
+        if self.looks_ahead and request.request_id not in self._last_scheduled:
+            request.spec_token_ids = []
+        return len(request.spec_token_ids)
+
+    def _offer(self, selection: Selection) -> None:
+        """Show vLLM the selected requests first, in the planner's order; behind them, victims last."""
+        chosen = selection.allowance
+        for request in selection.requests[: selection.batch.decode.size] if self.num_spec_tokens else ():
+            # A new list: asynchronous scheduling shares one list of placeholders among all requests.
+            request.spec_token_ids = request.spec_token_ids[: chosen[request.request_id] - 1]
+        running = [r for r in selection.requests if r.status == RequestStatus.RUNNING]
+        rest = [r for r in self.running if r.request_id not in chosen]
+        self._waits = len(selection.requests) - len(running)
+        if self._blocks_left < len(running) + self._waits:
+            running.sort(key=self._tracker.importance, reverse=True)
+            rest.sort(key=self._tracker.importance, reverse=True)
+        self.running = running + rest
+        waiting = [r.request_id for r in selection.requests if r.status != RequestStatus.RUNNING]
+        for name in waiting_queues():
+            # vLLM's worker cannot take back in the same iteration what was just taken from it.
+            getattr(self, name).choose(r for r in waiting if r not in self.reset_preempted_req_ids)
+
+    def _schedule_within(self, allowance: dict[str, int], args: Any, kwargs: Any) -> Any:
+        """vLLM's own schedule(), with these new tokens for these requests and none for others."""
+        self._allowance = allowance
+        budget = sum(allowance.values())
+        if budget and self.num_spec_tokens and self._waits:
+            budget += self.num_spec_tokens  # room for vLLM's padding, see `clamp`
+        self.max_num_scheduled_tokens = min(budget, self._largest_budget)
+        try:
+            return super().schedule(*args, **kwargs)
+        finally:
+            self.max_num_scheduled_tokens = self._largest_budget
+
+    def clamp(self, request: Any, computed: int, tokens: int) -> int:
+        allowed = self._allowance.get(request.request_id, 0)
+        if tokens <= allowed:
+            return tokens
+        # vLLM pads a waiting request that has one token left to a whole draft, and counts on getting all of it.
+        padded = allowed and self.num_spec_tokens and request.status != RequestStatus.RUNNING
+        return tokens if padded and request.num_tokens - computed == 1 else allowed
+
+    # After an iteration was scheduled, and after it ended
+
+    def _settle(self, output: Any, selection: Selection, now_s: float, start_s: float) -> None:
+        """Bring the table to where vLLM is after this schedule()."""
+        scheduled = output.num_scheduled_tokens
+        expected_s = selection.batch.duration_s
+        if scheduled == selection.allowance and not self._waits and not output.preempted_req_ids:
+            first = self._tracker.advance(selection.batch, start_s + expected_s)
+        else:
+            strayed = [self.requests[r] for r in output.preempted_req_ids or () if r in self.requests]
+            touched = {r.request_id: r for r in [*selection.requests, *strayed]}
+            first = [r for r in touched.values() if self._tracker.sync(r, start_s + expected_s)]
+        if scheduled:
+            self._launch(output, now_s, start_s, expected_s, first)
+        self._tracker.forget_complete()
+
+    def _launch(self, output: Any, now_s: float, start_s: float, expected_s: float, first: list[Any]) -> None:
+        scheduled = output.num_scheduled_tokens
+        drafts = output.scheduled_spec_decode_tokens
+        self._last_scheduled = scheduled
+        self._flights.launch(
+            Flight(
+                output=output,
+                scheduled_at_s=now_s,
+                expected_s=expected_s,
+                expected_end_s=start_s + expected_s,
+                new_tokens=output.total_num_scheduled_tokens,
+                context_tokens=sum([self.requests[r].num_computed_tokens for r in scheduled]),
+                sequences=len(scheduled),
+                draft_steps=max(map(len, drafts.values())) if drafts else 0,
+                first_tokens=first,
+            )
+        )
+
+    def _account(self, flight: Flight, report: IterationReport, now_s: float) -> None:
+        """An iteration ended: drop what it finished, correct what was assumed, and report."""
+        scheduled = flight.output.num_scheduled_tokens
+        alive = [self.requests[r] for r in scheduled if r in self.requests]
+        self._tracker.forget_finished(scheduled, self.requests)
+        for request in alive:
+            if self.num_spec_tokens or request not in self._tracker:
+                self._tracker.restore(request, now_s)
+        for request in flight.first_tokens:
+            self._tracker.first_token(request, now_s)
+        if self._log is not None:
+            self._log.write(report, flight.expected_s, self._blocks_left)
+        self._reporter.landed(report)
+        self._report(now_s, urgent=len(alive) < len(scheduled))
+
+    def _report(self, now_s: float, *, urgent: bool) -> None:
+        busy_s = self._flights.expected_end_s(now_s) - now_s
+        self._reporter.send(now_s, busy_s, self._blocks_left, urgent=urgent)
+
+    @property
+    def _blocks_left(self) -> int:
+        return int(self.kv_cache_manager.block_pool.get_num_free_blocks())
+
+
+class AsyncSloScheduler(SyncSloScheduler, AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped here
+    """The scheduler for engines that schedule one iteration ahead."""
+
+    looks_ahead = True
+
+
+class SloScheduler:
+    """What `--scheduler-cls` names: becomes the scheduler that fits the engine's way of scheduling."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        asynchronous = kwargs["vllm_config"].scheduler_config.async_scheduling
+        return (AsyncSloScheduler if asynchronous else SyncSloScheduler)(*args, **kwargs)
+
+
+def effective_profile(profile: HardwareProfile, scheduler: Any) -> HardwareProfile:
+    """The profile with this engine's own memory and limits in place of those it was measured with."""
+    return msgspec.structs.replace(
+        profile,
+        kv_blocks=scheduler.cache_config.num_gpu_blocks - 1,  # vLLM keeps one block for itself
+        block_tokens=scheduler.block_size,
+        max_model_tokens=scheduler.max_model_len,
+        max_batched_tokens=scheduler.max_num_scheduled_tokens,
+        max_sequences=scheduler.max_num_running_reqs,
+    )
+
+
+def decodes_only(follower: PlanFollower) -> Batch:
+    """One token for every job that decodes and is not held."""
+    rows = follower.table.rows
+    decode = np.flatnonzero((rows["prompt_left"] == 0) & ~rows["held"])
+    none = np.empty(0, dtype=np.int64)
+    context = int(rows["context"][decode].sum()) + len(decode)
+    duration_s = follower.profile.perf.iteration_s(len(decode), context, len(decode))
+    return Batch(decode=decode, drafts=np.zeros_like(decode), prefill=none, tokens=none, duration_s=duration_s)
+
+
+def warm_up(profile: HardwareProfile) -> None:
+    """Compile the planner's kernels before the first request needs them."""
+    follower = PlanFollower(profile)
+    for i, cached in enumerate((0, 8)):
+        slo = SloArgs(slo_id=str(i), slo_ttft_ms=1e3, slo_tpot_ms=50.0, slo_guaranteed=1)
+        follower.add(slo, prompt_tokens=64, cached_tokens=cached, max_tokens=8, now_s=0.0)
+    follower.table.rows["prompt_left"][0] = 0
+    steps = (PlannedIteration(token_budget=64, duration_s=0.1, speculation=((0.05, 1),), prefill=(("1", 16),)),)
+    follower.apply(Plan(replica="", epoch=1, issued_at_s=0.0, horizon=steps))
+    for _ in range(2):  # first the plan's iteration, then the tail rule's
+        follower.to_preempt(profile.kv_blocks)
+        follower.next_batch(0.0, profile.kv_blocks)

@@ -1,0 +1,92 @@
+"""What the launcher tells the scheduler, through environment variables.
+
+vLLM hands the scheduler no options of its own but `--additional-config`, which is part of its compile cache's hash;
+the environment reaches the engine's process and leaves the cache alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from engines import profiles
+from planner.profile import HardwareProfile
+
+PROFILE = "SLOSGATE_PROFILE"
+REDIS = "SLOSGATE_REDIS"
+REPLICA = "SLOSGATE_REPLICA"
+URL = "SLOSGATE_URL"
+ITERATION_LOG = "SLOSGATE_ITERATION_LOG"
+COMMIT_AHEAD = "SLOSGATE_COMMIT_AHEAD_MS"
+COMMIT_AHEAD_MS = 50.0
+
+
+class BadSettings(ValueError):
+    """A setting that cannot be used; the message names it and says what is accepted."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica's settings. Without `redis_url` it plans for itself and is not registered."""
+
+    profile: str  # name of a shipped profile, or a JSON file that `slosbench profile` wrote
+    redis_url: str | None = None
+    replica: str = "vllm"
+    url: str = ""  # where gateways reach the replica; needed with Redis
+    iteration_log: str | None = None  # a file that gets one JSON line per iteration
+    # Asynchronous scheduling decides an iteration while the one before it runs. While that one is expected to run
+    # longer than this, the decision is put off until it has ended: worth the moment that the GPU then waits.
+    commit_ahead_ms: float = COMMIT_AHEAD_MS
+
+    def to_environment(self) -> dict[str, str]:
+        values = {
+            PROFILE: self.profile,
+            REDIS: self.redis_url,
+            REPLICA: self.replica,
+            URL: self.url,
+            ITERATION_LOG: self.iteration_log,
+            COMMIT_AHEAD: f"{self.commit_ahead_ms:g}",
+        }
+        return {name: value for name, value in values.items() if value}
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Raises BadSettings when a needed variable is missing."""
+        profile = environment.get(PROFILE)
+        if not profile:
+            raise BadSettings(f"{PROFILE} is not set: it names a hardware profile, or a JSON file that holds one")
+        settings = cls(
+            profile=profile,
+            redis_url=environment.get(REDIS),
+            replica=environment.get(REPLICA, "vllm"),
+            url=environment.get(URL, ""),
+            iteration_log=environment.get(ITERATION_LOG),
+            commit_ahead_ms=_milliseconds(environment.get(COMMIT_AHEAD)),
+        )
+        if settings.redis_url and not settings.url:
+            raise BadSettings(f"{URL} is not set: gateways that find this replica in Redis need its address")
+        return settings
+
+
+def _milliseconds(value: str | None) -> float:
+    try:
+        milliseconds = COMMIT_AHEAD_MS if value is None else float(value)
+    except ValueError:
+        milliseconds = -1.0
+    if not milliseconds >= 0:
+        raise BadSettings(f"{COMMIT_AHEAD} is {value!r}: it takes a number of milliseconds, 0 or more")
+    return milliseconds
+
+
+def load_profile(name: str) -> HardwareProfile:
+    """A shipped profile by name, or one from a JSON file. Raises BadSettings."""
+    if not name.endswith(".json"):
+        try:
+            return profiles.load(name)
+        except profiles.UnknownProfile as error:
+            raise BadSettings(f"{error}, or name a JSON file") from error
+    try:
+        return msgspec.json.decode(Path(name).read_bytes(), type=HardwareProfile)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadSettings(f"profile {name}: {error}") from error

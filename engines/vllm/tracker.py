@@ -1,0 +1,164 @@
+"""Which vLLM request is which job of the plan follower, and the follower's table kept in step with vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from vllm.v1.request import RequestStatus
+
+from engines.follower import PlanFollower
+from engines.messages import SloArgs
+from planner.batch import Batch
+
+
+@dataclass(slots=True)
+class Selection:
+    """One iteration in vLLM's terms: requests, and how many new tokens each of them gets."""
+
+    batch: Batch
+    requests: list[Any] = field(default_factory=list)  # decodes, then prefills, each in the planner's order
+    allowance: dict[str, int] = field(default_factory=dict)  # by vLLM's request ids; drafts count
+
+    @property
+    def budget(self) -> int:
+        return sum(self.allowance.values())
+
+
+class Tracker:
+    """Owns the mapping between requests and jobs, and writes what vLLM did into the follower's table.
+
+    The table runs ahead: tokens of iterations in flight count as done.
+    """
+
+    def __init__(self, follower: PlanFollower) -> None:
+        self.follower = follower
+        self._request_of: dict[str, Any] = {}  # job id -> request
+        self._job_of: dict[str, str] = {}  # vLLM's request id -> job id
+
+    def __contains__(self, request: Any) -> bool:
+        return request.request_id in self._job_of
+
+    def add(self, request: Any, cached_tokens: int) -> None:
+        """Make a job of a request. Requests that share an SLO id (`n` > 1) become jobs of their own."""
+        slo = slo_args(request)
+        job_id = slo.slo_id
+        if not job_id or job_id in self._request_of:
+            job_id = request.request_id
+        self._request_of[job_id] = request
+        self._job_of[request.request_id] = job_id
+        self.follower.add(
+            msgspec.structs.replace(slo, slo_id=job_id),
+            prompt_tokens=request.num_prompt_tokens,
+            cached_tokens=cached_tokens,
+            max_tokens=request.max_tokens,
+            now_s=request.arrival_time,
+        )
+
+    def forget(self, request_id: str) -> bool:
+        """Drop a request's job; False when there is none."""
+        job_id = self._job_of.pop(request_id, None)
+        if job_id is None:
+            return False
+        del self._request_of[job_id]
+        self.follower.remove(job_id)
+        return True
+
+    def forget_finished(self, request_ids: Iterable[str], alive: dict[str, Any]) -> int:
+        """Drop those of the requests that vLLM no longer has or has finished; how many they were."""
+        gone = [r for r in request_ids if r in self._job_of and (r not in alive or alive[r].is_finished())]
+        return sum(self.forget(request_id) for request_id in gone)
+
+    def request_ids(self) -> list[str]:
+        return list(self._job_of)
+
+    def requests(self, job_ids: Iterable[str]) -> Iterator[Any]:
+        """The requests of these jobs, in their order."""
+        return (self._request_of[job_id] for job_id in job_ids)
+
+    def select(self, batch: Batch) -> Selection:
+        """Translate a batch of table rows."""
+        ids = self.follower.table.ids
+        rows = batch.decode.tolist() + batch.prefill.tolist()
+        tokens = (batch.drafts + 1).tolist() + batch.tokens.tolist()
+        requests = [self._request_of[ids[row]] for row in rows]
+        return Selection(batch, requests, {r.request_id: n for r, n in zip(requests, tokens, strict=True)})
+
+    def advance(self, batch: Batch, expected_end_s: float) -> list[Any]:
+        """Count an iteration that vLLM scheduled just as selected; the requests whose first token it makes."""
+        rows = self.follower.table.rows
+        rows["context"][batch.decode] += 1 + batch.drafts
+        rows["generated"][batch.decode] += 1
+        if not batch.prefill.size:
+            return []
+        rows["context"][batch.prefill] += batch.tokens
+        rows["prompt_left"][batch.prefill] -= batch.tokens
+        first = []
+        for row in batch.prefill[rows["prompt_left"][batch.prefill] <= 0].tolist():
+            if self._emit(rows[row], int(rows["generated"][row]) + 1, expected_end_s):
+                first.append(self._request_of[self.follower.table.ids[row]])
+        return first
+
+    def sync(self, request: Any, expected_end_s: float) -> bool:
+        """Copy where vLLM stands with one request; True when its first token has come into sight."""
+        job_id = self._job_of.get(request.request_id)
+        if job_id is None:
+            self.add(request, 0)
+            job_id = self._job_of[request.request_id]
+        job = self.follower.table[job_id]
+        in_flight = request.num_output_placeholders
+        left = request.num_tokens + in_flight - request.num_computed_tokens
+        emitted = request.num_output_tokens + min(1, in_flight)
+        decodes = request.status == RequestStatus.RUNNING and emitted > 0 and left <= 1
+        job["prompt_left"] = 0 if decodes else max(1, left)
+        job["context"] = request.num_computed_tokens
+        return self._emit(job, emitted, expected_end_s)
+
+    def restore(self, request: Any, now_s: float) -> None:
+        """Correct a job after output has come: drafts were rejected, or a last token in flight was not the last."""
+        if request in self or request.num_output_tokens + request.num_output_placeholders < request.max_tokens:
+            self.sync(request, now_s)
+
+    def importance(self, request: Any) -> tuple[bool, bool, float]:
+        """Sorts requests by who keeps its KV when memory runs out; the most important one is the largest."""
+        job = self.follower.table[self._job_of[request.request_id]] if request in self else None
+        if job is None:  # its last token is in flight
+            return (True, True, 0.0)
+        return (not job["held"], bool(job["guaranteed"]), -float(job["deadline_s"]))
+
+    def first_token(self, request: Any, at_s: float) -> None:
+        """A request's first token came at this time: all later ones are due from there, or from its deadline."""
+        job_id = self._job_of.get(request.request_id)
+        if job_id is not None:
+            _start_due_times(self.follower.table[job_id], at_s)
+
+    def forget_complete(self) -> None:
+        """Drop jobs whose last token is in flight: there is nothing left to schedule for them."""
+        table = self.follower.table
+        over = np.flatnonzero(table.rows["generated"] >= table.rows["output"]).tolist()
+        for job_id in [table.ids[row] for row in over]:
+            request = self._request_of[job_id]
+            if table[job_id]["generated"] >= request.max_tokens:
+                self.forget(request.request_id)
+
+    @staticmethod
+    def _emit(job: Any, emitted: int, at_s: float) -> bool:
+        first = emitted > 0 and job["generated"] == 0
+        job["generated"] = emitted
+        if first:
+            _start_due_times(job, at_s)
+        return bool(first)
+
+
+def slo_args(request: Any) -> SloArgs:
+    """The SLO that came with a request; a request without one has an empty id."""
+    sampling = request.sampling_params
+    extra = (sampling.extra_args if sampling is not None else None) or {}
+    return msgspec.convert({"slo_id": "", **extra}, type=SloArgs, strict=False)
+
+
+def _start_due_times(job: Any, at_s: float) -> None:
+    job["due_base_s"] = at_s if job["deadline_s"] == np.inf else max(job["deadline_s"], at_s)

@@ -1,0 +1,22 @@
+"""The vLLM versions that the plug-in was tested with. Importing this does not import vLLM."""
+
+from __future__ import annotations
+
+import os
+
+SUPPORTED = ("0.25.1", "0.32.0")
+ANY_VERSION = "SLOSGATE_ANY_VLLM"
+
+
+class UnsupportedVllm(RuntimeError):
+    """This vLLM, or the way it is configured, is not one that the plug-in was tested with."""
+
+
+def require_supported(version: str) -> None:
+    """Raises UnsupportedVllm for a vLLM version that was not tested, unless the environment overrides it."""
+    release = version.partition("+")[0]
+    if release not in SUPPORTED and os.environ.get(ANY_VERSION) != "1":
+        raise UnsupportedVllm(
+            f"slosgate's scheduler was tested with vLLM {' and '.join(SUPPORTED)}, and this is {release}: install one "
+            f"of those, or set {ANY_VERSION}=1 to try this one"
+        )

@@ -16,6 +16,7 @@ import msgspec
 import typer
 import uvicorn
 
+from engines.sim.command import sim
 from gateway import valkey
 from gateway.app import create_app
 from gateway.config import Config, ConfigError, load
@@ -25,6 +26,8 @@ from gateway.fleet import load_profile
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="SLO-guaranteed serving in front of vLLM.")
 engine_app = typer.Typer(no_args_is_help=True, help="Run a replica.")
 app.add_typer(engine_app, name="engine")
+engine_app.command("sim")(sim)
+engine_app.callback()(lambda: None)  # keeps "sim" a subcommand while it is the only one
 
 
 @app.command()

@@ -157,10 +157,9 @@ class Fleet:
         while True:
             try:
                 gateways = await self.ledger.beat()
-                infos = await live_replicas(self.ledger.redis)
-                await self._refresh(infos)
                 if not self.ledger.available:
                     await self._recover()
+                await self._refresh(await live_replicas(self.ledger.redis))
                 self._strike_dead(gateways)
             except (StoreDown, msgspec.DecodeError, *STORE_ERRORS):
                 self.ledger.available = False

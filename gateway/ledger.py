@@ -17,7 +17,7 @@ Commands that are issued while a round trip is under way leave together in the n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -215,7 +215,7 @@ class Ledger:
             raise StoreDown(str(exc)) from exc
         return frozenset(key.removeprefix(prefix).decode() for key in keys)
 
-    async def changes(self) -> AsyncIterator[Change]:
+    async def changes(self) -> AsyncGenerator[Change]:
         """What other gateways do to the ledgers, for ever. Raises one of STORE_ERRORS when the connection breaks."""
         async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
             await pubsub.psubscribe(changes_key("*"))

@@ -12,6 +12,7 @@ from planner.jobs import JobTable
 from planner.profile import HardwareProfile
 
 UNKNOWN_OUTPUT_TOKENS = 128  # what a request that bypassed the gateways is expected to generate yet
+UNSEEN_S = 1.0  # a dispatched request that telemetry doesn't show for so long is not on the replica
 FORGET_S = 2.0  # telemetry that is older than this no longer speaks of a request that ended here
 
 
@@ -89,14 +90,18 @@ class Mirror:
         self._ended = {known: at for known, at in self._ended.items() if now_s - at < FORGET_S}
         progress = [p for p in report.progress if p.request_id not in self._ended]
         shown = {p.request_id for p in progress}
-        for request_id in self._shown - shown:
-            if request_id in self.jobs:
+        for request_id in set(self.jobs.ids) - shown:
+            if request_id in self._shown or self._overdue(request_id, now_s):
                 self.jobs.remove(request_id)
         for p in progress:
             if p.request_id not in self.jobs:
                 self._add_shown(p)
         self._shown = shown
         self._update(progress)
+
+    def _overdue(self, request_id: str, now_s: float) -> bool:
+        """Whether telemetry should have shown a request by now; if it still comes, telemetry will add it again."""
+        return now_s - self.entries[request_id].dispatched_s > UNSEEN_S
 
     def _add_shown(self, p: RequestProgress) -> None:
         """A request that telemetry shows and that is not a job here: it came past the gateways, or again after all."""

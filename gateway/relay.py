@@ -12,6 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from io import BytesIO
 
 import aiohttp
 import msgspec
@@ -26,6 +27,7 @@ from gateway.fleet import Fleet, Replica
 
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 MAX_EVENT_BYTES = 4 * 1024 * 1024
+LARGE_BYTES = 256 * 1024
 MAX_ATTEMPTS = 3
 EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 DONE = b"data: [DONE]\n\n"
@@ -121,7 +123,7 @@ class Relay:
         finally:
             replica.answers.pop(exchange.request_id, None)
 
-    def _body(self, exchange: Exchange) -> bytes:
+    def _body(self, exchange: Exchange) -> bytes | BytesIO:
         args = slo_args(
             exchange.request_id,
             exchange.contract.slo_class,
@@ -131,7 +133,9 @@ class Relay:
             weight=exchange.contract.weight,
             output=exchange.output_tokens,
         )
-        return with_slo_args(exchange.completion, args)
+        body = with_slo_args(exchange.completion, args)
+        # A large body is sent piece by piece, so that the other streams go on meanwhile.
+        return body if len(body) < LARGE_BYTES else BytesIO(body)
 
     async def _forward(self, exchange: Exchange, response: aiohttp.ClientResponse, send: Send) -> None:
         if response.status >= 500 or response.status == 429:

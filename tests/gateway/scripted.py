@@ -69,6 +69,8 @@ def good(token_s: float = 0.005) -> Script:
         for number in range(count):
             await asyncio.sleep(token_s)
             await call.event(call.token(number))
+        if (call.body.get("stream_options") or {}).get("include_usage"):
+            await call.event({**call.token(0), "choices": [], "usage": _usage(count)})
         await call.event("[DONE]")
         return await call.end()
 
@@ -76,12 +78,15 @@ def good(token_s: float = 0.005) -> Script:
 
 
 def _whole(call: Call, count: int) -> dict[str, Any]:
-    usage = {"prompt_tokens": 3, "completion_tokens": count, "total_tokens": 3 + count}
     text = "".join(f"t{i} " for i in range(count))
     choice: dict[str, Any] = {"index": 0, "finish_reason": "length"}
     choice |= {"message": {"role": "assistant", "content": text}} if "chat" in call.path else {"text": text}
     kind = "chat.completion" if "chat" in call.path else "text_completion"
-    return {"id": "x", "object": kind, "created": 1, "model": MODEL, "choices": [choice], "usage": usage}
+    return {"id": "x", "object": kind, "created": 1, "model": MODEL, "choices": [choice], "usage": _usage(count)}
+
+
+def _usage(count: int) -> dict[str, int]:
+    return {"prompt_tokens": 3, "completion_tokens": count, "total_tokens": 3 + count}
 
 
 async def dies_at_once(call: Call) -> None:
@@ -136,8 +141,31 @@ class ScriptedReplica:
     progress: dict[str, RequestProgress] = field(default_factory=dict)
     busy_until_s: float = 0.0
     free_blocks: int | None = None
+    hangs: bool = False
     channel: ReplicaChannel | None = None
+    reports: asyncio.Event = field(default_factory=asyncio.Event)
+    registered: asyncio.Task[None] | None = None
     connections: dict[asyncio.StreamWriter, asyncio.Event] = field(default_factory=dict)
+
+    def busy_for(self, seconds: float) -> None:
+        """Report an iteration in flight that lasts this much longer."""
+        self.busy_until_s = time.time() + seconds
+
+    async def reported(self) -> None:
+        """Wait until the next report has left."""
+        self.reports.clear()
+        if self.channel is not None:
+            self.channel.report(urgent=True)
+        await self.reports.wait()
+        await asyncio.sleep(0.05)
+
+    async def fall_silent(self) -> None:
+        """No more heartbeats, and nobody answers: a process that hangs."""
+        self.hangs = True
+        if self.registered is not None:
+            self.registered.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.registered
 
     async def vanish(self) -> None:
         """End all connections without a goodbye."""
@@ -157,6 +185,9 @@ class ScriptedReplica:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 call = await _read(reader, writer)
+                if self.hangs:
+                    await reader.read()
+                    break
                 if call.path == "/health":
                     await call.raw(b"HTTP/1.1 200 -\r\ncontent-length: 0\r\n\r\n")
                     continue
@@ -181,6 +212,7 @@ class ScriptedReplica:
             await gone
 
     def telemetry(self) -> Telemetry:
+        self.reports.set()
         total = profiles.load("h200-opt-13b").kv_blocks
         return Telemetry(
             replica=self.name,
@@ -213,13 +245,13 @@ async def scripted_replica(
         name=name, url=replica.url, model=model, profile=profile, engine="scripted", policy="none",
         started_at_s=time.time(), supports_plans=True,
     )  # fmt: skip
-    replica.channel = ReplicaChannel(redis_url, info, snapshot=replica.telemetry, on_plan=replica.plans.append)
-    registered = asyncio.create_task(replica.channel.run())
+    replica.channel = channel = ReplicaChannel(
+        redis_url, info, snapshot=replica.telemetry, on_plan=replica.plans.append
+    )
+    replica.registered = asyncio.create_task(channel.run())
     try:
         yield replica
     finally:
-        registered.cancel()
-        with suppress(asyncio.CancelledError):
-            await registered
+        await replica.fall_silent()
         server.close()
         await replica.vanish()

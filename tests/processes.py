@@ -29,6 +29,9 @@ class Process:
     url: str
     log: Path
 
+    def wait_until_up(self) -> None:
+        wait_for(lambda: answers(f"{self.url}/health"), self)
+
     def kill(self) -> None:
         """SIGKILL: it has no time to say goodbye."""
         self.popen.kill()
@@ -60,31 +63,29 @@ def running_valkey(port: int = 0) -> Iterator[valkey.Valkey]:
 
 
 @contextmanager
-def running_gateway(redis_url: str, config: str = "", *, ready: bool = False) -> Iterator[Process]:
-    """`slosgate serve`, up; with `ready` also able to serve (there is a replica)."""
+def running_gateway(redis_url: str, config: str = "", *, wait: bool = True) -> Iterator[Process]:
+    """`slosgate serve`; without `wait` it may still be starting."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "slosgate.toml"
         file.write_text(config)
         port = free_port()
         command = ["serve", "--config", str(file), "--redis", redis_url, "--port", str(port)]
-        with _running(command, port, Path(folder)) as process:
-            wait_for(lambda: answers(process.url + ("/ready" if ready else "/health")), process)
+        with _running(command, port, Path(folder), wait=wait) as process:
             yield process
 
 
 @contextmanager
-def running_engine(redis_url: str, name: str, *options: str) -> Iterator[Process]:
-    """`slosgate engine sim`, up and registered in Redis."""
+def running_engine(redis_url: str, name: str, *options: str, wait: bool = True) -> Iterator[Process]:
+    """`slosgate engine sim`, which registers in Redis; without `wait` it may still be starting."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         command = ["engine", "sim", "--redis", redis_url, "--name", name, "--port", str(port), *options]
-        with _running(command, port, Path(folder)) as process:
-            wait_for(lambda: answers(process.url + "/health"), process)
+        with _running(command, port, Path(folder), wait=wait) as process:
             yield process
 
 
 @contextmanager
-def _running(arguments: list[str], port: int, folder: Path) -> Iterator[Process]:
+def _running(arguments: list[str], port: int, folder: Path, *, wait: bool) -> Iterator[Process]:
     log = folder / "log"
     with log.open("wb") as output:
         popen = subprocess.Popen(
@@ -95,6 +96,8 @@ def _running(arguments: list[str], port: int, folder: Path) -> Iterator[Process]
         )
         process = Process(popen, f"http://127.0.0.1:{port}", log)
         try:
+            if wait:
+                process.wait_until_up()
             yield process
         finally:
             process.stop()

@@ -14,12 +14,12 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from bench.commands import report, reproduce, run
-from bench.errors import InputError
+from bench.commands import report, reproduce, run, traces
+from bench.errors import InputError, RunError
 
 
 class _Commands(TyperGroup):
-    """Turns bad input, wherever it is found, into one sentence on stderr and exit code 2."""
+    """Turns bad input, wherever it is found, into one sentence on stderr and exit code 2; a failed run into 1."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -27,6 +27,9 @@ class _Commands(TyperGroup):
         except InputError as error:
             typer.echo(f"slosbench: {error}", err=True)
             raise typer.Exit(2) from None
+        except RunError as error:
+            typer.echo(f"slosbench: {error}", err=True)
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(
@@ -34,6 +37,7 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     help="Measure what SLO planning buys: traces replayed against serving systems, in virtual time or over HTTP.",
 )
 
@@ -46,6 +50,7 @@ def slosbench() -> None:
 # One line per command: app.command("NAME")(MODULE.FUNCTION), or app.add_typer(MODULE.app, name="NAME")
 app.command("run")(run.run)
 app.command("reproduce")(reproduce.reproduce)
+app.add_typer(traces.app, name="traces")
 app.command("report")(report.report)
 
 

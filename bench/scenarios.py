@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def requests(
             for name, kind in scenario.classes.items()
         ]
         factor = rate_rps / sum(len(one.requests) / one.span_s for one in pools)
-        scaled = [method(one.times, one.span_s, factor, one.rng) for one in pools]
+        scaled = [method(one.times, one.span_s, factor, _rng(one.name, seed, "scaling")) for one in pools]
     span_s = seconds or min(one.span_s for one in scaled)
     offered = sorted(_offered(scenario, pools, scaled, span_s), key=lambda one: one.request.arrival_s)
     record = LoadRecord(
@@ -186,23 +187,25 @@ class Pool:
     """A class's requests before scaling: arrivals in [0, span_s)."""
 
     name: str
-    requests: list[TraceRequest]
-    lengths: list[TraceRequest]  # what the lengths are taken from, within the window
+    requests: tuple[TraceRequest, ...]
+    lengths: tuple[TraceRequest, ...]  # what the lengths are taken from, within the window
     span_s: float
     dropped: int
     provenance: tuple[Provenance, ...]
-    rng: np.random.Generator
 
     @property
     def times(self) -> Times:
         return arrival_times(self.requests)
 
 
+@lru_cache(maxsize=32)
 def pool(
     name: str, kind: RequestClass, seed: int, max_model_tokens: int, places: Places, *, generated: bool = False
 ) -> Pool:
-    """Raises TraceError, also when no request fits the window."""
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])  # a class draws the same in every scenario
+    """Raises TraceError, also when no request fits the window.
+
+    Remembered: a capacity search asks for the same requests at many rates.
+    """
     window = min(kind.window, max_model_tokens)
     own_arrivals = kind.arrivals == kind.lengths
     part = kind.part if own_arrivals else Slice()
@@ -219,15 +222,14 @@ def pool(
         provenance.append(arrivals.provenance)
         made = pair(arrival_times(arrivals.requests), fitting)
     elif not isinstance(kind.arrivals, str):
-        made = pair(Poisson(rate_rps=kind.arrivals).draw(kind.part.span_s, rng), fitting)
+        made = pair(Poisson(rate_rps=kind.arrivals).draw(kind.part.span_s, _rng(name, seed, "arrivals")), fitting)
     return Pool(
         name=name,
-        requests=made,
-        lengths=fitting,
+        requests=tuple(made),
+        lengths=tuple(fitting),
         span_s=kind.part.span_s,
         dropped=len(lengths.requests) - len(fitting),
         provenance=tuple(provenance),
-        rng=rng,
     )
 
 
@@ -249,6 +251,11 @@ def _offered(scenario: Scenario, pools: list[Pool], scaled: list[Scaled], span_s
                 class_name=one.name,
                 slos=scenario.classes[one.name].slos(len(stages)),
             )
+
+
+def _rng(class_name: str, seed: int, purpose: str) -> np.random.Generator:
+    """A class draws the same in every scenario, and for each purpose on its own."""
+    return np.random.default_rng([seed, zlib.crc32(f"{class_name} {purpose}".encode())])
 
 
 def _read_file() -> dict[str, Any]:

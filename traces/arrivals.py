@@ -65,7 +65,7 @@ class Bursts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         bursts: list[Times] = []
         start_s = 0.0
         while start_s < span_s:
-            for size, rate_rps, silence_s in zip(*self._attributes(64, rng), strict=True):
+            for size, rate_rps, silence_s in zip(*self._attributes(96, rng), strict=True):
                 bursts.append(start_s + self._burst(max(1, round(size)), rate_rps, rng))
                 start_s = float(bursts[-1][-1]) + silence_s
         times: Times = np.concatenate(bursts)

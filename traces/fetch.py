@@ -7,6 +7,7 @@ holds from then on.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -14,10 +15,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from traces.errors import TraceError
-from traces.formats.base import Dataset
+from traces.formats.base import Dataset, Reading
+from traces.rows import GZIP_MAGIC, unpacking
 
 CHUNK_BYTES = 1 << 18
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if the server says
@@ -29,47 +34,67 @@ def ignore_progress(done: int, total: int | None) -> None:
 
 def cached_path(dataset: Dataset, cache: Path) -> Path:
     """Where the data set lies in the cache once it was fetched."""
-    suffix = ".gz" if dataset.url.endswith(".gz") and not dataset.files[0].endswith(".gz") else ""
-    return cache / f"{dataset.files[0].replace('/', '-')}{suffix}"
+    suffix = ".gz" if dataset.url.endswith(".gz") else ""
+    return cache / f"{dataset.files[0]}{suffix}"
 
 
 def download(
-    dataset: Dataset, cache: Path, *, progress: Progress = ignore_progress, timeout_s: float = 30.0, url: str = ""
+    dataset: Dataset,
+    cache: Path,
+    *,
+    progress: Progress = ignore_progress,
+    timeout_s: float = 30.0,
+    url: str = "",
+    resume: bool = True,
 ) -> Path:
     """Fetch the data set's file; `url` replaces the manifest's (a mirror).
 
-    Raises TraceError; then the cache is as it was, apart from the .part file that the next try continues.
+    Raises TraceError; then the cache is as it was, apart from the .part file that the next try continues. Without
+    `resume` several processes may fetch at once, and nothing is kept of a download that breaks off.
     """
     source = url or dataset.url
     if not source:
-        raise TraceError(f"{dataset.name} has no file to download: take {dataset.home} and use --from DIR")
+        raise TraceError(f"{dataset.name} has no single file to download: get {dataset.home} and use --from DIR")
     target = cached_path(dataset, cache)
-    part = target.with_name(target.name + ".part")
+    part = target.with_name(f"{target.name}.part" if resume else f"{target.name}.{os.getpid()}.part")
     cache.mkdir(parents=True, exist_ok=True)
     try:
         _transfer(source, part, progress, timeout_s)
-    except (OSError, HTTPException, urllib.error.URLError) as error:
-        kept = f"; {part.stat().st_size} bytes are kept, fetch again to go on" if part.exists() else ""
+    except (OSError, HTTPException) as error:
+        kept = ""
+        if part.exists():
+            kept = f"; {part.stat().st_size:,} bytes are kept: fetch again to go on" if resume else ""
+        if not resume:
+            part.unlink(missing_ok=True)
         raise TraceError(f"{dataset.name}: the download from {source} broke off: {_reason(error)}{kept}") from None
-    return _admit(part, target, dataset, remove_refused=True)
+    return _admit(part, target, dataset, dataset.sha256)
 
 
 def adopt(dataset: Dataset, folder: Path, cache: Path) -> Path:
     """Copy the data set from a local folder into the cache, checked like a download. Raises TraceError."""
     found = locate(dataset, folder)
     if found is None:
-        raise TraceError(f"{dataset.name}: none of {', '.join(dataset.files)} (or .gz) is in {folder}")
-    cache.mkdir(parents=True, exist_ok=True)
-    target = cache / found.relative_to(folder).as_posix().replace("/", "-")
-    part = target.with_name(target.name + ".part")
+        raise TraceError(f"{dataset.name}: none of {', '.join(dataset.files)} (or with .gz) is in {folder}")
+    target = cache / found.relative_to(folder)
+    part = target.with_name(f"{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
     if found.is_dir():
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(found, part)
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-        return target
+        return _adopt_folder(found, part, target, dataset)
     shutil.copyfile(found, part)
-    return _admit(part, target, dataset, remove_refused=True)
+    return _admit(part, target, dataset, _expected(dataset, target))
+
+
+def _adopt_folder(found: Path, part: Path, target: Path, dataset: Dataset) -> Path:
+    """Folders have no checksum; they must be readable as what they claim to be."""
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(found, part)
+    try:
+        _try_reading(part, dataset)
+    except TraceError:
+        shutil.rmtree(part)
+        raise
+    shutil.rmtree(target, ignore_errors=True)
+    return part.rename(target)
 
 
 def locate(dataset: Dataset, folder: Path) -> Path | None:
@@ -78,10 +103,17 @@ def locate(dataset: Dataset, folder: Path) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def sha256_of(path: Path) -> str:
-    """Of the file's bytes as they lie there."""
+def sha256_of(path: Path, *, unpacked: bool = False) -> str:
+    """Of the file's bytes as they lie there, or without gzip. Raises TraceError when that is damaged."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if not (unpacked and file.read(2) == GZIP_MAGIC):
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with unpacking(path), gzip.open(path, "rb") as packed:
+        while block := packed.read(CHUNK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _transfer(url: str, part: Path, progress: Progress, timeout_s: float) -> None:
@@ -117,20 +149,35 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "reason", "") or error) or type(error).__name__
 
 
-def _admit(part: Path, target: Path, dataset: Dataset, *, remove_refused: bool) -> Path:
-    """Move a complete part to its place if its sha256 is the one expected."""
-    found = sha256_of(part)
-    record = target.with_name(target.name + ".sha256")
-    known = record.read_text().split()[0] if record.exists() else ""
-    same_file_as_published = target == cached_path(dataset, target.parent)
-    expected = (dataset.sha256 if same_file_as_published else "") or known
-    if expected and found != expected:
-        if remove_refused:
-            part.unlink()
-        raise TraceError(
-            f"{dataset.name}: wrong checksum: {target.name} should have sha256 {expected}, but has {found}; "
-            "it is refused and the cache is unchanged"
-        )
+def _expected(dataset: Dataset, target: Path) -> str:
+    """The manifest's sha256 if it speaks of that file, packed or not; other forms of a data set have none."""
+    packed_at_source = dataset.url.endswith(".gz")
+    names = [f"{dataset.files[0]}.gz"] if packed_at_source else [dataset.files[0], f"{dataset.files[0]}.gz"]
+    return dataset.sha256 if target.name in names else ""
+
+
+def _admit(part: Path, target: Path, dataset: Dataset, published: str) -> Path:
+    """Move a complete part to its place if it is what it should be; remove it otherwise."""
+    record = target.with_name(f"{target.name}.sha256")
+    expected = published or (record.read_text().split()[0] if record.exists() else "")
+    found = sha256_of(part, unpacked=not dataset.url.endswith(".gz"))
+    try:
+        if expected and found != expected:
+            raise TraceError(
+                f"{dataset.name}: wrong checksum: {target.name} should have sha256 {expected}, but has {found}; "
+                "it is refused and the cache is unchanged"
+            )
+        _try_reading(part, dataset)
+    except TraceError:
+        part.unlink()
+        raise
     record.write_text(f"{found}  {target.name}\n")
     os.replace(part, target)
     return target
+
+
+def _try_reading(path: Path, dataset: Dataset) -> None:
+    """The first rows must be of the data set's format: a server may answer with a page instead of a file."""
+    reading = Reading(rng=np.random.default_rng(0), end_s=600.0)
+    for _ in islice(dataset.format.read(path, reading), 1000):
+        pass

@@ -25,7 +25,7 @@ from traces.records import Stage, Trace, TraceRequest
 from traces.rows import csv_rows
 from traces.windows import arrival_times
 
-FIT_SEEDS = range(1000, 1030)  # others than those of any check
+FIT_SEEDS = range(1000, 1080)  # others than those of any check
 
 
 def fit_bursts(times: Times, span_s: float, *, gap_s: float = 2.0) -> Bursts:
@@ -56,7 +56,7 @@ def fit_bursts(times: Times, span_s: float, *, gap_s: float = 2.0) -> Bursts:
             gamma_k=gamma_k,
         )
 
-    grid = itertools.product((0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (0.8, 0.85, 0.9, 0.95), (0.4, 0.5, 0.6, 0.8, 1.0))
+    grid = itertools.product((0.6, 0.7, 0.8, 0.9), (0.85, 0.9, 0.95), (0.6, 0.8, 1.0))
     return min((candidate(*point) for point in grid), key=lambda bursts: _misfit(bursts, real))
 
 

@@ -21,16 +21,28 @@ GZIP_MAGIC = b"\x1f\x8b"
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
     """The file as text, line by line; gzip is known by its first bytes, not by the name. Raises TraceError."""
-    try:
+    with unpacking(path):
         with path.open("rb") as file:
             packed = file.read(2) == GZIP_MAGIC
-        opener = gzip.open if packed else open
-        with opener(path, "rt", encoding="utf-8", newline="") as text:
+        with (
+            gzip.open(path, "rt", encoding="utf-8", newline="")
+            if packed
+            else path.open(encoding="utf-8", newline="") as text
+        ):
             yield text
+
+
+@contextmanager
+def unpacking(path: Path) -> Iterator[None]:
+    """Names the file when it cannot be read, is truncated, damaged or no text. Raises TraceError."""
+    try:
+        yield
     except EOFError:
         raise TraceError(f"{path}: the gzip data ends in the middle: the download is incomplete") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise TraceError(f"{path}: the gzip data is damaged: {error}") from None
+    except csv.Error as error:
+        raise TraceError(f"{path}: not CSV: {error}") from None
     except UnicodeDecodeError as error:
         raise TraceError(f"{path}: not a text file in UTF-8: {error.reason} at byte {error.start}") from None
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +23,7 @@ FOLDER_VARIABLE = "SLOSBENCH_TRACES"
 CACHE_VARIABLE = "SLOSBENCH_CACHE"
 OFFLINE_VARIABLE = "SLOSBENCH_OFFLINE"
 LENGTHS_DRAWN = 5000  # from a fit without arrivals, unless a limit is given
+FAILURE_HOLDS_S = 600.0
 AUTOMATIC_TIMEOUT_S = 5.0  # a run should not wait long for a network that is not there
 
 
@@ -78,13 +80,25 @@ def find(known: Dataset, places: Places) -> tuple[tuple[Path, str] | None, str]:
         path = fetch.locate(known, folder) if folder else None
         if path is not None:
             return (path, source), ""
-    if not known.automatic or places.offline:
-        why = f"${OFFLINE_VARIABLE} is set" if places.offline else f"`slosbench traces fetch {known.name}` gets it"
-        return None, f"not in ${FOLDER_VARIABLE} nor in the cache; {why}"
+    missing = f"not in ${FOLDER_VARIABLE} nor in the cache"
+    if places.offline or not known.automatic:
+        return None, f"{missing}; `slosbench traces fetch {known.name}` gets it"
     try:
-        return (fetch.download(known, places.cache, timeout_s=AUTOMATIC_TIMEOUT_S), "fetched"), ""
+        return (_fetch_unasked(known, places.cache), "fetched"), ""
     except (TraceError, OSError) as error:
-        return None, f"not in ${FOLDER_VARIABLE} nor in the cache; {error}"
+        return None, f"{missing}; {error}"
+
+
+def _fetch_unasked(known: Dataset, cache: Path) -> Path:
+    """A failure is remembered for a while: a search that runs a hundred loads should not wait a hundred times."""
+    failure = cache / f"{known.name}.failed"
+    if failure.exists() and time.time() - failure.stat().st_mtime < FAILURE_HOLDS_S:
+        raise TraceError(failure.read_text())
+    try:
+        return fetch.download(known, cache, timeout_s=AUTOMATIC_TIMEOUT_S, resume=False)
+    except TraceError as error:
+        failure.write_text(str(error))
+        raise
 
 
 def generate(known: Dataset, *, seed: int, part: Slice, limit: int | None, because: str) -> Trace:

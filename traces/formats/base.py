@@ -42,7 +42,6 @@ class Format:
     licence: str
     citation: str
     read: Callable[[Path, Reading], Iterator[TraceRequest]]
-    needs_tokenizer: bool = False  # rows are text: counts are only as good as `Reading.count_tokens`
 
 
 @dataclass(frozen=True)

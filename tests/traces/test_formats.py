@@ -1,0 +1,215 @@
+"""Each format from a few lines as its publishers write them."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.traces.real import real_places
+from traces import sources
+from traces.formats import (
+    arxiv,
+    azure_2023,
+    azure_2024,
+    burstgpt,
+    humaneval,
+    mooncake,
+    plain,
+    reasoning,
+    servegen,
+    sharegpt,
+    toolbench,
+)
+from traces.formats.base import Format, Reading
+from traces.records import Stage, TraceRequest
+from traces.windows import arrival_times
+
+
+def rows(form: Format, path: Path, text: str = "") -> tuple[list[TraceRequest], Counter[str]]:
+    if text:
+        path.write_text(text, encoding="utf-8")
+    reading = Reading(rng=np.random.default_rng(0), count_tokens=lambda words: len(words.split()), end_s=1200.0)
+    return list(form.read(path, reading)), reading.dropped
+
+
+def one_stage(requests: list[TraceRequest]) -> list[tuple[float, int, int]]:
+    return [(r.arrival_s, r.stages[0].prompt_tokens, r.stages[0].output_tokens) for r in requests]
+
+
+def test_azure_2023_counts_from_its_first_row_to_the_tick(tmp_path: Path) -> None:
+    text = (
+        "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
+        "2023-11-16 18:17:59.9799600,4808,10\r\n"
+        "2023-11-16 18:18:00.0319601,3180,8\r\n"
+        "2023-11-16 18:18:01.0000000,7,0\r\n"
+        "2023-11-16 18:18:02.4799600,110,27"
+    )
+    found, dropped = rows(azure_2023.FORMAT, tmp_path / "code.csv", text)
+    assert one_stage(found) == [(0.0, 4808, 10), (0.0520001, 3180, 8), (2.5, 110, 27)]
+    assert dropped == {"no prompt or no output tokens": 1}
+
+
+def test_azure_2023_reads_the_derived_form_and_gzip_under_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "azure_code_2023.csv"
+    path.write_bytes(gzip.compress(b"arrival_s,prompt_tokens,output_tokens\n0,4808,10\n0.052,3180,8\n"))
+    assert one_stage(rows(azure_2023.FORMAT, path)[0]) == [(0.0, 4808, 10), (0.052, 3180, 8)]
+
+
+def test_azure_2024_takes_offsets_and_whole_seconds(tmp_path: Path) -> None:
+    text = (
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2024-05-10 00:00:00.009930+00:00,2162,5\n"
+        "2024-05-10 00:00:01+00:00,2399,6\n"
+    )
+    assert one_stage(rows(azure_2024.FORMAT, tmp_path / "week.csv", text)[0]) == [(0.0, 2162, 5), (0.99007, 2399, 6)]
+
+
+def test_both_forms_of_the_real_azure_traces_agree(tmp_path: Path) -> None:
+    folder = real_places(tmp_path).folder
+    assert folder is not None
+    for service, count in (("code", 8819), ("conv", 19366)):
+        original, _ = rows(azure_2023.FORMAT, folder / f"AzureLLMInferenceTrace_{service}_2023.csv.gz")
+        derived, _ = rows(azure_2023.FORMAT, folder / f"azure_{service}_2023.csv.gz")
+        assert len(original) == len(derived) == count
+        assert [r.stages for r in original] == [r.stages for r in derived]
+        assert np.abs(arrival_times(original) - arrival_times(derived)).max() < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("sharegpt", 30731), ("sharegpt-first-turn", 58787), ("arxiv-summarization", 28257), ("s1k", 1000)],
+)
+def test_real_lengths_come_whole(name: str, count: int, tmp_path: Path) -> None:
+    trace = sources.load(name, real_places(tmp_path))
+    assert len(trace.requests) == count
+    assert trace.provenance.source == "$SLOSBENCH_TRACES"
+
+
+def test_sharegpt_prompts_an_answer_with_all_turns_before_it(tmp_path: Path) -> None:
+    turns = [("human", "one two three"), ("gpt", "four five"), ("human", "six"), ("gpt", "seven"), ("gpt", "")]
+    talk = {"id": "x", "conversations": [{"from": speaker, "value": text} for speaker, text in turns]}
+    opened_by_model = {"conversations": [{"from": "gpt", "value": "hello"}]}
+    found, dropped = rows(sharegpt.FORMAT, tmp_path / "talks.json", json.dumps([talk, opened_by_model]))
+    assert one_stage(found) == [(0.0, 3, 2), (0.0, 6, 1)]
+    assert dropped.total() == 2
+
+
+@pytest.mark.parametrize("form", [sharegpt.FORMAT, arxiv.FORMAT])
+def test_tables_of_prefill_and_decode_lengths(form: Format, tmp_path: Path) -> None:
+    text = "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n3772,54,3826,69.9\n5,0,5,0\n"
+    found, dropped = rows(form, tmp_path / "lengths.csv", text)
+    assert one_stage(found) == [(0.0, 3772, 54)]
+    assert dropped.total() == 1
+
+
+def test_texts_are_counted_by_the_tokenizer_given(tmp_path: Path) -> None:
+    article = json.dumps({"article": "a b c d", "abstract": "e f"})
+    assert one_stage(rows(arxiv.FORMAT, tmp_path / "arxiv.jsonl", article)[0]) == [(0.0, 4, 2)]
+    problem = json.dumps({"task_id": "HumanEval/0", "prompt": "def f ( x ) :", "canonical_solution": "return x"})
+    assert one_stage(rows(humaneval.FORMAT, tmp_path / "problems.jsonl", problem)[0]) == [(0.0, 6, 2)]
+    thought = json.dumps({"question": "why ?", "thinking_trajectories": ["let me", "think"], "attempt": "42"})
+    (request,), _ = rows(reasoning.FORMAT, tmp_path / "s1k.jsonl", thought)
+    assert [(s.prompt_tokens, s.output_tokens) for s in request.stages] == [(2, 3), (0, 1)]
+
+
+def test_reasoning_goes_on_in_the_same_call(tmp_path: Path) -> None:
+    text = "prompt_tokens,think_tokens,answer_tokens\n123,5965,1586\n48,0,9\n"
+    (request,), dropped = rows(reasoning.FORMAT, tmp_path / "s1k.csv", text)
+    think = Stage(prompt_tokens=123, output_tokens=5965)
+    respond = Stage(prompt_tokens=0, cached_tokens=123 + 5965, output_tokens=1586)
+    assert request.stages == (think, respond)
+    assert dropped.total() == 1
+
+
+def test_a_tool_loop_caches_what_the_call_before_had(tmp_path: Path) -> None:
+    calls = [(762, 8, 405), (1175, 31, 0), (1206, 80, 0)]
+    stages = [{"prompt_tokens": p, "output_tokens": o, "tool_result_tokens": t} for p, o, t in calls]
+    (request,), _ = rows(toolbench.FORMAT, tmp_path / "loops.jsonl", json.dumps({"task": "G1", "stages": stages}))
+    assert [(s.prompt_tokens, s.cached_tokens, s.output_tokens) for s in request.stages] == [
+        (762, 0, 8),
+        (405, 770, 31),
+        (1, 1205, 80),  # nothing new: the last token is computed again
+    ]
+
+
+def test_toolbench_answers_are_counted_with_their_functions(tmp_path: Path) -> None:
+    first = [{"role": "user", "content": "find it"}, {"role": "assistant", "content": None, "function_call": "go"}]
+    then = [*first, {"role": "function", "content": "a b c"}, {"role": "assistant", "content": "it is here"}]
+    answer = {"answer_generation": {"train_messages": [first, then], "function": ["f"]}}
+    (tmp_path / "G1.json").write_text(json.dumps(answer), encoding="utf-8")
+    (request,), _ = rows(toolbench.FORMAT, tmp_path)
+    assert [s.output_tokens for s in request.stages] == [1, 3]
+    assert request.stages[1].cached_tokens > 0
+
+
+def test_burstgpt_leaves_failures_out_and_works_without_sessions(tmp_path: Path) -> None:
+    text = (
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+        "5,ChatGPT,472,18,490,Conversation log\n"
+        "45,ChatGPT,1087,0,1087,Conversation log\n"
+        "118.5,GPT-4,417,276,693,API log\n"
+    )
+    found, dropped = rows(burstgpt.FORMAT, tmp_path / "BurstGPT_1.csv", text)
+    assert one_stage(found) == [(0.0, 472, 18), (113.5, 417, 276)]
+    assert dropped.total() == 1
+
+
+def test_mooncake_prefixes_become_cached_tokens_and_steps_are_spread(tmp_path: Path) -> None:
+    blocks = [(0, 1000, [0, 1]), (0, 1500, [0, 1, 2]), (2999, 1024, [0, 1]), (6000, 600, [7, 1])]
+    text = "\n".join(
+        json.dumps({"timestamp": t, "input_length": n, "output_length": 5, "hash_ids": ids}) for t, n, ids in blocks
+    )
+    found, _ = rows(mooncake.FORMAT, tmp_path / "mooncake.jsonl", text)
+    assert [(r.stages[0].prompt_tokens, r.stages[0].cached_tokens) for r in found] == [
+        (1000, 0),
+        (1500 - 1024, 1024),
+        (1, 1023),  # all known: one token is still computed
+        (600, 0),  # a known block behind an unknown one is no prefix
+    ]
+    times = arrival_times(found)
+    assert 0 < times[0] < times[1] < 3 < times[2] < 6 < times[3] < 9
+
+
+def test_mooncake_times_off_the_grid_stay(tmp_path: Path) -> None:
+    text = "\n".join(
+        json.dumps({"timestamp": t, "input_length": 5, "output_length": 5, "hash_ids": [t]}) for t in (0, 40, 277)
+    )
+    assert arrival_times(rows(mooncake.FORMAT, tmp_path / "synthetic.jsonl", text)[0]).tolist() == [0.0, 0.04, 0.277]
+
+
+def test_servegen_puts_its_clients_together(tmp_path: Path) -> None:
+    clients = [("Gamma", 2.0, "{100: 0.5, 300: 0.5}", "{10: 1.0}"), ("Weibull", 0.5, "{7: 1}", "{}")]
+    for i, (pattern, rate, prompts, outputs) in enumerate(clients):
+        trace = f"0,0,0,,0,0\n600,{rate},1.0,{pattern},1.0,0.4\n1200,9,1,Gamma,1,1\n"
+        (tmp_path / f"chunk-{i}-trace.csv").write_text(trace, encoding="utf-8")
+        lengths = {"0": {"input_tokens": prompts, "output_tokens": outputs}}
+        lengths["600"] = {"input_tokens": prompts, "output_tokens": "{10: 1.0}", "reason_ratio": "{0.0: 0.5, 0.4: 0.5}"}
+        (tmp_path / f"chunk-{i}-dataset.json").write_text(json.dumps(lengths), encoding="utf-8")
+    found, _ = rows(servegen.FORMAT, tmp_path)
+    times = arrival_times(found)
+    assert (np.diff(times) >= 0).all()
+    assert times.min() >= 600
+    assert times.max() < 1200
+    counts = Counter(r.stages[0].prompt_tokens for r in found)
+    assert set(counts) == {7, 100, 300}
+    assert counts[100] + counts[300] == pytest.approx(1200, rel=0.15)
+    assert counts[7] == pytest.approx(300, rel=0.3)
+    assert Counter(len(r.stages) for r in found)[2] == pytest.approx(len(found) / 2, rel=0.15)
+    assert {tuple(s.output_tokens for s in r.stages) for r in found} == {(10,), (4, 6)}
+
+
+def test_ones_own_trace_as_csv_or_json_lines(tmp_path: Path) -> None:
+    csv = "arrival_s,prompt_tokens,output_tokens,tenant\n0,12,3,a\n1.5,40,8,b\n"
+    assert one_stage(rows(plain.FORMAT, tmp_path / "own.csv", csv)[0]) == [(0.0, 12, 3), (1.5, 40, 8)]
+    lengths = "prompt_tokens,output_tokens\n12,3\n"
+    assert one_stage(rows(plain.FORMAT, tmp_path / "lengths.csv", lengths)[0]) == [(0.0, 12, 3)]
+    stages = [
+        {"prompt_tokens": 9, "output_tokens": 2},
+        {"prompt_tokens": 4, "cached_tokens": 11, "output_tokens": 1, "gap_s": 2},
+    ]
+    (loop,), _ = rows(plain.FORMAT, tmp_path / "own.jsonl", json.dumps({"arrival_s": 3, "stages": stages}))
+    assert loop.arrival_s == 3
+    assert loop.stages[1] == Stage(prompt_tokens=4, cached_tokens=11, output_tokens=1, gap_s=2.0)

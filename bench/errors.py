@@ -9,6 +9,10 @@ class InputError(ValueError):
     """Bad input. Its message is one sentence that names the value and the accepted values; commands exit with 2."""
 
 
+class RunError(RuntimeError):
+    """Something that a run needs failed. Its message says what; commands exit with 1."""
+
+
 def choose(what: str, value: str, accepted: Iterable[str]) -> str:
     """`value`, if it is one of `accepted`. Raises InputError."""
     choices = list(accepted)

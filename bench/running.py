@@ -165,9 +165,9 @@ def table(rows: list[Row]) -> Table:
         "req/s",
         "offered",
         "attained",
-        "95 % interval",
+        "95 % CI",
         "strict",
-        "good\nreq/s",
+        "good\n/s",
         "TTFT s\np50/p99",
         "TPOT ms\np50/p99",
     )

@@ -18,12 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import InputError
+from bench.errors import InputError, RunError
 from bench.live import Target
 from gateway import valkey
 
 START_S = 60.0  # compiling the planner's kernels on a cold cache takes most of it
 STOP_S = 10.0
+SLOSGATE = (sys.executable, "-c", "from gateway.cli import main; main()")  # `slosgate` of this environment
 MODEL = "simulated"
 POLICIES = {"vllm": "vllm", "slos-serve-ar": "slosgate"}  # systems that can run live, and their replicas' scheduler
 WITH_GATEWAY = ("slos-serve-ar",)
@@ -88,9 +89,7 @@ class _Process:
 def _spawn(command: Sequence[str], log: Path, ending: contextlib.ExitStack) -> _Process:
     """Start `slosgate COMMAND`; it ends with the stack."""
     with log.open("wb") as out:
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "gateway.cli", *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out
-        )
+        popen = subprocess.Popen([*SLOSGATE, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     ending.callback(_stop, popen)
     return _Process(popen, log)
 
@@ -105,7 +104,7 @@ def _stop(popen: subprocess.Popen[bytes]) -> None:
 
 
 def _ready(port: int, path: str, process: _Process, needs: Sequence[str] = ()) -> str:
-    """Wait for an answer that names all of `needs`; the base address. Raises RuntimeError with the log's end."""
+    """Wait for an answer that names all of `needs`; the base address. Raises RunError with the log's end."""
     url = f"http://127.0.0.1:{port}"
     end = time.monotonic() + START_S
     while time.monotonic() < end and process.popen.poll() is None:
@@ -113,8 +112,9 @@ def _ready(port: int, path: str, process: _Process, needs: Sequence[str] = ()) -
         if answer is not None and all(name in answer for name in needs):
             return url
         time.sleep(0.05)
-    tail = process.log.read_text(errors="replace")[-2000:]
-    raise RuntimeError(f"{process.log.stem} did not come up within {START_S:g} s:\n{tail}")
+    ended = process.popen.poll()
+    why = f"did not answer within {START_S:g} s" if ended is None else f"ended with exit code {ended}"
+    raise RunError(f"{process.log.stem} {why}:\n{process.log.read_text(errors='replace')[-2000:]}")
 
 
 def _get(url: str) -> str | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from engines.messages import IterationReport, Plan, PlannedIteration, RequestProgress, SloArgs, Telemetry
 from planner.batch import Batch
 from planner.compiling import compiled
+from planner.controller import ReplicaState, plan_replica, promote
 from planner.jobs import Jobs, JobTable
 from planner.perf_model import PerfModel
 from planner.profile import HardwareProfile
@@ -24,6 +25,8 @@ from planner.slack import next_batch
 
 Recalibration = Callable[[IterationReport], PerfModel | None]
 
+PATIENCE_S = 1.0  # without a plan for this long, the follower plans for itself
+ALONE_EVERY_S = 0.25
 RESTARTED_AFTER_S = 5.0  # a lower epoch that was issued this much later comes from a counter that began anew
 
 
@@ -55,6 +58,10 @@ class PlanFollower:
         self._recalibrate = recalibrate
         self._horizon: list[PlannedIteration] = []  # what is left of the plan's, next one last
         self._preempt: set[str] = set()  # ordered by the plan and not yet done
+        self._held: set[str] = set()  # by the newest orders
+        self._promoted: set[str] = set()
+        self._plan_is_news = True
+        self._planned_s = 0.0  # when this follower plans for itself, unless a plan comes before
 
     @property
     def epoch(self) -> int:
@@ -64,6 +71,10 @@ class PlanFollower:
     def add(self, slo: SloArgs, *, prompt_tokens: int, cached_tokens: int, max_tokens: int, now_s: float) -> None:
         """A request has arrived. Raises ValueError when its id is already here."""
         add_job(self.table, slo, prompt_tokens, cached_tokens, max_tokens, now_s)
+        # A plan may overtake the request that it speaks of.
+        job = self.table[slo.slo_id]
+        job["guaranteed"] |= slo.slo_id in self._promoted
+        job["held"] = slo.slo_id in self._held and not job["guaranteed"]
 
     def remove(self, job_id: str) -> None:
         """A request has ended or was cancelled. Raises KeyError for an unknown id."""
@@ -83,15 +94,8 @@ class PlanFollower:
         if self.plan and plan.epoch <= self.plan.epoch and plan.issued_at_s < self.plan.issued_at_s + RESTARTED_AFTER_S:
             return False
         self.plan = plan
-        self._horizon = list(reversed(plan.horizon))
-        rows = self.table.rows
-        held = set(plan.hold) | set(plan.preempt)
-        promoted = set(plan.guaranteed)
-        for row, job_id in enumerate(self.table.ids):
-            if job_id in promoted:
-                rows["guaranteed"][row] = True
-            rows["held"][row] = job_id in held and not rows["guaranteed"][row]
-        self._preempt = {job_id for job_id in plan.preempt if job_id in self.table and self.table[job_id]["held"]}
+        self._plan_is_news = True
+        self._obey(plan)
         return True
 
     def to_preempt(self, free_blocks: int) -> list[str]:
@@ -118,6 +122,7 @@ class PlanFollower:
 
     def next_batch(self, now_s: float, free_blocks: int) -> Batch:
         """What to run now: the plan's next iteration while it is safe and fits what is here, else the slack rule."""
+        self._plan_alone(now_s, free_blocks)
         if self._horizon:
             batch = self._planned(self._horizon.pop(), now_s, free_blocks)
             if batch is not None:
@@ -169,6 +174,35 @@ class PlanFollower:
             iterations=iterations,
             progress=self.progress(),
         )
+
+    def _plan_alone(self, now_s: float, free_blocks: int) -> None:
+        """Do what a gateway would, when there is best effort to promote or hold and no plan has come for a while."""
+        if self._plan_is_news:
+            self._plan_is_news, self._planned_s = False, now_s + PATIENCE_S
+        if now_s < self._planned_s or self.table.rows["guaranteed"].all():
+            return
+        self._planned_s = now_s + ALONE_EVERY_S
+        state = ReplicaState("", self.profile, self.table, free_blocks)
+        promoted = promote(state, now_s)
+        planned = plan_replica(state, now_s, horizon_s=0.0)
+        orders = Plan(
+            replica="",
+            epoch=self.epoch,
+            issued_at_s=now_s,
+            guaranteed=promoted,
+            hold=planned.hold,
+            preempt=planned.preempt,
+        )
+        self._obey(orders)
+
+    def _obey(self, plan: Plan) -> None:
+        self._horizon = list(reversed(plan.horizon))
+        rows = self.table.rows
+        self._held, self._promoted = {*plan.hold, *plan.preempt}, set(plan.guaranteed)
+        for row, job_id in enumerate(self.table.ids):
+            rows["guaranteed"][row] |= job_id in self._promoted
+            rows["held"][row] = job_id in self._held and not rows["guaranteed"][row]
+        self._preempt = {job_id for job_id in plan.preempt if job_id in self.table and self.table[job_id]["held"]}
 
     def _planned(self, planned: PlannedIteration, now_s: float, free_blocks: int) -> Batch | None:
         """The planned iteration as a batch; None when it names what is not here, is too large or would come late."""

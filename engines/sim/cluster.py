@@ -8,14 +8,14 @@ run.replicas   counters and memory use of each replica
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.sim.kernel import Kernel
+from engines.sim.kernel import Event, Kernel
 from engines.sim.replica import Counters
 from engines.sim.state import EngineRequest, Slots
 from engines.sim.systems.base import BEST_EFFORT, SimRequest, StageJob, System
@@ -64,6 +64,8 @@ class Cluster:
         self._token_s = np.full(total, np.nan)
         self._lines = [_Line() for _ in system.replicas]
         self._records = [ReplicaRecord(replica.counters) for replica in system.replicas]
+        for number, line in enumerate(self._lines):
+            line.start, line.end = self._starting(number), self._ending(number)
         for jobs in stages:
             self._kernel.at(jobs[0].request.arrival_s, self._arrival(jobs[0]), ARRIVES)
 
@@ -79,43 +81,41 @@ class Cluster:
             record.preemptions = replica.state.preemptions
         return Run(self.jobs, self._records, self._kernel.now_s)
 
-    def at(self, time_s: float, event: Callable[[float], None]) -> None:
+    def at(self, time_s: float, event: Event) -> None:
         """Do something at a later time, before any iteration that starts then."""
         self._kernel.at(time_s, event, ARRIVES)
 
     def submit(self, job: StageJob, replica: int, request: EngineRequest, now_s: float) -> None:
         """Send a job to a replica; its tokens continue where those of an earlier submission ended."""
-        slot = self._system.replicas[replica].submit(request, now_s)
+        engine = self._system.replicas[replica]
+        slot = engine.submit(request, now_s)
         job.replica = replica
         self._lines[replica].join(slot, job)
-        self.wake(replica, now_s)
+        self._kernel.at(engine.ready_s(now_s), self._lines[replica].start, STARTS)
 
     def wake(self, replica: int, now_s: float) -> None:
         """Have a replica look for work if it is idle."""
-        line = self._lines[replica]
-        if not line.busy:
-            line.busy = True
-            self._kernel.at(now_s, lambda time_s: self._start(replica, time_s), STARTS)
+        if self._system.replicas[replica].in_flight is None:
+            self._kernel.at(now_s, self._lines[replica].start, STARTS)
 
-    def _arrival(self, job: StageJob) -> Callable[[float], None]:
+    def _arrival(self, job: StageJob) -> Event:
         def arrive(now_s: float) -> None:
             job.arrival_s = now_s
             self._system.arrive(self, job, now_s)
 
         return arrive
 
-    def _start(self, number: int, now_s: float) -> None:
+    def _starting(self, number: int) -> Event:
         replica, line = self._system.replicas[number], self._lines[number]
-        iteration = replica.start(now_s)
-        line.busy = iteration is not None
-        if iteration is not None:
-            self._kernel.at(iteration.end_s, line.end or self._ending(number), ENDS)
-
-    def _ending(self, number: int) -> Callable[[float], None]:
-        replica, line, record = self._system.replicas[number], self._lines[number], self._records[number]
 
         def start(now_s: float) -> None:
-            self._start(number, now_s)
+            if replica.in_flight is None and (iteration := replica.start(now_s)) is not None:
+                self._kernel.at(iteration.end_s, line.end, ENDS)
+
+        return start
+
+    def _ending(self, number: int) -> Event:
+        replica, line, record = self._system.replicas[number], self._lines[number], self._records[number]
 
         def end(now_s: float) -> None:
             outcome = replica.finish()
@@ -124,10 +124,8 @@ class Cluster:
                 self._leave(number, slot, now_s)
             if not record.kv_use or now_s >= record.kv_use[-1][0] + SAMPLE_S:
                 record.kv_use.append((now_s, 1.0 - replica.state.pool.free / replica.state.pool.total))
-            # Still busy: arrivals of this instant join the iteration that starts now.
-            self._kernel.at(now_s, start, STARTS)
+            self._kernel.at(now_s, line.start, STARTS)
 
-        line.end = end
         return end
 
     def _leave(self, number: int, slot: int, now_s: float) -> None:
@@ -145,8 +143,8 @@ class _Line:
     """One replica's jobs, by slot, and where their next token's time goes."""
 
     def __init__(self) -> None:
-        self.busy = False  # an iteration is in flight or about to be chosen
-        self.end: Callable[[float], None] | None = None  # the event that ends an iteration, built once
+        self.start: Event = _nothing  # the events that start and end its iterations, built once
+        self.end: Event = _nothing
         self.cursor: Slots = np.zeros(64, dtype=np.int64)
         self._jobs: dict[int, StageJob] = {}
 
@@ -165,6 +163,10 @@ class _Line:
         """Note how far the jobs have come that are still here."""
         for slot in list(self._jobs):
             self.leave(slot)
+
+
+def _nothing(now_s: float) -> None:
+    """No event yet."""
 
 
 @compiled

@@ -40,7 +40,8 @@ class SimReplica:
     """One engine with `profile`'s memory and speed, scheduled by a policy.
 
     `noise` is the relative standard deviation of iteration times. With `async_scheduling`, vLLM's default on GPUs, an
-    iteration is chosen when its predecessor starts: arrivals during that predecessor wait for the one after.
+    iteration is chosen when its predecessor starts: arrivals during that predecessor wait for the one after. A request
+    can be chosen `overhead_s` after it was submitted.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class SimReplica:
         seed: int = 0,
         noise: float = 0.0,
         async_scheduling: bool = False,
+        overhead_s: float = 0.0,
     ) -> None:
         self.profile = profile
         self.state = EngineState(profile, seed)
@@ -61,13 +63,14 @@ class SimReplica:
         self._noise = noise
         self._random = np.random.default_rng(seed)
         self._async = async_scheduling
+        self._overhead_s = overhead_s
         self.unseen: deque[tuple[int, float]] = deque()  # slots the policy has not been told of, with arrivals
         self._previous: Iteration | None = None
 
     def submit(self, request: EngineRequest, now_s: float) -> int:
         """Take a request in and return its slot. Raises ValueError for a known id or one that can never fit."""
         slot = self.state.admit(request)
-        if self._async:
+        if self._async or self._overhead_s:
             self.unseen.append((slot, now_s))
         else:
             self.policy.add(slot, now_s)
@@ -84,6 +87,10 @@ class SimReplica:
         else:
             self._forget(slot)
         return True
+
+    def ready_s(self, submitted_s: float) -> float:
+        """When a request submitted then can first be chosen."""
+        return submitted_s + self._overhead_s
 
     def start(self, now_s: float) -> Iteration | None:
         """Choose and start the next iteration; None when nothing may run. None must be in flight."""
@@ -147,7 +154,7 @@ class SimReplica:
         return self._previous.start_s if self._async and self._previous and follows_on else now_s
 
     def _show_arrivals(self, until_s: float) -> None:
-        while self.unseen and self.unseen[0][1] <= until_s:
+        while self.unseen and self.ready_s(self.unseen[0][1]) <= until_s:
             self.policy.add(*self.unseen.popleft())
 
     def _begin(self, wanted: SlotBatch, now_s: float) -> Iteration | None:

@@ -116,7 +116,7 @@ class Settings:
     replicas: int = 1
     seed: int = 0
     noise: float = 0.0
-    async_scheduling: bool = False
+    async_scheduling: bool = True  # vLLM's default on GPUs
     budget: int | None = None
     drafts: int = 0
 
@@ -133,6 +133,7 @@ def equal_replicas(settings: Settings, policy: PolicyFactory) -> list[SimReplica
             seed=settings.seed * 1_000 + n,
             noise=settings.noise,
             async_scheduling=settings.async_scheduling,
+            overhead_s=settings.profile.request_overhead_s,
         )
         for n in range(settings.replicas)
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from engines.messages import Plan, SloArgs
+from engines.messages import Plan, PlannedIteration, SloArgs
 from engines.sim.policies.slosgate import SlosgatePolicy
 from engines.sim.state import EngineState
 from engines.sim.systems.base import BEST_EFFORT, GUARANTEED, Fleet, Settings, StageJob, equal_replicas
@@ -79,7 +79,15 @@ class SlosServe:
             replica=str(replica),
             epoch=self._epochs[replica],
             issued_at_s=now_s,
-            horizon=(),
+            horizon=tuple(
+                PlannedIteration(
+                    token_budget=step.token_budget,
+                    duration_s=step.duration_s,
+                    speculation=step.speculation,
+                    prefill=step.prefill,
+                )
+                for step in planned.horizon
+            ),
             guaranteed=promoted,
             hold=planned.hold,
             preempt=(*planned.preempt, *preempt),

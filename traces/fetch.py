@@ -160,8 +160,8 @@ def _admit(part: Path, target: Path, dataset: Dataset, published: str) -> Path:
     """Move a complete part to its place if it is what it should be; remove it otherwise."""
     record = target.with_name(f"{target.name}.sha256")
     expected = published or (record.read_text().split()[0] if record.exists() else "")
-    found = sha256_of(part, unpacked=not dataset.url.endswith(".gz"))
     try:
+        found = sha256_of(part, unpacked=not dataset.url.endswith(".gz"))
         if expected and found != expected:
             raise TraceError(
                 f"{dataset.name}: wrong checksum: {target.name} should have sha256 {expected}, but has {found}; "

@@ -78,7 +78,10 @@ def test_a_bad_row_is_named(form: Format, text: str, line: int, rule: str, tmp_p
 @pytest.mark.parametrize(
     ("content", "rule"),
     [
-        (gzip.compress((AZURE + AZURE.splitlines()[1]).encode())[:-20], "the gzip data ends in the middle: the download is incomplete"),
+        (
+            gzip.compress((AZURE + AZURE.splitlines()[1]).encode())[:-20],
+            "the gzip data ends in the middle: the download is incomplete",
+        ),
         (gzip.compress(AZURE.encode())[:-8] + b"wrong!!!", "the gzip data is damaged"),
         (b"\xff\xfe\x00", "not a text file in UTF-8"),
     ],

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.traces.real import real_places
+from traces import sources
+from traces.errors import TraceError
+from traces.records import Stage, TraceRequest
+from traces.windows import Slice, between, clip, drop_longer, likest, pair
+
+
+def one(arrival_s: float, prompt: int, output: int) -> TraceRequest:
+    return TraceRequest(arrival_s=arrival_s, stages=(Stage(prompt_tokens=prompt, output_tokens=output),))
+
+
+def lengths(requests: list[TraceRequest]) -> list[tuple[int, int]]:
+    return [(r.stages[0].prompt_tokens, r.stages[0].output_tokens) for r in requests]
+
+
+def test_a_slice_counts_from_its_start_and_ends_before_its_end() -> None:
+    requests = [one(t, 1, 1) for t in (0.0, 2.0, 3.5, 4.0)]
+    assert [r.arrival_s for r in between(requests, Slice(2.0, 4.0))] == [0.0, 1.5]
+
+
+def test_pairs_of_a_slice_stay_together(tmp_path: Path) -> None:
+    places = real_places(tmp_path)
+    whole = sources.load("azure-code-2023", places).requests
+    part = sources.load("azure-code-2023", places, part=Slice(1786, 2086)).requests
+    first = next(i for i, r in enumerate(whole) if r.arrival_s >= 1786)
+    assert [r.stages for r in part] == [r.stages for r in whole[first : first + len(part)]]
+    assert len(part) == 905
+
+
+def test_a_window_drops_what_outgrows_it() -> None:
+    loop = TraceRequest(
+        arrival_s=0,
+        stages=(
+            Stage(prompt_tokens=10, output_tokens=10),
+            Stage(prompt_tokens=10, cached_tokens=20, output_tokens=71),
+        ),
+    )
+    assert drop_longer([one(0, 90, 10), one(1, 91, 10), loop], 100) == [one(0, 90, 10)]
+
+
+def test_or_clips_it_output_first() -> None:
+    assert lengths(clip([one(0, 40, 70), one(1, 500, 9), one(2, 99, 9), one(3, 5, 5)], 100)) == [
+        (40, 60),
+        (99, 1),
+        (99, 1),
+        (5, 5),
+    ]
+
+
+def test_clipping_a_loop_ends_it_where_the_window_does() -> None:
+    stages = (
+        Stage(prompt_tokens=40, output_tokens=10),
+        Stage(prompt_tokens=30, cached_tokens=50, output_tokens=40),
+        Stage(prompt_tokens=30, cached_tokens=120, output_tokens=9),
+    )
+    (clipped,) = clip([TraceRequest(arrival_s=0, stages=stages)], 100)
+    assert [s.output_tokens for s in clipped.stages] == [10, 20]
+    with pytest.raises(TraceError, match="at least 2 are needed"):
+        clip([one(0, 1, 1)], 1)
+
+
+def test_arrivals_take_lengths_row_by_row_unless_drawn_independently() -> None:
+    pool = [one(0, n, n) for n in (1, 2, 3)]
+    times = np.arange(7.0)
+    assert [n for n, _ in lengths(pair(times, pool))] == [1, 2, 3, 1, 2, 3, 1]
+    drawn, again, other = (lengths(pair(times, pool, independent=np.random.default_rng(s))) for s in (5, 5, 6))
+    assert drawn == again != other
+    assert drawn != lengths(pair(times, pool))
+    with pytest.raises(TraceError, match="no lengths"):
+        pair(times, [])
+
+
+def test_the_likest_window_has_the_rate_that_was_asked_for() -> None:
+    times = np.concatenate([np.arange(0, 1000, 2.0), np.arange(1000, 1200, 0.25), np.arange(1200, 2000, 2.0)])
+    found = likest(times, Slice(0, 100, rate_rps=4.0, peak_10s=1.0))
+    assert len(found) == 400
+    assert 0 <= found[0] < found[-1] < 100

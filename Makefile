@@ -1,10 +1,12 @@
 # Every target builds its own environment from nothing but python3 >= 3.11.
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: install test lint format demo clean
+.PHONY: install test lint format demo clean test-vllm
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +17,17 @@ install: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Real vLLM on CPUs, in an environment of its own (3 GB; see tests/vllm/install.sh); the scheduler also on the
+# sources of the older supported version.
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt tests/vllm/install.sh tests/vllm/overrides.txt
+	tests/vllm/install.sh $(VLLM_VENV) $(PYTHON)
+
+test-vllm: export HF_HUB_OFFLINE := 1
+test-vllm: export VLLM_LOGGING_LEVEL := ERROR
+test-vllm: $(VLLM_STAMP)
+	PYTHONPATH=$(VLLM_VENV)/vllm-0.25.1 $(VLLM_VENV)/bin/python -m pytest -W default tests/vllm/test_scheduler.py
+	$(VLLM_VENV)/bin/python -m pytest -W default tests/vllm
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -48,3 +48,14 @@ def vllm(
         typer.echo(f"Error: {error}", err=True)
         code = 2
     raise typer.Exit(code)
+
+
+def main() -> None:
+    """The command by itself, as `slosgate engine vllm` runs it."""
+    app = typer.Typer(add_completion=False)
+    app.command(context_settings=CONTEXT_SETTINGS)(vllm)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch  # type: ignore[import-not-found]  # comes with vLLM
 from vllm.engine.arg_utils import EngineArgs
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import get_hash_fn_by_name
@@ -21,9 +21,11 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 HASH = get_hash_fn_by_name("sha256")
+init_none_hash(HASH)
 VOCABULARY = 500
 TOKEN_BUDGET = 512
 BLOCK_TOKENS = 16
+ITERATION_S = 0.01
 
 
 def make_scheduler(
@@ -69,9 +71,8 @@ def make_scheduler(
     )
 
 
-def make_request(scheduler: Any, name: str, prompt: int | list[int], output: int, **xargs: Any) -> Any:
+def make_request(scheduler: Any, name: str, prompt: int | list[int], output: int, now_s: float, **xargs: Any) -> Any:
     """A request of `prompt` random (or the given) tokens and exactly `output` tokens of answer."""
-    init_none_hash(HASH)
     sampling = SamplingParams(max_tokens=output, ignore_eos=True, extra_args={"slo_id": name, **xargs})
     tokens = prompt if isinstance(prompt, list) else random.Random(name).choices(range(VOCABULARY), k=prompt)
     optional = {"eos_token_id": 2} if "eos_token_id" in inspect.signature(Request.__init__).parameters else {}
@@ -80,6 +81,7 @@ def make_request(scheduler: Any, name: str, prompt: int | list[int], output: int
         prompt_token_ids=tokens,
         sampling_params=sampling,
         pooling_params=None,
+        arrival_time=now_s,
         block_hasher=get_request_block_hasher(scheduler.block_size, HASH),
         **optional,
     )
@@ -101,19 +103,24 @@ class Step:
 
 @dataclass
 class FakeEngine:
-    """Steps a scheduler as EngineCore does: one batch at a time, or one ahead under asynchronous scheduling."""
+    """Steps a scheduler as EngineCore does: one batch at a time, or one ahead under asynchronous scheduling.
+
+    An iteration takes ITERATION_S on the scheduler's clock.
+    """
 
     scheduler: Any
     asynchronous: bool = False
     random: random.Random = field(default_factory=lambda: random.Random(0))
     steps: list[Step] = field(default_factory=list)
     emitted: Counter[str] = field(default_factory=Counter)
+    now_s: float = 1000.0
 
     def __post_init__(self) -> None:
+        self.scheduler.clock = lambda: self.now_s
         self._queue: deque[Step] = deque()
 
     def add(self, name: str, prompt: int | list[int], output: int, **xargs: Any) -> Any:
-        request = make_request(self.scheduler, name, prompt, output, **xargs)
+        request = make_request(self.scheduler, name, prompt, output, self.now_s, **xargs)
         self.scheduler.add_request(request)
         return request
 
@@ -127,6 +134,7 @@ class FakeEngine:
             self._queue.append(step)
             if self.asynchronous and len(self._queue) < 2:
                 return step
+        self.now_s += ITERATION_S
         if self._queue:
             self._finish(self._queue.popleft())
         return step
@@ -138,6 +146,11 @@ class FakeEngine:
                 return self.steps
             self.step()
         raise AssertionError(f"not done after {limit} steps: {list(self.scheduler.requests)}")
+
+    def drain(self) -> None:
+        """Finish the iterations in flight without scheduling more."""
+        while self._queue:
+            self._finish(self._queue.popleft())
 
     @property
     def free_blocks(self) -> int:

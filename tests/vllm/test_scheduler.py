@@ -1,0 +1,269 @@
+"""The scheduler class inside vLLM's engine loop, with fake model outputs: what was planned is what is scheduled."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from bench.gpu.dummy_model import write_model
+from engines.messages import Plan, PlannedIteration
+from engines.vllm.compat import ClampedScheduler
+from engines.vllm.scheduler import AsyncSloScheduler, SloScheduler, SyncSloScheduler
+from engines.vllm.versions import ANY_VERSION, UnsupportedVllm, require_supported
+from tests.vllm.fake_engine import FakeEngine, make_scheduler
+
+pytestmark = pytest.mark.vllm
+
+MakeEngine = Callable[..., FakeEngine]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model("tiny-llama", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def make_engine(request: pytest.FixtureRequest, model: Path, monkeypatch: pytest.MonkeyPatch) -> MakeEngine:
+    monkeypatch.setenv("SLOSGATE_PROFILE", "h200-opt-13b")
+
+    def make(**options: Any) -> FakeEngine:
+        scheduler = make_scheduler(SloScheduler, model, asynchronous=request.param, **options)
+        return FakeEngine(scheduler, asynchronous=request.param)
+
+    return make
+
+
+def plan(
+    epoch: int,
+    *horizon: PlannedIteration,
+    hold: tuple[str, ...] = (),
+    preempt: tuple[str, ...] = (),
+    guaranteed: tuple[str, ...] = (),
+) -> Plan:
+    return Plan(
+        replica="vllm",
+        epoch=epoch,
+        issued_at_s=0.0,
+        horizon=horizon,
+        hold=hold,
+        preempt=preempt,
+        guaranteed=guaranteed,
+    )
+
+
+def prefills(budget: int, **tokens: int) -> PlannedIteration:
+    return PlannedIteration(token_budget=budget, duration_s=0.01, prefill=tuple(tokens.items()))
+
+
+def test_becomes_the_scheduler_that_fits_the_engine(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    assert type(engine.scheduler) is (AsyncSloScheduler if engine.asynchronous else SyncSloScheduler)
+
+
+def test_iterations_are_those_of_the_plan(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    for name in ("a", "b"):
+        engine.add(name, 300, 4)
+    engine.scheduler.follower.apply(plan(1, prefills(64, a=64), prefills(80, b=30, a=50), prefills(7, b=7)))
+    for _ in range(3):
+        engine.step()
+    assert [step.tokens for step in engine.steps] == [{"a": 64}, {"b": 30, "a": 50}, {"b": 7}]
+    engine.run()
+    assert engine.emitted == {"a": 4, "b": 4}
+
+
+def test_a_new_plan_takes_effect_in_the_middle_of_a_prefill(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    for name in ("a", "b"):
+        engine.add(name, 300, 2)
+    follower = engine.scheduler.follower
+    follower.apply(plan(1, *[prefills(40, a=40)] * 5))
+    engine.step()
+    engine.step()
+    follower.apply(plan(2, prefills(33, b=33)))
+    follower.apply(plan(1, prefills(40, a=40)))  # late and older: ignored
+    engine.step()
+    assert [step.tokens for step in engine.steps] == [{"a": 40}, {"a": 40}, {"b": 33}]
+
+
+def test_the_earliest_deadline_goes_first_also_before_a_running_prefill(make_engine: MakeEngine) -> None:
+    engine = make_engine(token_budget=128)
+    engine.add("late", 500, 2, slo_ttft_ms=5000, slo_tpot_ms=100, slo_guaranteed=1)
+    engine.step()
+    engine.add("early", 250, 2, slo_ttft_ms=400, slo_tpot_ms=100, slo_guaranteed=1)
+    engine.run()
+    begun = [next(iter(step.tokens)) for step in engine.steps if step.tokens]
+    assert begun[:3] == ["late", "early", "early"]
+    assert engine.emitted == {"late": 2, "early": 2}
+
+
+def test_a_tier_that_is_not_named_does_not_decode(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.add("tight", 10, 30, slo_ttft_ms=500, slo_tpot_ms=50)
+    engine.add("loose", 10, 30, slo_ttft_ms=500, slo_tpot_ms=100)
+    for _ in range(3):
+        engine.step()
+    seen = len(engine.steps)
+    tight_only = PlannedIteration(token_budget=8, duration_s=0.01, speculation=((0.05, 0),))
+    engine.scheduler.follower.apply(plan(1, tight_only, tight_only))
+    engine.step()
+    engine.step()
+    assert [step.tokens for step in engine.steps[seen:]] == [{"tight": 1}, {"tight": 1}]
+    engine.run()
+    assert engine.emitted == {"tight": 30, "loose": 30}
+
+
+def test_each_tier_verifies_as_many_drafts_as_planned(make_engine: MakeEngine) -> None:
+    engine = make_engine(drafts=3)
+    engine.add("tight", 10, 40, slo_ttft_ms=500, slo_tpot_ms=50)
+    engine.add("loose", 10, 40, slo_ttft_ms=500, slo_tpot_ms=100)
+    for _ in range(3):
+        engine.step()
+    seen = len(engine.steps)
+    both = PlannedIteration(token_budget=8, duration_s=0.01, speculation=((0.05, 2), (0.1, 1)))
+    engine.scheduler.follower.apply(plan(1, *[both] * 4))
+    for _ in range(4):
+        engine.step()
+    assert [step.drafts for step in engine.steps[seen:]] == [{"tight": 2, "loose": 1}] * 4
+    engine.run()
+    assert engine.emitted == {"tight": 40, "loose": 40}
+
+
+def test_a_request_without_slo_is_served(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    request = engine.add("", 40, 5)
+    assert request.request_id in engine.scheduler.follower.table
+    engine.run()
+    assert engine.emitted[""] == 5
+
+
+def test_held_requests_wait_and_go_on_when_released(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.add("first", 50, 40)
+    engine.add("second", 50, 5)
+    for _ in range(3):
+        engine.step()
+    engine.scheduler.follower.apply(plan(1, hold=("first",)))
+    seen = len(engine.steps)
+    for _ in range(8):
+        engine.step()
+    assert all("first" not in step.tokens for step in engine.steps[seen:])
+    engine.scheduler.follower.apply(plan(2))
+    engine.run()
+    assert engine.emitted == {"first": 40, "second": 5}
+
+
+def test_preempted_best_effort_gives_its_memory_back_and_finishes_later(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.add("best-effort", 320, 30)
+    for _ in range(4):
+        engine.step()
+    assert engine.free_blocks < 399 - 19
+    engine.scheduler.follower.apply(plan(1, preempt=("best-effort",)))
+    for _ in range(3):
+        engine.step()
+    assert engine.free_blocks == 399
+    engine.scheduler.follower.apply(plan(2))
+    engine.run()
+    assert engine.emitted == {"best-effort": 30}
+
+
+def test_a_cancelled_request_leaves_nothing_behind(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.add("a", 200, 50)
+    for _ in range(5):
+        engine.step()
+    engine.abort("a")
+    engine.run()
+    assert engine.free_blocks == 399
+    assert len(engine.scheduler.follower.table) == 0
+
+
+def test_a_prompt_in_the_prefix_cache_is_not_planned_again(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    prompt = list(range(100, 260))
+    engine.add("first", prompt, 2)
+    engine.run()
+    engine.add("again", prompt, 2)
+    assert engine.scheduler.follower.table["again"]["prompt_left"] == 16
+    engine.run()
+    assert engine.emitted == {"first": 2, "again": 2}
+
+
+def test_when_memory_runs_out_the_guarantee_keeps_its_blocks(make_engine: MakeEngine) -> None:
+    engine = make_engine(blocks=40)
+    engine.add("guaranteed", 200, 200, slo_ttft_ms=5000, slo_tpot_ms=100, slo_guaranteed=1)
+    engine.add("best-effort", 200, 200)
+    engine.run()
+    assert engine.emitted == {"guaranteed": 200, "best-effort": 200}
+    preempted = {r for step in engine.steps for r in step.output.preempted_req_ids or ()}
+    assert "guaranteed-vllm" not in preempted
+
+
+@pytest.mark.parametrize("drafts", [0, 3])
+def test_no_block_is_lost_over_thousands_of_random_steps(make_engine: MakeEngine, drafts: int) -> None:
+    """Arrivals, cancellations and plans at random, on too little memory; together 10,000 steps."""
+    engine = make_engine(drafts=drafts, blocks=200, max_sequences=24, token_budget=256)
+    chance = random.Random(drafts)
+    wanted: dict[str, int] = {}
+    for turn in range(2500):
+        if len(engine.scheduler.requests) < 40 and chance.random() < 0.4:
+            name = f"r{turn}"
+            wanted[name] = chance.randint(1, 60)
+            slo = {"slo_ttft_ms": chance.choice((50, 500, 5000)), "slo_tpot_ms": chance.choice((20, 50, 100))}
+            engine.add(name, chance.randint(1, 500), wanted[name], slo_guaranteed=chance.randint(0, 1), **slo)
+        if chance.random() < 0.03 and engine.scheduler.requests:
+            gone = chance.choice(sorted(engine.scheduler.requests)).removesuffix("-vllm")
+            engine.abort(gone)
+            del wanted[gone]
+        if chance.random() < 0.1:
+            engine.scheduler.follower.apply(_random_plan(turn + 1, engine, chance))
+        engine.step()
+    engine.scheduler.follower.apply(plan(10_000))
+    engine.run()
+    assert {name: engine.emitted[name] for name in wanted} == wanted
+    assert engine.free_blocks == 199
+    assert len(engine.scheduler.follower.table) == 0
+    assert all(step.total <= 256 for step in engine.steps)
+
+
+def _random_plan(epoch: int, engine: FakeEngine, chance: random.Random) -> Plan:
+    table = engine.scheduler.follower.table
+    ids = list(table.ids)
+    waiting = [job_id for job_id in ids if table[job_id]["prompt_left"] > 0]
+    steps = [
+        PlannedIteration(
+            token_budget=256,
+            duration_s=0.01,
+            speculation=tuple((tpot_s, chance.randint(0, 3)) for tpot_s in (0.02, 0.05, 0.1) if chance.random() < 0.7),
+            prefill=tuple((job_id, chance.randint(1, 40)) for job_id in waiting[:2]),
+        )
+        for _ in range(chance.randint(0, 4))
+    ]
+    some = tuple(chance.sample(ids, k=min(len(ids), 3)))
+    return plan(epoch, *steps, hold=some[:1], preempt=some[1:2], guaranteed=some[2:])
+
+
+def test_vllm_itself_has_no_attribute_that_the_plug_in_hides_unawares(make_engine: MakeEngine, model: Path) -> None:
+    engine = make_engine()
+    base = AsyncScheduler if engine.asynchronous else Scheduler
+    stock = make_scheduler(base, model, asynchronous=engine.asynchronous)
+    ours = {name for cls in (SyncSloScheduler, AsyncSloScheduler, ClampedScheduler) for name in vars(cls)}
+    ours |= set(vars(engine.scheduler)) - set(vars(stock))
+    hidden = {name for name in ours & set(dir(stock)) if not name.startswith("__")}
+    hooks = {"_abc_impl", "_reserve_prefill_lookahead", "_mamba_block_aligned_split"}
+    assert hidden - hooks == {"add_request", "finish_requests", "schedule", "update_from_output", "shutdown"}
+
+
+def test_an_untested_version_is_refused_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_supported("0.32.0+cpu")
+    with pytest.raises(UnsupportedVllm, match=r"tested with vLLM 0\.25\.1 and 0\.32\.0, and this is 0\.99\.0"):
+        require_supported("0.99.0")
+    monkeypatch.setenv(ANY_VERSION, "1")
+    require_supported("0.99.0")

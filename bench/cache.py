@@ -27,9 +27,15 @@ def folder() -> Path:
     return Path(chosen) if chosen else Path(base) / "slosgate"
 
 
-def remembered(question: dict[str, Any], modules: Iterable[str], answer: Callable[[], Any]) -> Any:
-    """`answer()`, a JSON value, or what it was when the same question was asked of the same code."""
-    text = msgspec.json.encode([question, fingerprint(tuple(sorted(modules)))], order="sorted")
+def remembered(
+    question: dict[str, Any], modules: Iterable[str], answer: Callable[[], Any], *, alone: Iterable[str] = ()
+) -> Any:
+    """`answer()`, a JSON value, or what it was when the same question was asked of the same code.
+
+    `modules` count with all they import, those in `alone` by themselves.
+    """
+    code = fingerprint(tuple(sorted(modules)), tuple(sorted(alone)))
+    text = msgspec.json.encode([question, code], order="sorted")
     place = folder() / "runs" / f"{hashlib.sha256(text).hexdigest()}.json"
     try:
         return msgspec.json.decode(place.read_bytes())
@@ -44,10 +50,11 @@ def remembered(question: dict[str, Any], modules: Iterable[str], answer: Callabl
 
 
 @cache
-def fingerprint(modules: tuple[str, ...]) -> str:
+def fingerprint(modules: tuple[str, ...], alone: tuple[str, ...] = ()) -> str:
     """Hash of these modules, of every module of this project that they import, and of the data files beside them."""
     digest = hashlib.sha256()
-    for path in sorted(_files(modules)):
+    paths = _files(modules) | {path for name in alone if (path := _source(name)) is not None}
+    for path in sorted(paths):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -63,9 +70,8 @@ def _files(modules: Iterable[str]) -> set[Path]:
             continue
         seen.add(name)
         files.add(source)
-        if source.name == "__init__.py":
-            files.update(p for p in source.parent.iterdir() if p.suffix in (".json", ".toml"))
-        waiting += _imports(source, name)
+        files.update(p for p in source.parent.iterdir() if p.suffix in (".json", ".toml"))
+        waiting += _imports(source)
     return files
 
 
@@ -80,9 +86,12 @@ def _source(name: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin else None
 
 
-def _imports(source: Path, name: str) -> list[str]:
-    """Every module that may be meant: `from a import b` may mean a and a.b; a module also stands on its package."""
-    found = [name.rpartition(".")[0]]
+def _imports(source: Path) -> list[str]:
+    """Every module that may be meant: `from a import b` may mean a and a.b.
+
+    The packages that a module stands in are left out: they would draw in all of its siblings.
+    """
+    found: list[str] = []
     for node in ast.walk(ast.parse(source.read_bytes())):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from bench.commands import report, reproduce, run, traces
+from bench.commands import capacity, report, reproduce, run, traces
 from bench.errors import InputError, RunError
 
 
@@ -49,6 +49,7 @@ def slosbench() -> None:
 
 # One line per command: app.command("NAME")(MODULE.FUNCTION), or app.add_typer(MODULE.app, name="NAME")
 app.command("run")(run.run)
+app.command("capacity")(capacity.capacity)
 app.command("reproduce")(reproduce.reproduce)
 app.add_typer(traces.app, name="traces")
 app.command("report")(report.report)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench import results, scenarios, stack, virtual
+from bench import results, scenarios, stack, tuning, virtual
 from bench.attainment import collect
 from bench.errors import InputError, choose
 from bench.live import LiveRun, Target, model_at, replay
@@ -20,7 +20,6 @@ from bench.load import Load, offer
 from bench.results import Result, Row
 from bench.summary import summarize
 from engines import profiles
-from engines.sim import systems
 from planner.profile import HardwareProfile
 
 
@@ -60,7 +59,7 @@ def prepare(settings: Settings) -> tuple[Load, HardwareProfile]:
     """The load and the hardware of a run. Raises InputError for anything unknown."""
     scenario = scenarios.load(settings.scenario)
     if not settings.url:
-        choose("system", settings.system, systems.names())
+        tuning.check(settings.system)
     profile = profiles.load(choose("hardware", settings.hardware or scenario.hardware, profiles.names()))
     load = offer(
         scenario,
@@ -89,6 +88,7 @@ def announce(load: Load, console: Console) -> None:
 def measure(settings: Settings, load: Load, profile: HardwareProfile, console: Console) -> Row:
     """Serve the load and make the row."""
     if settings.mode == "sim":
+        setting = tuning.settings(settings.system)[0]
         with console.status(f"{settings.system} in virtual time"):
             served = virtual.simulate(
                 load,
@@ -97,6 +97,8 @@ def measure(settings: Settings, load: Load, profile: HardwareProfile, console: C
                 replicas=settings.replicas,
                 seed=settings.seed,
                 acceptance=settings.acceptance,
+                budget=setting.budget,
+                drafts=setting.drafts,
             )
         outcomes, more = served.outcomes, {"replica_totals": served.replicas}
     else:
@@ -155,7 +157,7 @@ def table(rows: list[Row]) -> Table:
     """Rows of runs, for people; it fits 80 columns."""
     shown = Table(
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
         show_edge=False,
         pad_edge=False,
         caption="attained: of all offered, by the paper's rule; strict: every token in time",

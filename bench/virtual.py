@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench import tuning
 from bench.attainment import RequestOutcome, StageOutcome
 from bench.load import Call, Load, Offered
 from bench.results import Row
@@ -33,9 +34,12 @@ def simulate(
     replicas: int = 1,
     seed: int = 0,
     acceptance: float = 0.0,
+    budget: int | None = None,
+    drafts: int = 0,
 ) -> VirtualRun:
     """Serve a load on so many replicas. The same arguments give the same result. Raises systems.UnknownSystem."""
-    built = systems.load(system)(Settings(profile=profile, replicas=replicas, seed=seed))
+    settings = Settings(profile=profile, replicas=replicas, seed=seed, budget=budget, drafts=drafts)
+    built = systems.load(tuning.base(system))(settings)
     offered = [_request(n, r, acceptance) for n, r in enumerate(load.requests)]
     run = simulate_cluster(built, offered, until_s=load.seconds + DRAIN_S)
     jobs = iter(run.jobs)

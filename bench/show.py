@@ -1,0 +1,55 @@
+"""What capacity searches show on a console."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bench.results import Row
+from bench.sweeps import Answer
+
+
+@contextmanager
+def searching(console: Console, total: int) -> Iterator[Callable[[Answer], None]]:
+    """A progress bar over searches; yields what to call when one is done."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("searching", total=total)
+
+        def on_done(answer: Answer) -> None:
+            rate = answer.capacity.rate_rps / answer.question.replicas
+            progress.update(task, advance=1, description=f"{answer.question.scenario} {answer.question.system}")
+            console.print(
+                f"{answer.question.hardware} {answer.question.scenario} {answer.question.system}: "
+                f"{rate:.3g} req/s per GPU",
+                style="dim",
+            )
+
+        yield on_done
+
+
+def capacity_table(rows: Sequence[Row]) -> Table:
+    """Capacities, for people."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
+    for head in ("scenario", "system", "hardware"):
+        shown.add_column(head, no_wrap=True)
+    for head in ("req/s/GPU", "attained", "95 % CI", "bound", "share"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    for r in rows:
+        share = r["share_of_bound"]
+        shown.add_row(
+            r["scenario"],
+            r["system"],
+            r["hardware"],
+            f"{r['capacity_rps_per_gpu']:.3g}",
+            f"{r['attainment']:.1%}",
+            f"{r['ci_low'] * 100:.1f}-{r['ci_high'] * 100:.1f}",
+            f"{r['bound_rps_per_gpu']:.3g}",
+            "–" if share is None else f"{share:.0%}",
+        )
+    return shown

@@ -1,0 +1,185 @@
+"""Many virtual runs at once: capacity searches over scenarios and systems, on all cores, with results kept.
+
+A baseline that has something to tune (its token budget, its number of drafts) runs at its best: each setting is
+searched and the highest capacity counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Any
+
+from bench import bound, cache, scenarios, tuning, virtual
+from bench.attainment import PAPER, attained, collect, wilson
+from bench.capacity import Capacity, Count, rate_of, search, step_of
+from bench.load import Load, offer
+from bench.results import Row
+from engines import profiles
+from engines.sim import systems
+
+ACCEPTANCE = 0.7  # of drafted tokens, in every comparison with speculation
+SEEDS = 3
+LOAD_MODULES = ("bench.load", "bench.scenarios", "bench.attainment", "engines.profiles", "engines.sim.cluster")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A system on a scenario, at no particular rate yet. `budget` and `drafts` tune baselines that have them."""
+
+    scenario: str
+    system: str
+    hardware: str
+    replicas: int = 1
+    budget: int | None = None
+    drafts: int = 0
+    seeds: int = SEEDS
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The best setting's capacity."""
+
+    question: Question
+    capacity: Capacity
+    bound_rps: float  # over all replicas
+
+    def row(self, target: float) -> Row:
+        q, count = self.question, self.capacity.count
+        low, high = wilson(count.attained, count.offered)
+        return {
+            "scenario": q.scenario,
+            "system": q.system,
+            "hardware": q.hardware,
+            "replicas": q.replicas,
+            "attainment_target": target,
+            "capacity_rps_per_gpu": round(self.capacity.rate_rps / q.replicas, 4),
+            "attainment": round(count.attainment, 5),
+            "ci_low": round(low, 5),
+            "ci_high": round(high, 5),
+            "bound_rps_per_gpu": round(self.bound_rps / q.replicas, 4),
+            "share_of_bound": round(self.capacity.rate_rps / self.bound_rps, 4) if self.bound_rps else None,
+            "budget": q.budget,
+            "drafts": q.drafts,
+            "requests": count.offered,
+        }
+
+
+def load_of(question: Question, rate_rps: float, seed: int) -> Load:
+    return offer(scenarios.load(question.scenario), profiles.load(question.hardware), rate_rps, seed=seed)
+
+
+def count(question: Question, rate_rps: float, seed: int) -> Count:
+    """One virtual run. A seed whose load is that of seed 0 over again counts nothing: it would tell nothing new."""
+    load = load_of(question, rate_rps, seed)
+    if seed and load.requests == load_of(question, rate_rps, 0).requests:
+        return Count(0, 0)
+    asked = {**dataclasses.asdict(question), "rate_rps": rate_rps, "seed": seed, "source": load.trace_source}
+    module = systems.load(tuning.base(question.system)).__module__
+    kept = cache.remembered(
+        asked, (*LOAD_MODULES, module), lambda: _simulate(question, load, seed), alone=("bench.virtual",)
+    )
+    return Count(*kept)
+
+
+def _simulate(question: Question, load: Load, seed: int) -> list[int]:
+    served = virtual.simulate(
+        load,
+        question.system,
+        profiles.load(question.hardware),
+        replicas=question.replicas,
+        seed=seed,
+        acceptance=ACCEPTANCE if tuning.speculates(question.system) else 0.0,
+        budget=question.budget,
+        drafts=question.drafts,
+    )
+    hits = attained(collect(served.outcomes), PAPER)
+    return [int(hits.sum()), len(hits)]
+
+
+def bound_rps(question: Question, target: float) -> float:
+    """The bound over all replicas."""
+    acceptance = ACCEPTANCE if tuning.speculates(question.system) else 0.0
+
+    def compute() -> float:
+        return question.replicas * bound.bound_rps_per_gpu(
+            lambda rate: load_of(question, rate, 0),
+            profiles.load(question.hardware),
+            target=target,
+            replicas=question.replicas,
+            acceptance=acceptance,
+        )
+
+    source = load_of(question, float(question.replicas), 0).trace_source
+    asked = {
+        "bound": question.scenario, "hardware": question.hardware, "replicas": question.replicas, "target": target,
+        "acceptance": acceptance, "source": source,
+    }  # fmt: skip
+    return float(cache.remembered(asked, ("bench.bound", "bench.load", "engines.profiles"), compute))
+
+
+class Workers:
+    """Processes that run simulations, one per core. Searches run in threads here and wait for them."""
+
+    def __init__(self, processes: int | None = None) -> None:
+        self._size = processes or os.cpu_count() or 1
+        # Spawned, not forked: the parent has threads.
+        self._pool = ProcessPoolExecutor(self._size, mp_context=get_context("spawn"))
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
+        return self._pool.submit(function, *arguments)
+
+    def count(self, question: Question, rate_rps: float) -> Count:
+        """Pooled over the question's seeds."""
+        parts = [self.submit(count, question, rate_rps, seed) for seed in range(question.seeds)]
+        done = [part.result() for part in parts]
+        return Count(sum(c.attained for c in done), sum(c.offered for c in done))
+
+
+def capacities(
+    questions: Sequence[Question],
+    target: float,
+    workers: Workers,
+    on_done: Callable[[Answer], None] = lambda _: None,
+) -> list[Answer]:
+    """The capacity of each question's system at its best setting, in the questions' order."""
+
+    def answer(question: Question) -> Answer:
+        limit = workers.submit(bound_rps, question, target).result()
+        best = Answer(question, Capacity(0.0, Count(0, 0)), limit)
+        for setting in settings_of(question):
+            found = _better(setting, target, limit, best.capacity.rate_rps, workers)
+            if found is not None:
+                best = Answer(setting, found, limit)
+        on_done(best)
+        return best
+
+    with ThreadPoolExecutor(max(1, len(questions))) as threads:
+        return list(threads.map(answer, questions))
+
+
+def _better(question: Question, target: float, limit: float, known_rps: float, workers: Workers) -> Capacity | None:
+    """The capacity of a setting, if it is above what another one is known to reach."""
+    if known_rps:
+        next_rps = rate_of(step_of(known_rps) + 1)
+        if workers.count(question, next_rps).attainment < target:
+            return None
+    found = search(lambda rate: workers.count(question, rate), target, known_rps or limit / 2)
+    return found if found.rate_rps > known_rps else None
+
+
+def settings_of(question: Question) -> list[Question]:
+    """What there is to tune, the likeliest first."""
+    tuned = tuning.settings(question.system)
+    return [dataclasses.replace(question, budget=t.budget, drafts=t.drafts) for t in tuned]

@@ -30,7 +30,7 @@ from traces.errors import TraceError
 from traces.records import Provenance, Stage, TraceRequest
 from traces.scaling import METHODS, Scaled, repeat
 from traces.sources import Places
-from traces.windows import Slice, arrival_times, drop_longer, pair
+from traces.windows import WHOLE, Slice, arrival_times, drop_longer, pair
 
 FILE = Path(__file__).with_name("scenarios.toml")
 
@@ -108,6 +108,7 @@ class LoadRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     scenario: str
     scaling: str
+    pairing: str  # "row": lengths stay with their arrivals; "independent": drawn for each arrival by the seed
     seed: int
     asked_rps: float
     achieved: Burstiness  # rate, CV, peaks of the offered arrivals
@@ -147,21 +148,23 @@ def requests(
     scaling: str = "stretch",
     places: Places | None = None,
     generated: bool = False,
+    independent: bool = False,
 ) -> ScenarioLoad:
     """The requests of a scenario at `rate_rps` in total; classes keep their shares.
 
     `seconds`: how long requests arrive; the slices start over when that is longer than they last, None takes each
     slice once. Requests that outgrow a class's window or the model's are dropped. The seed decides what is drawn
     (Poisson arrivals, thinning, generated traces); a stretched real slice is the same for every seed. `generated`
-    leaves the real traces aside. Raises InputError.
+    leaves the real traces aside; `independent` draws lengths independently of arrivals. Raises InputError.
     """
     method = METHODS[choose("scaling", scaling, METHODS)]
     positive("the rate", rate_rps)
     if seconds is not None:
         positive("seconds", seconds)
     with bad_traces_are_bad_input():
+        known = places or Places.from_env()
         pools = [
-            pool(name, kind, seed, max_model_tokens, places or Places.from_env(), generated=generated)
+            pool(name, kind, seed, max_model_tokens, known, generated=generated, independent=independent)
             for name, kind in scenario.classes.items()
         ]
         factor = rate_rps / sum(len(one.requests) / one.span_s for one in pools)
@@ -171,6 +174,7 @@ def requests(
     record = LoadRecord(
         scenario=scenario.name,
         scaling=scaling,
+        pairing="independent" if independent else "row",
         seed=seed,
         asked_rps=rate_rps,
         achieved=burstiness(arrival_times([one.request for one in offered]), span_s),
@@ -200,7 +204,14 @@ class Pool:
 
 @lru_cache(maxsize=32)
 def pool(
-    name: str, kind: RequestClass, seed: int, max_model_tokens: int, places: Places, *, generated: bool = False
+    name: str,
+    kind: RequestClass,
+    seed: int,
+    max_model_tokens: int,
+    places: Places,
+    *,
+    generated: bool = False,
+    independent: bool = False,
 ) -> Pool:
     """Raises TraceError, also when no request fits the window.
 
@@ -208,28 +219,28 @@ def pool(
     """
     window = min(kind.window, max_model_tokens)
     own_arrivals = kind.arrivals == kind.lengths
-    part = kind.part if own_arrivals else Slice()
-    lengths = sources.load(kind.lengths, places, seed=seed, part=part, generated=generated)
+    lengths = sources.load(
+        kind.lengths, places, seed=seed, part=kind.part if own_arrivals else WHOLE, generated=generated
+    )
     fitting = drop_longer(lengths.requests, window)
     if not fitting:
         raise TraceError(
             f"no request of {kind.lengths} fits a window of {window} tokens: choose a model with a longer one"
         )
-    provenance = [lengths.provenance]
-    made = fitting
-    if isinstance(kind.arrivals, str) and not own_arrivals:
+    times, origins = arrival_times(fitting), [lengths.provenance]
+    if not isinstance(kind.arrivals, str):
+        times = Poisson(rate_rps=kind.arrivals).draw(kind.part.span_s, _rng(name, seed, "arrivals"))
+    elif not own_arrivals:
         arrivals = sources.load(kind.arrivals, places, seed=seed, part=kind.part, generated=generated)
-        provenance.append(arrivals.provenance)
-        made = pair(arrival_times(arrivals.requests), fitting)
-    elif not isinstance(kind.arrivals, str):
-        made = pair(Poisson(rate_rps=kind.arrivals).draw(kind.part.span_s, _rng(name, seed, "arrivals")), fitting)
+        times = arrival_times(arrivals.requests)
+        origins.append(arrivals.provenance)
     return Pool(
         name=name,
-        requests=tuple(made),
+        requests=tuple(pair(times, fitting, independent=_rng(name, seed, "pairing") if independent else None)),
         lengths=tuple(fitting),
         span_s=kind.part.span_s,
         dropped=len(lengths.requests) - len(fitting),
-        provenance=tuple(provenance),
+        provenance=tuple(origins),
     )
 
 

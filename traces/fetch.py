@@ -1,8 +1,8 @@
 """Getting a data set into the cache: whole and checked, or not at all.
 
 A download goes to NAME.part and is continued from there when it broke off; only a complete file with the right
-sha256 is moved to its place. Where the manifest knows no sha256, the first one seen is recorded beside the file and
-holds from then on.
+sha256 (of the data without gzip, unless the publisher's own file is packed) is moved to its place. Where the manifest
+knows no sha256, the first one seen is recorded beside the file and holds from then on.
 """
 
 from __future__ import annotations
@@ -151,9 +151,10 @@ def _reason(error: Exception) -> str:
 
 def _expected(dataset: Dataset, target: Path) -> str:
     """The manifest's sha256 if it speaks of that file, packed or not; other forms of a data set have none."""
-    packed_at_source = dataset.url.endswith(".gz")
-    names = [f"{dataset.files[0]}.gz"] if packed_at_source else [dataset.files[0], f"{dataset.files[0]}.gz"]
-    return dataset.sha256 if target.name in names else ""
+    names = dataset.files[: dataset.published]
+    packed = tuple(f"{name}.gz" for name in names)
+    covered = packed if dataset.url.endswith(".gz") else names + packed
+    return dataset.sha256 if target.name in covered else ""
 
 
 def _admit(part: Path, target: Path, dataset: Dataset, published: str) -> Path:

@@ -23,6 +23,7 @@ FOLDER_VARIABLE = "SLOSBENCH_TRACES"
 CACHE_VARIABLE = "SLOSBENCH_CACHE"
 OFFLINE_VARIABLE = "SLOSBENCH_OFFLINE"
 LENGTHS_DRAWN = 5000  # from a fit without arrivals, unless a limit is given
+CHECKED_BYTES = 64 << 20
 FAILURE_HOLDS_S = 600.0
 AUTOMATIC_TIMEOUT_S = 5.0  # a run should not wait long for a network that is not there
 
@@ -64,29 +65,45 @@ def load(
     `limit`: at most so many requests. Without arrivals all requests stand at 0 s. `generated` skips the real trace.
     Raises TraceError: unknown name, malformed file, or nothing to be had.
     """
+    reading = Reading(rng=np.random.default_rng(seed), count_tokens=count_tokens, end_s=part.end_s)
     if "/" in name or Path(name).is_file():
-        return _read(Path(name), plain.FORMAT, name, "file", seed, part, limit, count_tokens)
+        return _read(Found(name, Path(name), "file", plain.FORMAT), reading, part, limit)
     known = dataset(name)
-    found, missing = (None, "asked for") if generated else find(known, places)
-    if found is None:
-        return generate(known, seed=seed, part=part, limit=limit, because=missing)
-    path, source = found
-    return _read(path, known.format, name, source, seed, part, limit, count_tokens)
+    found = "asked for" if generated else find(known, places)
+    if isinstance(found, str):
+        return generate(known, seed=seed, part=part, limit=limit, because=found)
+    return _read(found, reading, part, limit)
 
 
-def find(known: Dataset, places: Places) -> tuple[tuple[Path, str] | None, str]:
-    """(path, source) of the real trace, or None and why."""
+@dataclass(frozen=True)
+class Found:
+    """A real trace on this machine."""
+
+    name: str
+    path: Path
+    source: str
+    form: Format
+    published_sha256: str = ""
+
+
+def find(known: Dataset, places: Places) -> Found | str:
+    """The real trace, downloaded if it may be; or the reason why there is none."""
+
+    def found(path: Path, source: str) -> Found:
+        return Found(known.name, path, source, known.format, known.sha256)
+
     for folder, source in ((places.folder, f"${FOLDER_VARIABLE}"), (places.cache, "cache")):
         path = fetch.locate(known, folder) if folder else None
         if path is not None:
-            return (path, source), ""
+            return found(path, source)
     missing = f"not in ${FOLDER_VARIABLE} nor in the cache"
     if places.offline or not known.automatic:
-        return None, f"{missing}; `slosbench traces fetch {known.name}` gets it"
+        how = "" if known.url else " --from DIR"
+        return f"{missing}; `slosbench traces fetch {known.name}{how}` puts it there"
     try:
-        return (_fetch_unasked(known, places.cache), "fetched"), ""
+        return found(_fetch_unasked(known, places.cache), "fetched")
     except (TraceError, OSError) as error:
-        return None, f"{missing}; {error}"
+        return f"{missing}; {error}"
 
 
 def _fetch_unasked(known: Dataset, cache: Path) -> Path:
@@ -113,31 +130,27 @@ def generate(known: Dataset, *, seed: int, part: Slice, limit: int | None, becau
     return Trace(requests=requests, provenance=_provenance(known.name, "generated", detail, known.format))
 
 
-def _read(
-    path: Path,
-    form: Format,
-    name: str,
-    source: str,
-    seed: int,
-    part: Slice,
-    limit: int | None,
-    count_tokens: CountTokens,
-) -> Trace:
-    if not path.exists():
-        raise TraceError(f"{path}: no such file")
-    reading = Reading(rng=np.random.default_rng(seed), count_tokens=count_tokens, end_s=part.end_s)
-    requests = tuple(islice(between(form.read(path, reading), part), limit))
+def _read(found: Found, reading: Reading, part: Slice, limit: int | None) -> Trace:
+    if not found.path.exists():
+        raise TraceError(f"{found.path}: no such file")
+    requests = tuple(islice(between(found.form.read(found.path, reading), part), limit))
     if not requests:
-        raise TraceError(f"{path}: no request arrives between {part.start_s:g} s and {part.end_s:g} s")
-    return Trace(requests=requests, provenance=_provenance(name, source, _detail(path, reading), form))
+        raise TraceError(f"{found.path}: no request arrives between {part.start_s:g} s and {part.end_s:g} s")
+    detail = _detail(found) + _left_out(reading)
+    return Trace(requests=requests, provenance=_provenance(found.name, found.source, detail, found.form))
 
 
-def _detail(path: Path, reading: Reading) -> str:
-    """The file with its checksum, unless it is too large to read whole for that, and what was left out."""
-    small = path.is_file() and path.stat().st_size < 64 << 20
-    checked = f", sha256 {fetch.sha256_of(path)}" if small else ""
-    dropped = "".join(f"; {count} rows left out: {reason}" for reason, count in sorted(reading.dropped.items()))
-    return f"{path.name}{checked}{dropped}"
+def _detail(found: Found) -> str:
+    """The file with its checksum, unless it is too large to read whole for that."""
+    if not found.path.is_file() or found.path.stat().st_size > CHECKED_BYTES:
+        return found.path.name
+    sha256 = fetch.sha256_of(found.path)
+    as_published = found.published_sha256 in (sha256, fetch.sha256_of(found.path, unpacked=True))
+    return f"{found.path.name}, sha256 {sha256}{', the bytes as published' if as_published else ''}"
+
+
+def _left_out(reading: Reading) -> str:
+    return "".join(f"; {count} rows left out: {reason}" for reason, count in sorted(reading.dropped.items()))
 
 
 def _provenance(name: str, source: str, detail: str, form: Format) -> Provenance:

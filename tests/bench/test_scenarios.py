@@ -92,6 +92,15 @@ def test_other_ways_to_scale_reach_the_rate_and_are_recorded(scaling: str, tmp_p
     assert (record.scaling, record.seed, record.asked_rps) == (scaling, 3, rate)
 
 
+def test_lengths_stay_with_their_arrivals_unless_asked_otherwise(tmp_path: Path) -> None:
+    scenario, places = scenarios.load("coder"), no_places(tmp_path)
+    by_row = scenarios.requests(scenario, 2.0, 0, None, 2048, places=places)
+    drawn = scenarios.requests(scenario, 2.0, 0, None, 2048, places=places, independent=True)
+    assert (by_row.record.pairing, drawn.record.pairing) == ("row", "independent")
+    assert [o.request.arrival_s for o in by_row.requests] == [o.request.arrival_s for o in drawn.requests]
+    assert [o.request.stages for o in by_row.requests] != [o.request.stages for o in drawn.requests]
+
+
 def test_a_longer_run_starts_the_slice_over(tmp_path: Path) -> None:
     scenario, places = scenarios.load("coder"), no_places(tmp_path)
     once = scenarios.requests(scenario, 2.0, 0, None, 2048, places=places)

@@ -162,6 +162,14 @@ def test_from_a_folder_the_same_checks_hold(tmp_path: Path) -> None:
     assert files(cache) == ["own.csv.gz", "own.csv.gz.sha256"]
 
 
+def test_every_name_of_the_published_bytes_is_checked(tmp_path: Path) -> None:
+    folder, cache = tmp_path / "usb", tmp_path / "cache"
+    folder.mkdir()
+    (folder / "other.csv").write_bytes(ROWS[:500])
+    with pytest.raises(TraceError, match=r"wrong checksum: other\.csv"):
+        fetch.adopt(replace(DATASET, published=2), folder, cache)
+
+
 def test_another_form_of_the_data_needs_no_published_checksum(tmp_path: Path) -> None:
     folder, cache = tmp_path / "usb", tmp_path / "cache"
     folder.mkdir()

@@ -140,7 +140,10 @@ def test_toolbench_answers_are_counted_with_their_functions(tmp_path: Path) -> N
     then = [*first, {"role": "function", "content": "a b c"}, {"role": "assistant", "content": "it is here"}]
     answer = {"answer_generation": {"train_messages": [first, then], "function": ["f"]}}
     (tmp_path / "G1.json").write_text(json.dumps(answer), encoding="utf-8")
-    (request,), _ = rows(toolbench.FORMAT, tmp_path)
+    given_up: dict[str, object] = {"answer_generation": {"function": []}}
+    (tmp_path / "G2.json").write_text(json.dumps(given_up), encoding="utf-8")
+    (request,), dropped = rows(toolbench.FORMAT, tmp_path)
+    assert dropped == {"no calls": 1}
     assert [s.output_tokens for s in request.stages] == [1, 3]
     assert request.stages[1].cached_tokens > 0
 

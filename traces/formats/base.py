@@ -51,9 +51,8 @@ class Dataset:
     name: str
     title: str
     format: Format
-    files: tuple[
-        str, ...
-    ]  # names it may have in a folder of traces, each with or without .gz; the first is the cache's
+    files: tuple[str, ...]  # names it goes by, each with or without .gz; a download gets the first
+    published: int = 1  # how many of `files`, from the first, are names of the publisher's own bytes
     url: str = ""  # empty: no single file to fetch, see `home`
     home: str = ""  # where to get it by hand
     sha256: str = ""  # of the file behind `url`; empty: recorded at the first fetch

@@ -2,8 +2,9 @@
 
 Loops as JSON lines: {"task", "stages": [{"prompt_tokens", "output_tokens", "tool_result_tokens"}]}, where
 prompt_tokens is the whole prompt of a call. The original answers (one JSON file a task, `answer_generation` with
-`train_messages` and `function`) are read from a folder and counted by the tokenizer given. What a call shares with
-the one before it (its prompt and output) is cached; at least one token of every call is new. No arrivals.
+`train_messages` and `function`; a task that was given up may lack the messages) are read from a folder and counted by
+the tokenizer given. What a call shares with the one before it (its prompt and output) is cached; at least one token
+of every call is new. No arrivals.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def _from_answers(folder: Path, reading: Reading) -> Iterator[list[Call]]:
     for file in files:
         try:
             answer = msgspec.json.decode(file.read_bytes())["answer_generation"]
-            messages, functions = answer["train_messages"], msgspec.json.encode(answer["function"]).decode()
-            yield [_count(call, functions, reading) for call in messages]
+            functions = msgspec.json.encode(answer["function"]).decode()
+            yield [_count(call, functions, reading) for call in answer.get("train_messages", [])]
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
             raise malformed(file, 1, f"not a ToolBench answer: {error}") from None
 

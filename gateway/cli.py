@@ -106,6 +106,8 @@ def _server_config(config: Config, redis_url: str) -> uvicorn.Config:
         http="httptools",
         lifespan="on",
         access_log=False,
+        proxy_headers=False,
+        server_header=False,
         log_level="warning",
         backlog=4096,
         timeout_graceful_shutdown=int(config.server.drain_s),

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-import aiohttp
 import msgspec
 
 from engines import profiles
@@ -21,6 +20,7 @@ from engines.channel import ReplicaInfo, live_replicas, telemetry_reports
 from gateway.config import ReplicaConfig
 from gateway.ledger import STORE_ERRORS, Change, Head, Ledger, LedgerEntry, StoreDown
 from gateway.mirror import Mirror
+from gateway.upstream import Target, Upstream, UpstreamError
 from planner.profile import HardwareProfile
 
 SCAN_S = 0.4
@@ -30,6 +30,14 @@ PROBE_S = 1.0
 PROBE_TIMEOUT_S = 2.0
 PROBE_FAILURES = 2  # so many in a row and a server is down
 BREAK_S = 1.0  # a replica that failed a request is avoided this long
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
 
 
 class Answer(Protocol):
@@ -49,6 +57,7 @@ class Replica:
     ) -> None:
         self.name = name
         self.url = url.rstrip("/")
+        self.target = Target.of(self.url)
         self.model = model
         self.mirror = Mirror(profile) if profile else None
         self.supports_plans = supports_plans
@@ -106,7 +115,7 @@ class Fleet:
     def __init__(
         self,
         ledger: Ledger,
-        session: aiohttp.ClientSession,
+        upstream: Upstream,
         configured: tuple[ReplicaConfig, ...],
         *,
         clock: Callable[[], float] = time.time,
@@ -114,7 +123,7 @@ class Fleet:
         self.ledger = ledger
         self.replicas: dict[str, Replica] = {}
         self.gateways: frozenset[str] = frozenset()
-        self._session = session
+        self._upstream = upstream
         self._configured = configured
         self._clock = clock
         self._returned_s = 0.0
@@ -229,11 +238,24 @@ class Fleet:
     # Other gateways
 
     async def _follow_changes(self) -> None:
+        """Follow the other gateways, as long as the same ones live; one that works alone hears nothing."""
         while True:
-            with suppress(*STORE_ERRORS, msgspec.DecodeError):
-                async for change in self.ledger.changes():
-                    self._apply(change)
+            others = self.gateways - {self.ledger.gateway}
+            with suppress(*STORE_ERRORS, msgspec.DecodeError, StoreDown):
+                await self._follow(others)
             await asyncio.sleep(RESUBSCRIBE_S)
+
+    async def _follow(self, others: frozenset[str]) -> None:
+        async with aclosing(self.ledger.changes(others)) as changes:
+            async for change in changes:
+                if change is not None:
+                    self._apply(change)
+                else:
+                    # Just subscribed, or all is quiet: what we may have missed is in Redis.
+                    for replica in list(self.living()):
+                        await self.reload(replica)
+                if self.gateways - {self.ledger.gateway} != others:
+                    return
 
     def _apply(self, change: Change) -> None:
         replica = self.replicas.get(change.replica)
@@ -284,18 +306,15 @@ class Fleet:
             await asyncio.sleep(PROBE_S)
 
     async def _healthy(self, url: str) -> bool:
-        with suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
-            timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
-            async with self._session.get(f"{url.rstrip('/')}/health", timeout=timeout) as answer:
-                return answer.status < 500
+        with suppress(UpstreamError):
+            return (await self._upstream.fetch(Target.of(url), "/health", timeout_s=PROBE_TIMEOUT_S))[0] < 500
         return False
 
     async def _model_of(self, url: str) -> str | None:
         """The first model that a server offers."""
-        with suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError, KeyError, IndexError, ValueError):
-            timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
-            async with self._session.get(f"{url.rstrip('/')}/v1/models", timeout=timeout) as answer:
-                return str((await answer.json())["data"][0]["id"])
+        with suppress(UpstreamError, msgspec.MsgspecError, IndexError):
+            _, body = await self._upstream.fetch(Target.of(url), "/v1/models", timeout_s=PROBE_TIMEOUT_S)
+            return msgspec.json.decode(body, type=_Models).data[0].id
         return None
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from uuid import uuid4
 
-import aiohttp
 from starlette.types import Receive, Send
 
 from gateway.admission import Admission, reachable
@@ -24,6 +23,7 @@ from gateway.lengths import Lengths
 from gateway.metrics import Metrics
 from gateway.planning import Planning
 from gateway.relay import Relay
+from gateway.upstream import Upstream
 
 IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
 
@@ -31,16 +31,15 @@ IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
 class Gateway:
     """One gateway: use `running` to start and stop it, `answer` for each request."""
 
-    def __init__(
-        self, config: Config, redis_url: str, session: aiohttp.ClientSession, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, config: Config, redis_url: str, *, clock: Callable[[], float] = time.time) -> None:
         self.config = config
         self.clock = clock
+        self.upstream = Upstream(connect_timeout_s=config.server.connect_timeout_s)
         self.ledger = Ledger(redis_url, f"gw-{uuid4().hex[:12]}", timeout_s=config.redis.timeout_s)
-        self.fleet = Fleet(self.ledger, session, config.replicas, clock=clock)
+        self.fleet = Fleet(self.ledger, self.upstream, config.replicas, clock=clock)
         self.admission = Admission(self.fleet, self.ledger, config.admission, clock=clock)
         self.planning = Planning(self.fleet, self.ledger, interval_s=config.admission.plan_interval_s, clock=clock)
-        self.relay = Relay(session, self.fleet, self.admission, config.server, clock=clock)
+        self.relay = Relay(self.upstream, self.fleet, self.admission, config.server, clock=clock)
         self.lengths = Lengths()
         self.metrics = Metrics()
 
@@ -106,6 +105,7 @@ class Gateway:
                 with suppress(asyncio.CancelledError):
                     await task
             await self.ledger.close()
+            self.upstream.close()
 
 
 def _window(replicas: list[Replica]) -> int:

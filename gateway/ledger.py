@@ -3,7 +3,7 @@
     slosgate:ledger:{replica}    hash request id -> LedgerEntry
     slosgate:version:{replica}   integer, one more with every admitted guarantee
     slosgate:commit:{replica}    id of the commit that made this version
-    slosgate:changes:{replica}   channel: every Change, so that all gateways hold the same ledger
+    slosgate:changes:{gateway}   channel: each Change a gateway makes, so that the others hold the same ledgers
     slosgate:epoch:{replica}     integer, the newest plan's epoch
     slosgate:gateway:{id}        a gateway's heartbeat, expires
 
@@ -33,6 +33,7 @@ from engines.channel import PLAN_TTL_MS, PREFIX, ledger_key, plan_key, version_k
 from engines.messages import Plan
 
 GATEWAY_TTL_MS = 1_500
+QUIET_S = 0.5
 STORE_ERRORS = (RedisError, OSError, asyncio.TimeoutError)
 
 
@@ -83,8 +84,8 @@ def commit_key(replica: str) -> str:
     return f"{PREFIX}:commit:{replica}"
 
 
-def changes_key(replica: str) -> str:
-    return f"{PREFIX}:changes:{replica}"
+def changes_key(gateway: str) -> str:
+    return f"{PREFIX}:changes:{gateway}"
 
 
 def epoch_key(replica: str) -> str:
@@ -170,7 +171,7 @@ class Ledger:
         `promote`: the entries replace those of best-effort requests; one that has ended meanwhile stays away.
         """
         change = Change(replica=replica, gateway=self.gateway, head=head, entries=entries, promote=promote)
-        keys = (version_key(replica), commit_key(replica), ledger_key(replica), changes_key(replica))
+        keys = (version_key(replica), commit_key(replica), ledger_key(replica), changes_key(self.gateway))
         arguments = (base.version, base.commit, head.commit, _packed(change), int(promote), *_pairs(entries))
         if not await self._do("EVAL", _COMMIT, 4, *keys, *arguments):
             raise Conflict(replica)
@@ -178,13 +179,13 @@ class Ledger:
     async def add(self, replica: str, entries: tuple[LedgerEntry, ...]) -> None:
         """Enter requests that need no compare-and-set: best effort, or ours that Redis lost."""
         change = Change(replica=replica, gateway=self.gateway, entries=entries)
-        keys = (ledger_key(replica), changes_key(replica))
+        keys = (ledger_key(replica), changes_key(self.gateway))
         await self._do("EVAL", _ADD, 2, *keys, _packed(change), *_pairs(entries))
 
     def remove(self, replica: str, request_ids: tuple[str, ...]) -> None:
         """Strike requests off, without waiting. What is lost here is found when the ledger is next loaded."""
         change = Change(replica=replica, gateway=self.gateway, removed=request_ids)
-        keys = (ledger_key(replica), changes_key(replica))
+        keys = (ledger_key(replica), changes_key(self.gateway))
         self._enqueue(_Command(("EVAL", _REMOVE, 2, *keys, _packed(change), *request_ids), None))
 
     async def load(self, replica: str) -> tuple[Head, dict[str, LedgerEntry]]:
@@ -215,16 +216,19 @@ class Ledger:
             raise StoreDown(str(exc)) from exc
         return frozenset(key.removeprefix(prefix).decode() for key in keys)
 
-    async def changes(self) -> AsyncGenerator[Change]:
-        """What other gateways do to the ledgers, for ever. Raises one of STORE_ERRORS when the connection breaks."""
+    async def changes(self, gateways: frozenset[str]) -> AsyncGenerator[Change | None]:
+        """What these gateways do to the ledgers, for ever; None once at the start, when nothing is missed any more, and
+        whenever nothing happens for a while. Raises one of STORE_ERRORS when the connection breaks."""
+        if not gateways:
+            return
         async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            await pubsub.psubscribe(changes_key("*"))
+            await pubsub.subscribe(*map(changes_key, gateways))
+            for _ in gateways:
+                await pubsub.get_message(timeout=QUIET_S)  # the confirmations
+            yield None
             while True:
-                message = await pubsub.get_message(timeout=1.0)
-                if message is not None:
-                    change = msgspec.msgpack.decode(message["data"], type=Change)
-                    if change.gateway != self.gateway:
-                        yield change
+                message = await pubsub.get_message(timeout=QUIET_S)
+                yield None if message is None else msgspec.msgpack.decode(message["data"], type=Change)
 
     async def _do(self, *arguments: Any) -> Any:
         if not self.available:

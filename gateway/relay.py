@@ -12,9 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from io import BytesIO
 
-import aiohttp
 import msgspec
 from starlette.types import Receive, Send
 
@@ -24,10 +22,10 @@ from gateway.config import ServerConfig
 from gateway.errors import GatewayError, ReplicaLost, Unavailable, error_event
 from gateway.exchange import Exchange
 from gateway.fleet import Fleet, Replica
+from gateway.upstream import Response, Upstream, UpstreamError
 
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 MAX_EVENT_BYTES = 4 * 1024 * 1024
-LARGE_BYTES = 256 * 1024
 MAX_ATTEMPTS = 3
 EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 DONE = b"data: [DONE]\n\n"
@@ -40,14 +38,14 @@ class ReplicaFailed(Exception):
 class Relay:
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        upstream: Upstream,
         fleet: Fleet,
         admission: Admission,
         config: ServerConfig,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._session = session
+        self._upstream = upstream
         self._fleet = fleet
         self._admission = admission
         self._config = config
@@ -106,9 +104,11 @@ class Relay:
         """One try at one replica. Raises ReplicaFailed."""
         replica.answers[exchange.request_id] = exchange
         try:
-            async with self._session.post(
-                replica.url + PATHS[exchange.completion.kind],
-                data=self._body(exchange),
+            async with self._upstream.request(
+                "POST",
+                replica.target,
+                PATHS[exchange.completion.kind],
+                body=self._body(exchange),
                 headers=_upstream_headers(exchange),
             ) as response:
                 await self._forward(exchange, response, send)
@@ -118,12 +118,12 @@ class Relay:
             _uncancel(exchange)
             exchange.cut_reason = ""
             raise ReplicaFailed("it stopped answering") from None
-        except (aiohttp.ClientError, OSError) as exc:
-            raise ReplicaFailed(f"{type(exc).__name__}: {exc}") from exc
+        except UpstreamError as exc:
+            raise ReplicaFailed(str(exc)) from exc
         finally:
             replica.answers.pop(exchange.request_id, None)
 
-    def _body(self, exchange: Exchange) -> bytes | BytesIO:
+    def _body(self, exchange: Exchange) -> bytes:
         args = slo_args(
             exchange.request_id,
             exchange.contract.slo_class,
@@ -133,11 +133,9 @@ class Relay:
             weight=exchange.contract.weight,
             output=exchange.output_tokens,
         )
-        body = with_slo_args(exchange.completion, args)
-        # A large body is sent piece by piece, so that the other streams go on meanwhile.
-        return body if len(body) < LARGE_BYTES else BytesIO(body)
+        return with_slo_args(exchange.completion, args)
 
-    async def _forward(self, exchange: Exchange, response: aiohttp.ClientResponse, send: Send) -> None:
+    async def _forward(self, exchange: Exchange, response: Response, send: Send) -> None:
         if response.status >= 500 or response.status == 429:
             raise ReplicaFailed(f"HTTP {response.status}: {(await response.read())[:200].decode(errors='replace')}")
         exchange.status = response.status
@@ -146,7 +144,7 @@ class Relay:
         else:
             await self._whole(exchange, response, send)
 
-    async def _whole(self, exchange: Exchange, response: aiohttp.ClientResponse, send: Send) -> None:
+    async def _whole(self, exchange: Exchange, response: Response, send: Send) -> None:
         """An answer in one piece: it is read to its end before the client sees any of it."""
         body = await response.read()
         if not body.lstrip().startswith(b"{"):
@@ -159,9 +157,9 @@ class Relay:
         await self._begin(exchange, response, send, length=len(body))
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _stream(self, exchange: Exchange, response: aiohttp.ClientResponse, send: Send) -> None:
+    async def _stream(self, exchange: Exchange, response: Response, send: Send) -> None:
         rest = last = b""
-        async for chunk in response.content.iter_any():
+        while chunk := await response.next():
             events, rest = whole_events(rest + chunk if rest else chunk)
             if not events:
                 if len(rest) > MAX_EVENT_BYTES:
@@ -182,11 +180,9 @@ class Relay:
         exchange.outcome = "completed"
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _begin(
-        self, exchange: Exchange, response: aiohttp.ClientResponse, send: Send, *, length: int | None = None
-    ) -> None:
+    async def _begin(self, exchange: Exchange, response: Response, send: Send, *, length: int | None = None) -> None:
         exchange.begun = True
-        content_type = response.headers.get("content-type", "application/json").encode("latin-1")
+        content_type = response.headers.get(b"content-type", b"application/json")
         headers = [(b"content-type", content_type), *answer_headers(exchange)]
         if length is None:
             headers.append((b"cache-control", b"no-cache"))

@@ -94,12 +94,11 @@ async def test_the_newest_epoch_of_a_plan_stays(redis_url: str, model: str) -> N
 
 async def test_changes_reach_the_other_gateways(redis_url: str, model: str) -> None:
     async with connected(redis_url, "a") as a, connected(redis_url, "b") as b:
-        changes = b.changes()
-        following = asyncio.ensure_future(anext(changes))
-        while not following.done():  # until the subscription is there
-            await a.add(model, (entry("x", guaranteed=False),))
-            await asyncio.sleep(0.01)
-        change = await following
+        changes = b.changes(frozenset({"a"}))
+        assert await anext(changes) is None
+        await a.add(model, (entry("x", guaranteed=False),))
+        change = await anext(changes)
+        assert change is not None
         assert (change.replica, change.gateway, change.entries[0].request_id) == (model, "a", "x")
         await changes.aclose()
 

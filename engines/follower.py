@@ -25,7 +25,7 @@ from planner.slack import next_batch
 
 Recalibration = Callable[[IterationReport], PerfModel | None]
 
-PATIENCE_S = 1.0  # without a plan for this long, the follower plans for itself
+PATIENCE_S = 3.0  # without a plan for this long, the follower plans for itself
 ALONE_EVERY_S = 0.25
 RESTARTED_AFTER_S = 5.0  # a lower epoch that was issued this much later comes from a counter that began anew
 

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from engines.channel import ReplicaChannel, ReplicaInfo
+from engines.messages import Plan
 from engines.sim import policies
 from engines.sim.metrics import Metrics
 from engines.sim.openai import Answer, Ask, BadRequest, understand
@@ -99,9 +100,11 @@ class SimServer:
             slo=ask.slo,
         )
         try:
-            return request.id, self.engine.submit(request)
+            stream = self.engine.submit(request)
         except ValueError as error:
             raise BadRequest(str(error), param="prompt") from None
+        self.report(urgent=False)
+        return request.id, stream
 
     def answer(self, ask: Ask) -> Answer:
         return Answer(ask, self.model, int(self._clock.now_s()))
@@ -152,6 +155,10 @@ class SimServer:
             supports_plans=self.engine.replica.policy.supports_plans,
         )
         return ReplicaChannel(redis, info, snapshot=lambda: self.engine.telemetry(self.name), on_plan=self.engine.apply)
+
+    def _follow(self, plan: Plan) -> None:
+        self.engine.apply(plan)
+        self.report(urgent=False)
 
     async def _models(self, request: Request) -> Response:
         card = {

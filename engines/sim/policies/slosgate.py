@@ -10,7 +10,7 @@ import numpy as np
 from engines.follower import PlanFollower, Progress, add_job
 from engines.messages import Plan, RequestProgress, SloArgs
 from engines.sim.policies.base import Iteration, Outcome, SlotBatch
-from engines.sim.state import EngineState, Slots
+from engines.sim.state import EngineRequest, EngineState, Slots
 from planner.jobs import JobTable
 
 
@@ -32,7 +32,14 @@ class SlosgatePolicy:
     def add(self, slot: int, now_s: float) -> None:
         # Claimed on arrival, not on its first chunk: the planner counts on the prefix.
         self._state.claim_prefix(slot)
-        self._add_to(self.follower.table, slot, now_s)
+        request = self._state.request(slot)
+        self.follower.add(
+            _slo(request),
+            prompt_tokens=request.prompt_tokens,
+            cached_tokens=int(self._state.sequences[slot]["context"]),
+            max_tokens=request.max_tokens or request.output_tokens,
+            now_s=now_s,
+        )
         self._put(len(self.follower.table) - 1, slot)
 
     def jobs(self, in_flight: Iteration | None, unseen: Iterable[tuple[int, float]]) -> JobTable:
@@ -45,7 +52,10 @@ class SlosgatePolicy:
             emitted = np.concatenate([np.ones_like(batch.decode), first])
             self._progress(batch, emitted).apply(table, in_flight.end_s)
         for slot, arrival_s in unseen:
-            self._add_to(table, slot, arrival_s)
+            request = self._state.request(slot)
+            cached = self._state.cached(request)
+            max_tokens = request.max_tokens or request.output_tokens
+            add_job(table, _slo(request), request.prompt_tokens, cached, max_tokens, arrival_s)
         return table
 
     def remove(self, slot: int) -> None:
@@ -76,14 +86,6 @@ class SlosgatePolicy:
         self._state.preempt(self._state.slot_of[job_id])
         self.follower.preempted(job_id)
 
-    def _add_to(self, table: JobTable, slot: int, now_s: float) -> None:
-        request = self._state.request(slot)
-        slo = request.slo or SloArgs(slo_id=request.id)
-        if slo.slo_id != request.id:
-            slo = msgspec.structs.replace(slo, slo_id=request.id)
-        cached = int(self._state.sequences[slot]["context"])
-        add_job(table, slo, request.prompt_tokens, cached, request.max_tokens or request.output_tokens, now_s)
-
     def _progress(self, batch: SlotBatch, emitted: Slots) -> Progress:
         return Progress(
             rows=self._row_of_slot[np.concatenate([batch.decode, batch.prefill])],
@@ -97,6 +99,12 @@ class SlosgatePolicy:
         self._row_of_slot = _reaching(self._row_of_slot, slot)
         self._slot_of_row[row] = slot
         self._row_of_slot[slot] = row
+
+
+def _slo(request: EngineRequest) -> SloArgs:
+    """The request's SLO under its id on this replica; best effort if it has none."""
+    slo = request.slo or SloArgs(slo_id=request.id)
+    return slo if slo.slo_id == request.id else msgspec.structs.replace(slo, slo_id=request.id)
 
 
 def _reaching(array: Slots, index: int) -> Slots:

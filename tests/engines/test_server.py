@@ -1,0 +1,147 @@
+"""`slosgate engine sim` as its clients see it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import aiohttp
+import openai
+import pytest
+import pytest_asyncio
+from openai import AsyncOpenAI
+from typer.testing import CliRunner
+
+from engines import profiles
+from engines.sim.cluster import simulate
+from engines.sim.systems import Settings, SimRequest, SimStage, load
+from gateway.cli import app
+from tests.engines.serving import EngineServer, complete, sim_engine
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with sim_engine("alone", None, "--model", "tiny", "--policy", "vllm", log=log) as url:
+        yield url
+
+
+@pytest_asyncio.fixture
+async def client(server: str) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{server}/v1", api_key="-", max_retries=0) as client:
+        yield client
+
+
+async def test_a_chat_is_answered_whole(client: AsyncOpenAI) -> None:
+    answer = await client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "Hello there"}],
+        max_tokens=5,
+        extra_body={"ignore_eos": True},
+    )
+    assert answer.choices[0].message.content == " tok" * 5
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (7, 5)
+
+
+async def test_a_chat_streams_one_event_a_token_then_usage(client: AsyncOpenAI) -> None:
+    stream = await client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "Hello"}],
+        max_tokens=4,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+    )
+    chunks = [chunk async for chunk in stream]
+    assert [c.choices[0].delta.content for c in chunks if c.choices] == ["", " tok", " tok", " tok", " tok"]
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 4
+
+
+async def test_a_completion_takes_token_ids_and_stops_by_itself(client: AsyncOpenAI) -> None:
+    async def answer() -> tuple[str, str]:
+        made = await client.completions.create(model="tiny", prompt=[1, 2, 3], max_tokens=400)
+        return made.choices[0].text, made.choices[0].finish_reason
+
+    text, reason = await answer()
+    assert 1 <= text.count("tok") < 400
+    assert reason == "stop"
+    assert (text, reason) == await answer()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"model": "huge", "prompt": "x"}, 404, "`huge` does not exist"),
+        ({"prompt": "x" * 9000}, 400, "maximum context length is 2048"),
+        ({"prompt": "x", "max_tokens": 3000}, 400, "lower max_tokens"),
+        ({"prompt": "x", "max_tokens": 0}, 400, "at least 1"),
+        ({"prompt": "x", "max_tokens": "many"}, 400, "max_tokens"),
+        ({"prompt": "x", "n": 3}, 400, "n must be 1"),
+        ({"prompt": []}, 400, "non-empty"),
+        ({}, 400, "prompt must be"),
+        (b"{not json", 400, "not valid JSON"),
+    ],
+    ids=["model", "prompt too long", "output too long", "no output", "type", "n", "empty", "missing", "json"],
+)
+async def test_bad_input_is_answered_as_openai_does(
+    server: str, body: dict[str, object] | bytes, status: int, message: str
+) -> None:
+    data = {"data": body} if isinstance(body, bytes) else {"json": body}
+    async with aiohttp.ClientSession() as session, session.post(f"{server}/v1/completions", **data) as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["code"]) == (status, status)
+    assert message in error["message"]
+
+
+async def test_the_openai_client_raises_its_own_errors(client: AsyncOpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        await client.chat.completions.create(model="huge", messages=[{"role": "user", "content": "x"}])
+    with pytest.raises(openai.BadRequestError, match="messages"):
+        await client.chat.completions.create(model="tiny", messages=[])
+
+
+async def test_models_and_metrics_carry_vllms_names(server: str, client: AsyncOpenAI) -> None:
+    assert [model.id async for model in client.models.list()] == ["tiny"]
+    async with aiohttp.ClientSession() as session, session.get(f"{server}/metrics") as response:
+        text = await response.text()
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "generation_tokens_total"):
+        assert f'vllm:{name}{{engine="0",model_name="tiny"}}' in text
+
+
+async def test_real_time_agrees_with_virtual_time(server: str) -> None:
+    profile = profiles.load("h200-opt-13b")
+    loads = [(600, 40), (1500, 40), (900, 40), (1200, 40)]
+    requests = [
+        SimRequest(id=str(n), arrival_s=0.1 * n, stages=(SimStage(prompt_tokens=prompt, output_tokens=output),))
+        for n, (prompt, output) in enumerate(loads)
+    ]
+    virtual = simulate(load("vllm")(Settings(profile)), requests)
+    engine = EngineServer("alone", server, "", 0, 0, 0)
+
+    async def later(request: SimRequest) -> list[float]:
+        await asyncio.sleep(request.arrival_s)
+        stage = request.stages[0]
+        return await complete(engine, stage.prompt_tokens, stage.output_tokens)
+
+    start_s = time.monotonic()
+    real = await asyncio.gather(*(later(request) for request in requests))
+    for job, times in zip(virtual.jobs, real, strict=True):
+        assert len(times) == len(job.token_s)
+        # HTTP and a busy machine add to it; the schedule itself must not drift.
+        assert times[-1] - start_s == pytest.approx(float(job.token_s[-1]), abs=0.25)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--hardware", "h300"], "choose one of"), (["--policy", "fifo"], "choose one of slosgate")],
+    ids=["hardware", "policy"],
+)
+def test_an_unknown_name_on_the_command_line_is_refused_with_the_choices(options: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["engine", "sim", *options])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())

@@ -4,15 +4,13 @@ drafts or caches prefixes needs text that is not all alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from traces.errors import TraceError
+from traces.formats.base import CountTokens
 from traces.formats.humaneval import prompts as humaneval_prompts
-
-CountTokens = Callable[[str], int]
 
 # Short everyday words, most of them one token in any vocabulary.
 WORDS = (

@@ -40,6 +40,7 @@ class Target:
     urls: tuple[str, ...]
     model: str
     slo_headers: bool = True
+    slo_args: bool = False  # tell the engine the SLOs itself, as a gateway would: for engines without one
 
 
 @dataclass(slots=True)
@@ -116,6 +117,7 @@ class _Client:
         self._clock = clock
         self._run = run
         self._turns = itertools.cycle(target.urls)
+        self._ids = itertools.count()
         self._start_s = 0.0
 
     async def play(self, load: Load, drain_s: float, on_done: Callable[[RequestOutcome], None]) -> None:
@@ -178,6 +180,8 @@ class _Client:
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         }
         headers = _slo_headers(request, call) if self._target.slo_headers else {}
+        if self._target.slo_args:
+            body["vllm_xargs"] = _slo_args(f"r{next(self._ids)}", request, call)
         async with await self._post(f"{url}/v1/completions", body, headers) as response:
             outcome.admission = _ADMISSIONS.get(response.headers.get("x-slo-admission", ""), outcome.admission)
             if response.status != 200:
@@ -228,6 +232,16 @@ def _slo_headers(request: Offered, call: Call) -> dict[str, str]:
         if math.isfinite(value_s):
             headers[name] = f"{value_s * 1e3:.3f}"
     return headers
+
+
+def _slo_args(slo_id: str, request: Offered, call: Call) -> dict[str, Any]:
+    """The SLO as a gateway passes it on, as best effort: the engine decides whom it can serve in time."""
+    limits_ms = {"slo_ttft_ms": call.ttft_slo_s * 1e3, "slo_tpot_ms": call.tpot_slo_s * 1e3}
+    return {
+        "slo_id": slo_id,
+        "slo_class": request.slo_class,
+        **{name: round(value, 3) for name, value in limits_ms.items() if math.isfinite(value)},
+    }
 
 
 def _kind(error: Exception) -> str:

@@ -12,11 +12,11 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from bench.gpu.dummy_model import write_model
+from bench.gpu.fake_engine import FakeEngine, make_scheduler
 from engines.messages import Plan, PlannedIteration
 from engines.vllm.compat import ClampedScheduler
 from engines.vllm.scheduler import AsyncSloScheduler, SloScheduler, SyncSloScheduler
 from engines.vllm.versions import ANY_VERSION, UnsupportedVllm, require_supported
-from tests.vllm.fake_engine import FakeEngine, make_scheduler
 
 pytestmark = pytest.mark.vllm
 

@@ -66,6 +66,8 @@ class SimReplica:
         self._overhead_s = overhead_s
         self.unseen: deque[tuple[int, float]] = deque()  # slots the policy has not been told of, with arrivals
         self._previous: Iteration | None = None
+        self._gone: list[int] = []  # cancelled while their iteration runs
+        self._coefficients = profile.perf.coefficients()
 
     def submit(self, request: EngineRequest, now_s: float) -> int:
         """Take a request in and return its slot. Raises ValueError for a known id or one that can never fit."""
@@ -84,6 +86,7 @@ class SimReplica:
         self.counters.cancelled += 1
         if self.in_flight is not None and self._runs(self.in_flight.batch, slot):
             self.state.sequences[slot]["gone"] = True
+            self._gone.append(slot)
         else:
             self._forget(slot)
         return True
@@ -109,14 +112,15 @@ class SimReplica:
         if iteration is None:
             raise RuntimeError("no iteration is in flight")
         batch = iteration.batch
-        slots, emitted, done = carry_out(self.state.sequences, batch.decode, batch.drafts, batch.prefill, batch.tokens)
+        slots, emitted, done, total = carry_out(
+            self.state.sequences, batch.decode, batch.drafts, batch.prefill, batch.tokens
+        )
         outcome = Outcome(batch, slots, emitted, done, iteration.report, iteration.end_s)
-        self._count(outcome)
+        self._count(outcome, total)
         self.policy.observe(outcome)
-        for slot in done.tolist():
+        for slot in (*done.tolist(), *self._gone):
             self._forget(slot)
-        for slot in slots[self.state.sequences["gone"][slots]].tolist():
-            self._forget(slot)
+        self._gone.clear()
         self._previous = iteration
         return outcome
 
@@ -159,19 +163,23 @@ class SimReplica:
 
     def _begin(self, wanted: SlotBatch, now_s: float) -> Iteration | None:
         """Give the batch its blocks and its time; None when nothing of it can run."""
-        decode, drafts, prefill, tokens = (
-            wanted.decode.copy(), wanted.drafts.copy(), wanted.prefill.copy(), wanted.tokens.copy(),
-        )  # fmt: skip
-        n, m, blocks, new, context, steps = place(
-            self.state.sequences, decode, drafts, prefill, tokens, self.state.pool.free, self.profile.block_tokens
+        decode, drafts, prefill, tokens, blocks, new, context, steps, duration_s = place(
+            self.state.sequences,
+            wanted.decode,
+            wanted.drafts,
+            wanted.prefill,
+            wanted.tokens,
+            self.state.pool.free,
+            self.profile.block_tokens,
+            self._coefficients,
         )
-        if not n + m:
+        if not new:
             return None
         self.state.pool.take(blocks)
-        batch = SlotBatch(decode[:n], drafts[:n], prefill[:m], tokens[:m])
-        duration_s = self.profile.perf.iteration_s(new, context, n + m, steps) * self._factor()
-        report = IterationReport(duration_s, new, context, n + m, steps)
-        return Iteration(batch, now_s, now_s + duration_s, report)
+        if self._noise:
+            duration_s *= max(0.1, 1.0 + self._noise * float(self._random.standard_normal()))
+        report = IterationReport(duration_s, new, context, len(decode) + len(prefill), steps)
+        return Iteration(SlotBatch(decode, drafts, prefill, tokens), now_s, now_s + duration_s, report)
 
     def _forget(self, slot: int) -> None:
         for unseen in self.unseen:
@@ -185,14 +193,11 @@ class SimReplica:
     def _runs(self, batch: SlotBatch, slot: int) -> bool:
         return bool((batch.decode == slot).any() or (batch.prefill == slot).any())
 
-    def _factor(self) -> float:
-        """This iteration's multiple of its modelled time: positive, 1 on average."""
-        return max(0.1, 1.0 + self._noise * float(self._random.standard_normal())) if self._noise else 1.0
-
-    def _count(self, outcome: Outcome) -> None:
-        self.reports.append(outcome.report)
+    def _count(self, outcome: Outcome, emitted: int) -> None:
+        report = outcome.report
+        self.reports.append(report)
         self.counters.iterations += 1
-        self.counters.busy_s += outcome.report.duration_s
+        self.counters.busy_s += report.duration_s
         self.counters.prompt_tokens += int(outcome.batch.tokens.sum())
-        self.counters.output_tokens += int(outcome.emitted.sum())
+        self.counters.output_tokens += emitted
         self.counters.finished += len(outcome.done)

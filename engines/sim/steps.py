@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.sim.state import Sequences, Slots
 from planner.compiling import compiled
+from planner.kernels import iteration_s
 
 
 @compiled
@@ -17,13 +19,22 @@ def blocks_needed(sequences: Sequences, slot: int, new_tokens: int, block_tokens
 
 @compiled
 def place(
-    sequences: Sequences, decode: Slots, drafts: Slots, prefill: Slots, tokens: Slots, free: int, block_tokens: int
-) -> tuple[int, int, int, int, int, int]:
-    """Give each row its blocks, decodes first; rows that find none left are dropped from the arrays, in place.
+    sequences: Sequences,
+    decode: Slots,
+    drafts: Slots,
+    prefill: Slots,
+    tokens: Slots,
+    free: int,
+    block_tokens: int,
+    coef: NDArray[np.float64],
+) -> tuple[Slots, Slots, Slots, Slots, int, int, int, int, float]:
+    """Give each row its blocks, decodes first, and drop the rows that find none left.
 
-    Returns (decodes kept, prefills kept, blocks taken, new tokens, context tokens, draft steps).
+    Returns what is left of the four arrays, blocks taken, new tokens, context tokens, draft steps and the modelled
+    duration in seconds.
     """
-    taken, new, context, steps, n = 0, 0, 0, 0, 0
+    decode, drafts, prefill, tokens = decode.copy(), drafts.copy(), prefill.copy(), tokens.copy()
+    taken, new, context, steps, n, m = 0, 0, 0, 0, 0, 0
     for i in range(len(decode)):
         slot, wanted = decode[i], drafts[i] + 1
         blocks = blocks_needed(sequences, slot, wanted, block_tokens)
@@ -36,7 +47,6 @@ def place(
         steps = max(steps, drafts[i])
         decode[n], drafts[n] = slot, drafts[i]
         n += 1
-    m = 0
     for i in range(len(prefill)):
         slot, wanted = prefill[i], min(tokens[i], sequences[prefill[i]].prompt_left)
         blocks = blocks_needed(sequences, slot, wanted, block_tokens)
@@ -48,7 +58,8 @@ def place(
         context += sequences[slot].context + wanted
         prefill[m], tokens[m] = slot, wanted
         m += 1
-    return n, m, taken, new, context, steps
+    duration_s = iteration_s(coef, new, context, n + m, steps)
+    return decode[:n], drafts[:n], prefill[:m], tokens[:m], taken, new, context, steps, duration_s
 
 
 @compiled
@@ -63,8 +74,8 @@ def verdict(seed: int, position: int) -> float:
 @compiled
 def carry_out(
     sequences: Sequences, decode: Slots, drafts: Slots, prefill: Slots, tokens: Slots
-) -> tuple[Slots, Slots, Slots]:
-    """Advance every sequence of an iteration; (slots, output tokens of each, slots that are done).
+) -> tuple[Slots, Slots, Slots, int]:
+    """Advance every sequence of an iteration; (slots, output tokens of each, slots that are done, output tokens).
 
     A decode emits one token and the drafts accepted before the first rejection; a prefill emits when its prompt is
     complete. Cancelled sequences neither move nor emit.
@@ -72,7 +83,7 @@ def carry_out(
     slots = np.concatenate((decode, prefill))
     emitted = np.zeros(len(slots), np.int64)
     done = np.empty(len(slots), np.int64)
-    finished = 0
+    finished, total = 0, 0
     for i in range(len(slots)):
         s = sequences[slots[i]]
         if s.gone:
@@ -89,7 +100,8 @@ def carry_out(
             s.context += computed
             emitted[i] = s.prompt_left == 0
         s.generated += emitted[i]
+        total += emitted[i]
         if emitted[i] > 0 and s.generated >= s.output:
             done[finished] = slots[i]
             finished += 1
-    return slots, emitted, done[:finished]
+    return slots, emitted, done[:finished], total

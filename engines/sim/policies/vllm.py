@@ -46,7 +46,7 @@ class VllmPolicy:
         if not preempted and budget and self._waiting:
             admitted = self._admit(budget, free)
             chunk = np.concatenate([chunk, slots(*admitted)])
-        return self._batch(chunk)
+        return SlotBatch(*split(self._state.sequences, self._running, chunk))
 
     def observe(self, outcome: Outcome) -> None:
         """Nothing to learn."""
@@ -108,16 +108,23 @@ class VllmPolicy:
         self._running = np.concatenate([self._running, slots(*joining)])
         return admitted
 
-    def _batch(self, chunk: Slots) -> SlotBatch:
-        decodes = self._state.sequences["prompt_left"][self._running] == 0
-        runs = chunk > 0
-        decode, prefill = decodes & runs, ~decodes & runs
-        return SlotBatch(
-            decode=self._running[decode],
-            drafts=chunk[decode] - 1,
-            prefill=self._running[prefill],
-            tokens=chunk[prefill],
-        )
+
+@compiled
+def split(sequences: Sequences, running: Slots, chunk: Slots) -> tuple[Slots, Slots, Slots, Slots]:
+    """(decodes, their drafts, prefills, their tokens) of the sequences that run."""
+    decode, drafts = np.empty(len(running), np.int64), np.empty(len(running), np.int64)
+    prefill, tokens = np.empty(len(running), np.int64), np.empty(len(running), np.int64)
+    n, m = 0, 0
+    for i in range(len(running)):
+        if chunk[i] == 0:
+            continue
+        if sequences[running[i]].prompt_left == 0:
+            decode[n], drafts[n] = running[i], chunk[i] - 1
+            n += 1
+        else:
+            prefill[m], tokens[m] = running[i], chunk[i]
+            m += 1
+    return decode[:n], drafts[:n], prefill[:m], tokens[:m]
 
 
 @compiled

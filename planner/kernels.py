@@ -6,7 +6,7 @@ T(x, c, n, v) = max_i (a x + c c + s n + v v + b).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,28 @@ def iteration_s(coef: Floats, new: float, context: float, sequences: float, draf
         a, c, s, v, b = coef[i]
         longest = max(longest, a * new + c * context + s * sequences + v * drafts + b)
     return longest
+
+
+class Load(NamedTuple):
+    """What an iteration computes."""
+
+    new: int  # new tokens: one per decode, its drafts, prompt tokens
+    context: int  # KV entries attended to, the new ones included
+    sequences: int
+    drafts: int  # sequential draft steps: the longest draft
+
+
+@compiled
+def load_s(coef: Floats, load: Load) -> float:
+    """T of a load, seconds."""
+    return iteration_s(coef, load.new, load.context, load.sequences, load.drafts)
+
+
+@compiled
+def with_decode(load: Load, job: Any, drafts: int) -> Load:
+    """The load with one more decode, which verifies `drafts` draft tokens."""
+    new, context = 1 + drafts, job.context + 1 + drafts
+    return Load(load.new + new, load.context + context, load.sequences + 1, max(load.drafts, drafts))
 
 
 @compiled

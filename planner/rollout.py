@@ -13,6 +13,7 @@ from planner.jobs import Jobs
 from planner.kernels import Floats, Ints, blocks_for, token_due_s
 from planner.profile import HardwareProfile
 from planner.slack import TOLERANCE, next_batch
+from planner.speculation import expected_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,6 @@ def roll_forward(
         )  # fmt: skip
     waiting = (first_token_s == np.inf) & (jobs["deadline_s"] < end_s)
     return Rollout(tuple(batches), first_token_s, missed | waiting, end_s)
-
-
-@compiled
-def expected_tokens(acceptance: float, drafts: int) -> float:
-    """A(s) = (1 - alpha^(s+1)) / (1 - alpha): tokens a decode gains from s drafts, its own included."""
-    if acceptance >= 1.0:
-        return drafts + 1.0
-    return (1.0 - acceptance ** (drafts + 1)) / (1.0 - acceptance)
 
 
 @compiled

@@ -1,10 +1,11 @@
 """The slack rule: what one replica runs in its next iteration.
 
-    step   D  = T(n, c + n, n) of the decodes that are due within one period of the tightest tier
-    slack  S  = min over decodes with a live SLO of (due time of the next token) - now - D
-    while S > 0 and prefills can still meet their deadlines: a prefill-only iteration, earliest deadline first,
-        tau <= S, and tau <= the first deadline in it;
-    else a decode iteration, tau <= the tightest due time, with the prefill tokens that still fit: B(tau) - n.
+    step   D = T(decodes due within one period of the tightest tier)
+    slack  S = min over decodes with a live SLO of (due_i - now - T(the first i by due time)), and due_1 - now - D
+    urgent prefills that can all end within S: a prefill-only iteration, earliest deadline first, tau <= S, and tau <=
+        the first deadline in it;
+    else a decode iteration of the decodes that are due, tau <= the tightest due time, filled up with prefill tokens:
+        B(tau) - n. Decodes wait for each other, so that an iteration's constant cost is shared.
 
 Which prefills count as urgent is Moore and Hodgson's choice (1968): in deadline order, drop the longest best-effort
 one whenever the set is late, so that the fewest miss; guarantees are forced. All others take what is left. An
@@ -26,20 +27,24 @@ from planner.kernels import (
     Bools,
     Floats,
     Ints,
+    Load,
     blocks_for,
     insert_sorted,
     iteration_s,
+    load_s,
     peak_tokens,
     still_to_emit,
     tier_s,
     token_budget,
     token_due_s,
+    with_decode,
 )
 from planner.perf_model import PerfModel
 from planner.profile import HardwareProfile
+from planner.speculation import best_drafts, draft_length, mean_acceptance, with_drafts
 
 TOLERANCE = 0.05  # an SLO counts as kept within 5 %, so a decode is lost only beyond that
-WORTHWHILE_TOKENS = 64  # a prefill-only iteration below this is not worth its constant cost
+COALESCE = 0.8  # of the tightest period: how long a decode step may be made by waiting for each other
 FILLER_SHARE = 0.95  # share of the KV memory that prefills beyond the urgent ones may plan for
 
 
@@ -51,6 +56,7 @@ def next_batch(jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: 
         profile.block_tokens,
         profile.max_batched_tokens,
         profile.max_sequences,
+        profile.max_drafts,
         now_s,
         free_blocks,
     )
@@ -65,7 +71,13 @@ def coefficients(perf: PerfModel) -> Floats:
 
 @compiled
 def next_due_s(job: Any, now_s: float) -> float:
-    """When a decode's next token is due, inf when nothing is to be won: no SLO, or best effort that has missed it."""
+    """When a decode's next token is due; inf when nothing is to be won any more, or nothing was asked for.
+
+    Best effort is lost once its first token was late (its due times then count from that token); anything is lost once
+    it is behind by a token and the tolerance.
+    """
+    if not job.guaranteed and job.due_base_s > job.deadline_s + job.tpot_s:
+        return np.inf
     due = token_due_s(job, job.generated)
     if now_s > due + TOLERANCE * job.generated * job.tpot_s + job.tpot_s:
         return np.inf
@@ -107,14 +119,13 @@ def period_s(jobs: Jobs, decode: Ints, due: Floats) -> float:
 
 
 @compiled
-def step_load(jobs: Jobs, decode: Ints, due: Floats, until_s: float) -> tuple[int, int]:
-    """(sequences, context tokens) of a decode step over the rows due by `until_s`."""
-    n, context = 0, 0
+def step_load(jobs: Jobs, decode: Ints, due: Floats, until_s: float) -> Load:
+    """A decode step over the rows due by `until_s`, without drafts."""
+    load = Load(0, 0, 0, 0)
     for i in range(len(decode)):
         if due[i] <= until_s:
-            n += 1
-            context += jobs[decode[i]].context + 1
-    return n, context
+            load = with_decode(load, jobs[decode[i]], 0)
+    return load
 
 
 @compiled
@@ -215,7 +226,8 @@ def startable(
                     continue
                 rem, ctx = still_to_emit(job), job.prompt_left
                 share = 1.0 if wanted else FILLER_SHARE
-                if peak_tokens(remaining, context, count, rem, ctx, block_tokens) > share * capacity:
+                # An empty replica never waits: whatever fits alone may start.
+                if count and peak_tokens(remaining, context, count, rem, ctx, block_tokens) > share * capacity:
                     blocked = job.guaranteed or not wanted
                     continue
                 insert_sorted(remaining, context, count, rem, ctx)
@@ -230,114 +242,123 @@ def startable(
 
 @compiled
 def fill(
-    jobs: Jobs, order: Ints, coef: Floats, block_tokens: int, max_tokens: int, now_s: float, tau_s: float,
-    new: int, context: int, sequences: int, free_blocks: int, taken: Ints,
-) -> tuple[int, int, int, float]:  # fmt: skip
+    jobs: Jobs, order: Ints, coef: Floats, block_tokens: int, max_tokens: int, now_s: float, tau_s: float, load: Load,
+    free_blocks: int, taken: Ints,
+) -> Load:  # fmt: skip
     """Give `order` prompt tokens, first to last, while the iteration ends within tau and by the deadlines it serves.
 
-    Writes tokens to `taken` and returns the load with them: (new tokens, context, sequences, tau left to respect).
+    Writes the tokens to `taken` and returns the iteration's load with them.
     """
     for i in range(len(order)):
         job = jobs[order[i]]
         taken[i] = 0
         in_block = blocks_for(job.context, block_tokens) * block_tokens - job.context
-        fits = token_budget(coef, tau_s, new, context + job.context, sequences + 1, 0.0)
-        take = int(min(job.prompt_left, fits, max_tokens - new, free_blocks * block_tokens + in_block))
+        fits = token_budget(coef, tau_s, load.new, load.context + job.context, load.sequences + 1, load.drafts)
+        take = int(min(job.prompt_left, fits, max_tokens - load.new, free_blocks * block_tokens + in_block))
         if take <= 0:
             continue
         taken[i] = take
-        new += take
-        context += job.context + take
-        sequences += 1
+        load = Load(load.new + take, load.context + job.context + take, load.sequences + 1, load.drafts)
         free_blocks -= blocks_for(job.context + take, block_tokens) - blocks_for(job.context, block_tokens)
         left_s = job.deadline_s - now_s
-        if take == job.prompt_left and iteration_s(coef, new, context, sequences, 0.0) <= left_s:
+        if take == job.prompt_left and load_s(coef, load) <= left_s:
             tau_s = min(tau_s, left_s)
-    return new, context, sequences, tau_s
+    return load
 
 
 @compiled
 def due_now(
-    jobs: Jobs, decode: Ints, due: Floats, coef: Floats, now_s: float, until_s: float, pressed: bool
-) -> tuple[Bools, int, int]:
-    """Which decodes run in a decode iteration, and its (sequences, context).
+    jobs: Jobs, decode: Ints, due: Floats, coef: Floats, block_tokens: int, max_tokens: int, now_s: float,
+    until_s: float, tau_s: float, drafts: int, pressed: bool, free_blocks: int,
+) -> tuple[Ints, Load, int]:  # fmt: skip
+    """Which decodes run in a decode iteration (draft tokens for each of `decode`, -1: doesn't run), load, free blocks.
 
-    Without urgent prefills all run, as long as nobody is made late by it; else only those due by `until_s`, and
-    guarantees that are late beyond repair, which still deserve to move on.
+    All run, as long as nobody is made late by it; under pressure only those due by `until_s`, and guarantees that are
+    late beyond repair, which still deserve to move on. A decode without a free block waits.
     """
-    runs = np.zeros(len(decode), np.bool_)
-    n, context = 0, 0
-    tau_s = due[0] - now_s if len(due) else np.inf
+    lengths = np.full(len(decode), -1)
+    load = Load(0, 0, 0, drafts)
     for i in range(len(decode)):
         job = jobs[decode[i]]
         if pressed and due[i] > until_s and not (due[i] == np.inf and job.guaranteed):
             continue
-        took_s = iteration_s(coef, n + 1, context + job.context + 1, n + 1, 0.0)
-        if took_s > tau_s and now_s + took_s < due[i]:
+        length = draft_length(job, drafts)
+        blocks = blocks_for(job.context + 1 + length, block_tokens) - blocks_for(job.context, block_tokens)
+        if blocks > free_blocks and length:
+            length = 0
+            blocks = int(job.context % block_tokens == 0)
+        wider = with_decode(load, job, length)
+        took_s = load_s(coef, wider)
+        if blocks > free_blocks or wider.new > max_tokens or (took_s > tau_s and now_s + took_s < due[i]):
             continue
-        runs[i] = True
-        n += 1
-        context += job.context + 1
-    return runs, n, context
+        lengths[i] = length
+        load = wider
+        free_blocks -= blocks
+    return lengths, load, free_blocks
+
+
+@compiled
+def slack_of(jobs: Jobs, decode: Ints, due: Floats, lengths: Ints, coef: Floats, now_s: float) -> float:
+    """How long the decodes that don't run now can wait: min_i (due_i - now - T(the first i by due time))."""
+    slack_s = np.inf
+    load = Load(0, 0, 0, 0)
+    for i in range(len(decode)):
+        if due[i] == np.inf:
+            break
+        if lengths[i] < 0:
+            load = with_decode(load, jobs[decode[i]], 0)
+            slack_s = min(slack_s, due[i] - now_s - load_s(coef, load))
+    return slack_s
 
 
 @compiled
 def choose(
-    jobs: Jobs, coef: Floats, block_tokens: int, max_tokens: int, max_sequences: int, now_s: float, free_blocks: int
-) -> tuple[Ints, Ints, Ints, Ints, float]:
+    jobs: Jobs, coef: Floats, block_tokens: int, max_tokens: int, max_sequences: int, max_drafts: int, now_s: float,
+    free_blocks: int,
+) -> tuple[Ints, Ints, Ints, Ints, float]:  # fmt: skip
     """The rule, on rows: (decode, drafts, prefill, tokens, duration)."""
     decode, due, prefill = split(jobs, now_s)
     period = period_s(jobs, decode, due)
-    first_due_s = due[0] - now_s if len(due) else np.inf
-    n, context = step_load(jobs, decode, due, now_s + period if period < np.inf else -1.0)
-    step_s = iteration_s(coef, n, context, n, 0.0) if n else 0.0
-    slack_s = first_due_s - step_s
-    stretch = stretch_of(coef, period, n, context)
+    step = step_load(jobs, decode, due, now_s + period if period < np.inf else np.inf)
+    carried = carried_tokens(jobs, prefill, coef, period, step, now_s)
+    drafts = best_drafts(coef, step, mean_acceptance(jobs, decode), max_drafts, carried)
+    step_s = load_s(coef, with_drafts(step, drafts)) if step.sequences else 0.0
+    together_s = min(step_s, COALESCE * period)
+    slack_s = slack_of(jobs, decode, due, np.full(len(decode), -1), coef, now_s)
+    if len(due):
+        slack_s = min(slack_s, due[0] - now_s - together_s)
+    stretch = stretch_of(coef, period, step)
     chosen = urgent(jobs, prefill, coef, now_s, slack_s, step_s, stretch)
     order, n_urgent = startable(jobs, prefill, chosen, block_tokens, max_sequences, free_blocks)
     taken = np.zeros(len(order), np.int64)
-    if n_urgent and slack_s > 0.0:
+    if n_urgent and (len(decode) == 0 or urgent_work_s(jobs, order[:n_urgent], coef) <= slack_s):
         spare = free_blocks - growth_blocks(jobs, decode, block_tokens)
-        new, ctx, seq, _ = fill(jobs, order, coef, block_tokens, max_tokens, now_s, slack_s, 0, 0, 0, spare, taken)
-        if new >= WORTHWHILE_TOKENS or (new > 0 and taken[0] == jobs[order[0]].prompt_left):
-            return nothing(), nothing(), order[taken > 0], taken[taken > 0], iteration_s(coef, new, ctx, seq, 0.0)
-    return decode_iteration(
-        jobs, decode, due, order, n_urgent, coef, block_tokens, max_tokens, now_s, step_s, period, free_blocks
-    )
-
-
-@compiled
-def decode_iteration(
-    jobs: Jobs, decode: Ints, due: Floats, order: Ints, n_urgent: int, coef: Floats, block_tokens: int, max_tokens: int,
-    now_s: float, step_s: float, period: float, free_blocks: int,
-) -> tuple[Ints, Ints, Ints, Ints, float]:  # fmt: skip
-    """Decodes, and the prefill tokens that fit beside them."""
-    runs, n, context = due_now(jobs, decode, due, coef, now_s, now_s + step_s + period, n_urgent > 0)
-    for i in range(len(decode)):
-        if runs[i] and (n > max_tokens or (jobs[decode[i]].context % block_tokens == 0 and free_blocks == 0)):
-            runs[i] = False
-            n -= 1
-            context -= jobs[decode[i]].context + 1
-        elif runs[i] and jobs[decode[i]].context % block_tokens == 0:
-            free_blocks -= 1
-    tau_s = np.inf
+        load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, slack_s, Load(0, 0, 0, 0), spare, taken)
+        if load.new > 0:
+            return nothing(), nothing(), order[taken > 0], taken[taken > 0], load_s(coef, load)
+    tau_s = max(due[0] - now_s, together_s) if len(due) else np.inf
+    lengths, load, free_blocks = due_now(
+        jobs, decode, due, coef, block_tokens, max_tokens, now_s, now_s + step_s + period, tau_s, drafts, n_urgent > 0,
+        free_blocks,
+    )  # fmt: skip
+    runs = lengths >= 0
+    tau_s = slack_of(jobs, decode, due, lengths, coef, now_s)
     for i in range(len(decode)):
         if runs[i]:
             tau_s = min(tau_s, due[i] - now_s)
-        elif due[i] < np.inf:
-            tau_s = min(tau_s, due[i] - now_s - step_s)
-    tau_s = max(tau_s, iteration_s(coef, n, context, n, 0.0) if n else 0.0)
-    taken = np.zeros(len(order), np.int64)
-    new, ctx, seq, tau_s = fill(
-        jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, n, context, n, free_blocks, taken
-    )
-    return (
-        decode[runs],
-        np.zeros(n, np.int64),
-        order[taken > 0],
-        taken[taken > 0],
-        iteration_s(coef, new, ctx, seq, 0.0),
-    )
+    tau_s = max(tau_s, load_s(coef, load) if load.sequences else 0.0)
+    load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, load, free_blocks, taken)
+    return decode[runs], lengths[runs], order[taken > 0], taken[taken > 0], load_s(coef, load)
+
+
+@compiled
+def urgent_work_s(jobs: Jobs, order: Ints, coef: Floats) -> float:
+    """Time to prefill all of `order` in one go."""
+    constant_s = iteration_s(coef, 0.0, 0.0, 0.0, 0.0)
+    work_s = constant_s
+    for i in range(len(order)):
+        work_s += prefill_cost_s(jobs[order[i]], coef, constant_s)
+    return work_s
 
 
 @compiled
@@ -355,11 +376,24 @@ def growth_blocks(jobs: Jobs, decode: Ints, block_tokens: int) -> int:
 
 
 @compiled
-def stretch_of(coef: Floats, period: float, n: int, context: int) -> float:
-    """Wall time per second of prefill work when every period carries one step of the decodes."""
-    if n == 0:
+def stretch_of(coef: Floats, period: float, step: Load) -> float:
+    """Wall time per second of prefill work when every period carries one decode step."""
+    if step.sequences == 0 or period == np.inf:
         return 1.0
-    tokens = token_budget(coef, period, n, context, n, 0.0)
-    constant_s = iteration_s(coef, 0.0, 0.0, 0.0, 0.0)
-    work_s = iteration_s(coef, tokens, tokens, 1.0, 0.0) - constant_s if tokens > 0.0 else 0.0
-    return period / work_s if work_s > 0.0 else np.inf
+    tokens = token_budget(coef, period, step.new, step.context, step.sequences, 0.0)
+    work_s = iteration_s(coef, tokens, tokens, 1.0, 0.0) - iteration_s(coef, 0.0, 0.0, 0.0, 0.0)
+    return period / work_s if tokens > 0.0 and work_s > 0.0 else np.inf
+
+
+@compiled
+def carried_tokens(jobs: Jobs, prefill: Ints, coef: Floats, period: float, step: Load, now_s: float) -> int:
+    """Prompt tokens with a live deadline that a decode step within one period could carry."""
+    if step.sequences == 0 or period == np.inf:
+        return 0
+    room = int(token_budget(coef, period, step.new, step.context, step.sequences, 0.0))
+    waiting = 0
+    for i in range(len(prefill)):
+        job = jobs[prefill[i]]
+        if now_s < job.deadline_s < np.inf:
+            waiting += job.prompt_left
+    return max(0, min(room, waiting))

@@ -179,9 +179,11 @@ class PlanFollower:
         """Do what a gateway would, when there is best effort to promote or hold and no plan has come for a while."""
         if self._plan_is_news:
             self._plan_is_news, self._planned_s = False, now_s + PATIENCE_S
-        if now_s < self._planned_s or self.table.rows["guaranteed"].all():
+        if now_s < self._planned_s:
             return
         self._planned_s = now_s + ALONE_EVERY_S
+        if self.table.rows["guaranteed"].all():
+            return
         state = ReplicaState("", self.profile, self.table, free_blocks)
         promoted = promote(state, now_s)
         planned = plan_replica(state, now_s, horizon_s=0.0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
@@ -13,11 +11,8 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 from typer.testing import CliRunner
 
-from engines import profiles
-from engines.sim.cluster import simulate
-from engines.sim.systems import Settings, SimRequest, SimStage, load
 from gateway.cli import app
-from tests.engines.serving import EngineServer, complete, sim_engine
+from tests.engines.serving import sim_engine
 
 
 @pytest.fixture(scope="module")
@@ -111,29 +106,6 @@ async def test_models_and_metrics_carry_vllms_names(server: str, client: AsyncOp
         text = await response.text()
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "generation_tokens_total"):
         assert f'vllm:{name}{{engine="0",model_name="tiny"}}' in text
-
-
-async def test_real_time_agrees_with_virtual_time(server: str) -> None:
-    profile = profiles.load("h200-opt-13b")
-    loads = [(600, 40), (1500, 40), (900, 40), (1200, 40)]
-    requests = [
-        SimRequest(id=str(n), arrival_s=0.1 * n, stages=(SimStage(prompt_tokens=prompt, output_tokens=output),))
-        for n, (prompt, output) in enumerate(loads)
-    ]
-    virtual = simulate(load("vllm")(Settings(profile)), requests)
-    engine = EngineServer("alone", server, "", 0, 0, 0)
-
-    async def later(request: SimRequest) -> list[float]:
-        await asyncio.sleep(request.arrival_s)
-        stage = request.stages[0]
-        return await complete(engine, stage.prompt_tokens, stage.output_tokens)
-
-    start_s = time.monotonic()
-    real = await asyncio.gather(*(later(request) for request in requests))
-    for job, times in zip(virtual.jobs, real, strict=True):
-        assert len(times) == len(job.token_s)
-        # HTTP and a busy machine add to it; the schedule itself must not drift.
-        assert times[-1] - start_s == pytest.approx(float(job.token_s[-1]), abs=0.25)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ class Response(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._size = 0
         self._paused = False
+        self._kept = False
         self.complete = False
         self.error: str = ""
 
@@ -133,6 +134,7 @@ class Response(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self.complete = True
+        self._kept = bool(self._parser.should_keep_alive())  # the parser knows only now
         self._wake()
 
     def _sized(self) -> bool:
@@ -140,7 +142,7 @@ class Response(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        return self.complete and not self.closed and not self._paused and bool(self._parser.should_keep_alive())
+        return self.complete and self._kept and not self.closed and not self._paused
 
 
 class Upstream:

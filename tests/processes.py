@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gateway import valkey
 
-START_S = 60.0
+START_S = 120.0
 
 
 @dataclass

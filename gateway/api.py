@@ -5,14 +5,18 @@ from __future__ import annotations
 from uuid import uuid4
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.completion import Kind
-from gateway.errors import BodyTooLarge, GatewayError
+from gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, Unauthorized
 from gateway.gateway import Gateway
+from gateway.keys import matches
+
+OWN_PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/models")
 
 
 class Completions:
@@ -34,6 +38,31 @@ class Completions:
         except GatewayError as error:
             self._gateway.metrics.refused(error.code)
             raise
+
+
+class Others:
+    """Whatever else replicas offer, handed through."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = scope["slosgate_request_id"] = f"req-{uuid4().hex}"
+        if scope["path"] in OWN_PATHS:
+            raise HTTPException(405)
+        path = scope["raw_path"].decode() + (f"?{query.decode()}" if (query := scope["query_string"]) else "")
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        gateway = self._gateway
+        holder = gateway.keys.holder(headers)
+        gateway.keys.enter(holder)
+        try:
+            body = await read_body(headers, receive, gateway.config.server.max_body_bytes)
+            await gateway.passthrough.answer(scope["method"], path, body, headers, request_id, receive, send)
+        except ClientDisconnect:
+            return
+        finally:
+            if holder is not None:
+                holder.leave()
 
 
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
@@ -92,14 +121,43 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         )
         return Response(page, media_type="text/plain; version=0.0.4")
 
+    async def record(request: Request) -> Response:
+        """What was decided about one request, and what became of it."""
+        _admin_only(gateway, request)
+        found = gateway.records.get(request.path_params["request_id"])
+        if found is None:
+            raise HTTPException(404)
+        return _json(found)
+
+    async def records(request: Request) -> Response:
+        """The newest records."""
+        _admin_only(gateway, request)
+        count = request.query_params.get("limit", "100")
+        if not count.isdigit():
+            raise InvalidRequest(f"limit must be a number of records, not {count!r}", param="limit")
+        return _json({"object": "list", "data": gateway.records.newest(int(count))})
+
     return [
         Route("/v1/completions", Completions(gateway, "completions"), methods=["POST"]),
         Route("/v1/chat/completions", Completions(gateway, "chat"), methods=["POST"]),
         Route("/v1/models", models),
+        Route("/v1/{path:path}", Others(gateway), methods=["GET", "POST", "DELETE"]),
+        Route("/tokenize", Others(gateway), methods=["POST"]),
+        Route("/detokenize", Others(gateway), methods=["POST"]),
         Route("/health", health),
         Route("/ready", ready),
         Route("/metrics", metrics),
+        Route("/admin/requests", records),
+        Route("/admin/requests/{request_id}", record),
     ]
+
+
+def _admin_only(gateway: Gateway, request: Request) -> None:
+    digest = gateway.config.admin.sha256
+    if not digest:
+        raise HTTPException(404)
+    if not matches(digest, dict(request.scope["headers"])):
+        raise Unauthorized("the admin key is missing or wrong: send authorization: Bearer KEY", param="authorization")
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -45,6 +45,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     request_timeout_s: Positive = 600.0  # as long as OpenAI's own client waits
     connect_timeout_s: Positive = 2.0
     drain_s: Positive = 30.0  # how long a stopping gateway lets accepted requests finish
+    log_requests: bool = False  # a line of JSON per request on stderr: its decision record, never its prompt
 
 
 class RedisConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,8 +97,10 @@ class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class AdminConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""  # hash of the admin key; empty: no /admin
-    records: Count = 10_000  # decision records kept in memory
+    """Who may read decision records."""
+
+    sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""  # digest of the admin key; empty: no /admin
+    records: Count = 10_000  # kept in memory
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -47,6 +47,7 @@ class Exchange:
     cut_reason: str = ""
     task: asyncio.Task[None] | None = None
     counted_prompt: bool = False  # prompt_tokens is what the replica counted
+    key: str = ""  # name of the API key's holder; empty when keys are not asked for
     authorization: str = ""  # the client's, for replicas that check keys themselves
 
     @property

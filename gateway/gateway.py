@@ -18,10 +18,13 @@ from gateway.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.exchange import Exchange
 from gateway.fleet import Fleet, Replica
+from gateway.keys import Holder, Keys
 from gateway.ledger import Ledger
 from gateway.lengths import Lengths
 from gateway.metrics import Metrics
+from gateway.passthrough import Passthrough
 from gateway.planning import Planning
+from gateway.records import Records, log_stream
 from gateway.relay import Relay
 from gateway.upstream import Upstream
 
@@ -40,34 +43,56 @@ class Gateway:
         self.admission = Admission(self.fleet, self.ledger, config.admission, clock=clock)
         self.planning = Planning(self.fleet, self.ledger, interval_s=config.admission.plan_interval_s, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, config.server, clock=clock)
+        self.passthrough = Passthrough(self.upstream, self.fleet)
         self.lengths = Lengths()
         self.metrics = Metrics()
+        self.keys = Keys(config.keys)
+        self.records = Records(config.admin.records, log_stream(config.server.log_requests))
 
     async def answer(
         self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,
         receive: Receive, send: Send,
     ) -> None:  # fmt: skip
         """Serve one completion request. Raises GatewayError while the client has seen nothing."""
-        exchange = self._exchange(kind, body, headers, arrival_s, request_id)
+        holder = self.keys.holder(headers)
+        exchange = self._exchange(kind, body, headers, arrival_s, request_id, holder)
+        self.keys.enter(holder)
+        try:
+            await self._admit(exchange)
+            await self._relay(exchange, receive, send)
+        finally:
+            if holder is not None:
+                holder.leave()
+
+    async def _admit(self, exchange: Exchange) -> None:
         began_s = self.clock()
         try:
             await self.admission.admit(exchange)
-        except GatewayError:
+        except GatewayError as error:
             self.metrics.refused_slo(exchange)
+            self.records.keep(exchange, self.clock(), error)
             raise
         self.metrics.decided(self.clock() - began_s)
+
+    async def _relay(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        error = None
         try:
             await self.relay.answer(exchange, receive, send)
+        except GatewayError as exc:
+            error = exc
+            raise
         finally:
             self.lengths.learn(exchange)
             self.metrics.ended(exchange)
+            self.records.keep(exchange, self.clock(), error)
 
     def _exchange(
-        self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str
-    ) -> Exchange:
+        self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,
+        holder: Holder | None,
+    ) -> Exchange:  # fmt: skip
         """What is asked for, checked against what the replicas could ever do."""
         completion = parse(body, kind)
-        contract = resolve(headers, completion.service_tier, self.config)
+        contract = resolve(headers, completion.service_tier, self.config, holder.config if holder else None)
         replicas = self.admission.candidates(completion.model)
         prompt_tokens = self.lengths.prompt_tokens(completion)
         window = _window(replicas) - prompt_tokens
@@ -86,7 +111,9 @@ class Gateway:
             prompt_tokens=prompt_tokens,
             output_tokens=self.lengths.output_tokens(completion, contract.slo_class, max(1, window)),
             ttft_s=_ttft_s(contract, prompt_tokens, replicas),
-            authorization=headers.get(b"authorization", b"").decode("latin-1"),
+            key=holder.name if holder else "",
+            # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
+            authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),
         )
         stated = any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS))
         reachable(exchange, replicas, stated=stated)

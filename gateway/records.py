@@ -1,0 +1,101 @@
+"""Decision records: what was predicted, decided, and what happened, one per request, for whoever must explain it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import OrderedDict
+from typing import IO
+
+import msgspec
+
+from gateway.errors import GatewayError
+from gateway.exchange import Exchange
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    replica: str
+    guaranteed: bool
+    predicted_ttft_ms: float | None
+    reason: str
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """No prompt and no answer is in it. Milliseconds; times of day are wall clock in seconds."""
+
+    request_id: str
+    key: str
+    model: str
+    slo_class: str
+    arrival_s: float
+    stream: bool
+    prompt_tokens: int
+    planned_output_tokens: int
+    output_tokens: int
+    ttft_slo_ms: float | None
+    tpot_slo_ms: float | None
+    attempts: tuple[Attempt, ...]
+    outcome: str
+    error: str
+    ttft_ms: float | None
+    tpot_ms: float | None
+    duration_ms: float
+    attained: bool | None  # None: there was no SLO
+
+
+class Records:
+    """The newest records, and if wanted a line of JSON for each."""
+
+    def __init__(self, limit: int, log: IO[str] | None = None) -> None:
+        self._limit = limit
+        self._log = log
+        self._records: OrderedDict[str, Record] = OrderedDict()
+
+    def get(self, request_id: str) -> Record | None:
+        return self._records.get(request_id)
+
+    def newest(self, count: int) -> list[Record]:
+        return [self._records[i] for i, _ in zip(reversed(self._records), range(count), strict=False)]
+
+    def keep(self, exchange: Exchange, now_s: float, error: GatewayError | None = None) -> None:
+        record = record_of(exchange, now_s, error)
+        self._records[record.request_id] = record
+        if len(self._records) > self._limit:
+            self._records.popitem(last=False)
+        if self._log is not None:
+            print(msgspec.json.encode(record).decode(), file=self._log, flush=True)
+
+
+def record_of(exchange: Exchange, now_s: float, error: GatewayError | None) -> Record:
+    contract = exchange.contract
+    return Record(
+        request_id=exchange.request_id,
+        key=exchange.key,
+        model=exchange.completion.model,
+        slo_class=contract.slo_class,
+        arrival_s=exchange.arrival_s,
+        stream=exchange.completion.stream,
+        prompt_tokens=exchange.prompt_tokens,
+        planned_output_tokens=exchange.output_tokens,
+        output_tokens=exchange.tokens,
+        ttft_slo_ms=_ms(exchange.ttft_s),
+        tpot_slo_ms=_ms(contract.tpot_s),
+        attempts=tuple(
+            Attempt(p.replica.name, p.guaranteed, _ms(p.predicted_ttft_s), p.reason) for p in exchange.attempts
+        ),
+        outcome=exchange.outcome or ("refused" if error else "failed"),
+        error=error.message if error else "",
+        ttft_ms=_ms(exchange.first_token_s - exchange.arrival_s),
+        tpot_ms=_ms((exchange.last_token_s - exchange.first_token_s) / max(1, exchange.tokens - 1)),
+        duration_ms=(now_s - exchange.arrival_s) * 1000,
+        attained=exchange.attained if contract.has_slo else None,
+    )
+
+
+def _ms(seconds: float) -> float | None:
+    return round(seconds * 1000, 3) if math.isfinite(seconds) else None
+
+
+def log_stream(wanted: bool) -> IO[str] | None:
+    """Where lines go when the configuration wants them."""
+    return sys.stderr if wanted else None

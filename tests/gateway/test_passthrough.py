@@ -1,0 +1,61 @@
+"""Paths that slosgate doesn't plan for reach a replica that knows them."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+
+from tests.gateway.conftest import Start
+from tests.gateway.scripted import Call, dies_at_once
+from tests.processes import Process
+
+
+async def embeds(call: Call) -> None:
+    await call.head(kind="application/json")
+    await call.chunk(b'{"object": "list", "data": []}')
+    await call.end()
+
+
+async def knows_nothing(call: Call) -> None:
+    await call.head(404, "application/json")
+    await call.chunk(b"{}")
+    await call.end()
+
+
+async def breaks_off(call: Call) -> None:
+    await call.head(kind="application/json")
+    await call.chunk(b'{"object": ')
+    call.writer.transport.abort()
+
+
+async def test_a_capable_replica_answers(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async with replica("a", knows_nothing), replica("b", dies_at_once), replica("c", embeds) as server:
+        ask = {"model": model, "input": "text"}
+        async with client.post(f"{gateway.url}/v1/embeddings", json=ask) as answer:
+            assert answer.status == 200
+            assert await answer.json() == {"object": "list", "data": []}
+            assert answer.headers["x-slo-replica"] == server.name
+            assert answer.headers["x-slo-admission"] == "best-effort"
+        assert server.calls[0].path == "/v1/embeddings"
+        assert server.calls[0].body == ask
+
+
+async def test_errors_are_openai_errors(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async with replica("a", dies_at_once):
+        async with client.post(f"{gateway.url}/v1/embeddings", json={"model": "gpt-9"}) as answer:
+            assert (answer.status, (await answer.json())["error"]["param"]) == (404, "model")
+        async with client.post(f"{gateway.url}/v1/responses", json={"model": model}) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (503, "replica_lost")
+
+
+async def test_an_answer_that_breaks_off_is_seen_to_break_off(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async with replica("a", breaks_off):
+        async with client.post(f"{gateway.url}/v1/responses", json={"model": model}) as answer:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.read()

@@ -45,6 +45,7 @@ from planner.speculation import best_drafts, draft_length, mean_acceptance, with
 
 TOLERANCE = 0.05  # an SLO counts as kept within 5 %, so a decode is lost only beyond that
 COALESCE = 0.8  # of the tightest period: how long a decode step may be made by waiting for each other
+ROOMY = 0.3  # below this share of the KV memory, drafts need not hurry decodes out of it
 FILLER_SHARE = 0.95  # share of the KV memory that prefills beyond the urgent ones may plan for
 
 
@@ -320,8 +321,11 @@ def choose(
     decode, due, prefill = split(jobs, now_s)
     period = period_s(jobs, decode, due)
     step = step_load(jobs, decode, due, now_s + period if period < np.inf else np.inf)
-    carried = carried_tokens(jobs, prefill, coef, period, step, now_s)
-    drafts = best_drafts(coef, step, mean_acceptance(jobs, decode), max_drafts, carried)
+    carried = 0
+    if memory_share(jobs, block_tokens, free_blocks) < ROOMY:
+        carried = carried_tokens(jobs, prefill, coef, period, step, now_s)
+    everybody = step if step.sequences else step_load(jobs, decode, due, np.inf)
+    drafts = best_drafts(coef, everybody, mean_acceptance(jobs, decode), max_drafts, carried)
     step_s = load_s(coef, with_drafts(step, drafts)) if step.sequences else 0.0
     together_s = min(step_s, COALESCE * period)
     slack_s = slack_of(jobs, decode, due, np.full(len(decode), -1), coef, now_s)
@@ -397,3 +401,12 @@ def carried_tokens(jobs: Jobs, prefill: Ints, coef: Floats, period: float, step:
         if now_s < job.deadline_s < np.inf:
             waiting += job.prompt_left
     return max(0, min(room, waiting))
+
+
+@compiled
+def memory_share(jobs: Jobs, block_tokens: int, free_blocks: int) -> float:
+    """Share of the KV memory that jobs hold."""
+    held = 0
+    for row in range(len(jobs)):
+        held += blocks_for(jobs[row].context, block_tokens)
+    return held / max(1, held + free_blocks)

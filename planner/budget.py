@@ -1,110 +1,294 @@
-"""The budget model of admission: is there enough prefill budget before every deadline, and enough memory?
+"""The budget model of admission: one description that the DP, the greedy reference and brute force share.
 
-Decodes first: by time t a decode j with its next token due at e_j has to emit
-    k_j(t) = min(left_j, max(0, (t - e_j) / TPOT_j + 1))     tokens.
-What is left of each iteration is prefill budget. With iterations of tau = the tightest tier's TPOT, every term i of
-the performance model gives, up to a deadline d,
-    p_i(d) = (d - now) (1 - b_i / tau) - (a_i + s_i) sum_j k_j(d) - c_i sum_j c_j k_j(d)       seconds
-and a set of prefills is feasible when at each of its deadlines the prompts due by then cost no more than that.
-An accepted prefill decodes from its deadline on.
+Candidates k = 1..N by prefill deadline d_k. Iterations last tau, the shortest time in which the tightest tier must gain
+its tokens: tau = min over tiers of A(s) TPOT (s: draft tokens, 0 without speculation). An iteration costs b + v s for
+being one; a decoded token of a job with c context costs, shared over the A(s) tokens that its iteration gains,
+
+    w(c) = max over terms i of ((a_i + s_i) (1 + s) + c_i c) / A(s)         load u = w / TPOT
+
+Before its deadline every accepted prompt must be computed, beside the decodes. Prefill budget at d_k, in seconds:
+
+    P_k = (d_k - now) (1 - b / tau) - b - sum over running j of  n_j(d_k) w_j
+
+where n_j(t) tokens of the running job j are due by t, which ends when its output does. An accepted candidate takes its
+prompt x once and decodes from its deadline on, so a set S is feasible when for every k in S
+
+    sum_{j in S, j <= k} (p_j + u_j (d_k - d_j)) <= P_k                 p_j = a x_j + c (context_j + x_j)
+    sum_{j in S, j <= k} m_j <= M_k                                     memory over time
+    U_running + sum_{j in S} u_j <= 1 - b / tau                         the decodes alone can be sustained
+
+M_k is the memory that guaranteed running jobs leave, at the worst time from the latest start of prefill k on: what
+finishes earlier has given its blocks back. m_j is the whole of a candidate's prompt and output.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.compiling import compiled
 from planner.jobs import Jobs
 from planner.kernels import (
+    Bools,
     Floats,
+    Ints,
     blocks_for,
-    insert_sorted,
     iteration_s,
-    peak_tokens,
     still_to_emit,
     tier_s,
     token_due_s,
 )
+from planner.profile import HardwareProfile
+from planner.speculation import expected_tokens, tier_lengths
+
+MARGIN = 1e-9  # seconds or tokens: rounding, so that every solver draws the line at the same place
+MOST_TIERS = 16
+FAR_S = 30.0  # a TPOT SLO without a TTFT SLO is admitted as if its first token were due then
+
+
+class Problem(NamedTuple):
+    """Which of the candidates to admit under one choice of tau. Arrays of shape (N,), by deadline."""
+
+    row: NDArray[np.int64]  # rows of the job array the problem was made from
+    deadline_s: NDArray[np.float64]  # from now
+    prefill_s: NDArray[np.float64]  # p
+    load: NDArray[np.float64]  # u
+    memory: NDArray[np.float64]  # m, tokens
+    value: NDArray[np.float64]
+    forced: NDArray[np.bool_]  # guaranteed already: must be in
+    barred: NDArray[np.bool_]  # of a tier tighter than tau allows for: can't be in
+    budget_s: NDArray[np.float64]  # P
+    room: NDArray[np.float64]  # M, tokens
+    load_left: float  # 1 - b / tau - U_running
+
+
+def problems(
+    jobs: Jobs, candidate: NDArray[np.bool_], profile: HardwareProfile, coef: Floats, now_s: float, free_blocks: int
+) -> list[Problem]:
+    """One problem for each tau worth trying: a set is feasible when it is in one of them.
+
+    `candidate` marks the rows to decide on; guaranteed prefills are in by force, other best effort is left out.
+    """
+    cap = profile.max_drafts
+    return [
+        Problem(*arrays)
+        for tightest in tightest_tiers(jobs, candidate)
+        for arrays in [formulate(jobs, candidate, coef, profile.block_tokens, cap, now_s, free_blocks, tightest)]
+    ]
 
 
 @compiled
-def decode_tokens(job: Any, t_s: float, now_s: float) -> float:
-    """k_j(t) for a decode, or for a prefill that is accepted (it decodes from its deadline on)."""
-    due = job.deadline_s + job.tpot_s if job.prompt_left > 0 else token_due_s(job, job.generated)
-    tpot = tier_s(job)
-    if tpot == np.inf or t_s < due:
-        return 0.0
-    return min(float(still_to_emit(job)), (t_s - max(due, now_s)) / tpot + 1.0)
+def takes_part(jobs: Jobs, candidate: Bools, row: int) -> bool:
+    """Whether a row is in the budget: running guarantees, forced prefills and candidates."""
+    return bool(candidate[row] or (jobs[row].guaranteed and not jobs[row].held))
 
 
 @compiled
-def fits(jobs: Jobs, coef: Floats, block_tokens: int, now_s: float, free_blocks: int) -> tuple[bool, float]:
-    """(whether all guaranteed jobs keep their SLOs, least time to spare at a deadline)."""
-    spare = np.inf
-    tau = np.inf
+def strictest_s(job: Any) -> float:
+    """The tightest TPOT a job will ever be under."""
+    if job.switch_at > 0:
+        return float(min(job.tpot_s, job.next_tpot_s))
+    return float(job.tpot_s)
+
+
+@compiled
+def tightest_tiers(jobs: Jobs, candidate: Bools) -> Floats:
+    """The choices of tightest tier: what is bound to decode sets the loosest; candidates may be tighter."""
+    bound = np.inf
     for row in range(len(jobs)):
-        if jobs[row].guaranteed and not jobs[row].held:
-            tau = min(tau, tier_s(jobs[row]))
+        if takes_part(jobs, candidate, row) and not candidate[row]:
+            bound = min(bound, strictest_s(jobs[row]))
+    found = np.empty(MOST_TIERS)
+    found[0] = bound
+    n = 1
+    for row in range(len(jobs)):
+        tier = strictest_s(jobs[row])
+        if candidate[row] and tier < bound and n < MOST_TIERS and not (found[:n] == tier).any():
+            found[n] = tier
+            n += 1
+    return found[:n]
+
+
+@compiled
+def lengths_for(
+    jobs: Jobs, candidate: Bools, coef: Floats, cap: int, tightest: float
+) -> tuple[Floats, Ints, int, float]:
+    """(tiers, their draft lengths, how many tiers, tau) for the jobs not tighter than `tightest`."""
+    tiers, counts = np.empty(MOST_TIERS), np.zeros(MOST_TIERS)
+    context, alpha = np.zeros(MOST_TIERS), np.zeros(MOST_TIERS)
+    n = 0
     for row in range(len(jobs)):
         job = jobs[row]
-        if job.guaranteed and not job.held and job.prompt_left > 0 and job.deadline_s < np.inf:
-            spare = min(spare, spare_at(jobs, coef, now_s, job.deadline_s, tau))
-    return spare >= 0.0 and peak_fits(jobs, block_tokens, free_blocks) and sustainable(jobs, coef, tau), spare
-
-
-@compiled
-def spare_at(jobs: Jobs, coef: Floats, now_s: float, deadline_s: float, tau: float) -> float:
-    """Time left over at a deadline when everything that is due by then is done; the scarcest term decides."""
-    tokens, context, prompts, attended = 0.0, 0.0, 0.0, 0.0
-    for row in range(len(jobs)):
-        job = jobs[row]
-        if not job.guaranteed or job.held:
+        tier = strictest_s(job)
+        if not takes_part(jobs, candidate, row) or tier < tightest or tier == np.inf:
             continue
-        if job.prompt_left > 0 and job.deadline_s <= deadline_s:
-            prompts += job.prompt_left
-            attended += job.context + job.prompt_left
-        emitted = decode_tokens(job, deadline_s, now_s)
-        tokens += emitted
-        context += emitted * (job.context + job.prompt_left)
-    spare = np.inf
+        at = 0
+        while at < n and tiers[at] != tier:
+            at += 1
+        if at == MOST_TIERS:
+            at = MOST_TIERS - 1
+        elif at == n:
+            tiers[at] = tier
+            n += 1
+        running = 0.0 if candidate[row] else 1.0
+        counts[at] += running
+        context[at] += running * (job.context + job.prompt_left)
+        # A tier speculates as well as its weakest member.
+        alpha[at] = job.acceptance if alpha[at] == 0.0 else min(alpha[at], job.acceptance)
+    lengths, tau_s, _ = tier_lengths(coef, tiers[:n], counts[:n], context[:n].sum(), alpha[:n], cap)
+    return tiers, lengths, n, tau_s
+
+
+@compiled
+def token_cost_s(coef: Floats, context: float, drafts: int, acceptance: float) -> float:
+    """w(c): what a decoded token costs in a batch that runs anyway."""
+    cost = 0.0
     for i in range(len(coef)):
-        a, c, s, _, b = coef[i]
-        iterations = 1.0 + (deadline_s - now_s) / tau if tokens > 0 else 1.0
-        need = b * iterations + a * prompts + c * attended + (a + s) * tokens + c * context
-        spare = min(spare, deadline_s - now_s - need)
-    return spare
+        cost = max(cost, (coef[i, 0] + coef[i, 2]) * (1 + drafts) + coef[i, 1] * context)
+    return cost / expected_tokens(acceptance, drafts)
 
 
 @compiled
-def sustainable(jobs: Jobs, coef: Floats, tau: float) -> bool:
-    """Whether the decodes of all guaranteed jobs, once they all decode, take no more than the time there is."""
-    if tau == np.inf:
-        return True
-    rate, reads = 0.0, 0.0
-    for row in range(len(jobs)):
-        job = jobs[row]
-        if job.guaranteed and not job.held:
-            rate += 1.0 / tier_s(job)
-            reads += (job.context + job.prompt_left + 0.5 * still_to_emit(job)) / tier_s(job)
-    return iteration_s(coef, rate * tau, reads * tau, rate * tau, 0.0) <= tau
+def steepest(coef: Floats) -> int:
+    """The term that bounds large prefills."""
+    best = 0
+    for i in range(len(coef)):
+        if coef[i, 0] + coef[i, 1] > coef[best, 0] + coef[best, 1]:
+            best = i
+    return best
 
 
 @compiled
-def peak_fits(jobs: Jobs, block_tokens: int, free_blocks: int) -> bool:
-    """Whether the guaranteed jobs' peak memory fits into what is free plus what the jobs hold."""
-    remaining, context = np.empty(len(jobs), np.int64), np.empty(len(jobs), np.int64)
-    capacity = free_blocks * block_tokens
-    count = 0
+def drafts_of(job: Any, tiers: Floats, lengths: Ints, n: int) -> int:
+    """The draft length of a job's tier."""
+    tier = strictest_s(job)
+    for at in range(n):
+        if tiers[at] == tier:
+            return int(lengths[at])
+    return 0
+
+
+@compiled
+def tokens_due(job: Any, t_s: float, now_s: float) -> float:
+    """n_j(t): tokens of a running job that are due by t."""
+    due = token_due_s(job, job.generated)
+    if t_s < due:
+        return 0.0
+    return min(float(still_to_emit(job)), (t_s - max(due, now_s)) / tier_s(job) + 1.0)
+
+
+@compiled
+def formulate(
+    jobs: Jobs, candidate: Bools, coef: Floats, block_tokens: int, cap: int, now_s: float, free_blocks: int,
+    tightest: float,
+) -> tuple[Ints, Floats, Floats, Floats, Floats, Floats, Bools, Bools, Floats, Floats, float]:  # fmt: skip
+    """The fields of `Problem`, in order. Running jobs are summed once per deadline: linear in them."""
+    tiers, lengths, n_tiers, tau_s = lengths_for(jobs, candidate, coef, cap, tightest)
+    big = steepest(coef)
+    longest = lengths.max() if len(lengths) else 0
+    constant_s = iteration_s(coef[big : big + 1], 0.0, 0.0, 0.0, float(longest))
+    row = by_deadline(jobs, candidate)
+    n = len(row)
+    deadline, prefill = np.empty(n), np.empty(n)
+    load, memory, value = np.empty(n), np.empty(n), np.empty(n)
+    forced, barred = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    for k in range(n):
+        job = jobs[row[k]]
+        context = job.context + job.prompt_left
+        deadline[k] = min(job.deadline_s - now_s, FAR_S)
+        prefill[k] = coef[big, 0] * job.prompt_left + coef[big, 1] * context
+        drafts = drafts_of(job, tiers, lengths, n_tiers)
+        load[k] = token_cost_s(coef, context + 0.5 * job.output, drafts, job.acceptance) / strictest_s(job)
+        memory[k] = blocks_for(context + job.output, block_tokens) * block_tokens
+        value[k] = job.weight
+        forced[k] = not candidate[row[k]]
+        barred[k] = strictest_s(job) < tightest
+    share = 1.0 - constant_s / tau_s if tau_s < np.inf else 1.0
+    budget = deadline * share - constant_s
+    running_load = 0.0
+    for j in range(len(jobs)):
+        job = jobs[j]
+        if candidate[j] or not takes_part(jobs, candidate, j) or job.prompt_left > 0 or tier_s(job) == np.inf:
+            continue
+        drafts = drafts_of(job, tiers, lengths, n_tiers)
+        cost_s = token_cost_s(coef, job.context, drafts, job.acceptance)
+        running_load += cost_s / tier_s(job)
+        for k in range(n):
+            budget[k] -= tokens_due(job, now_s + deadline[k], now_s) * cost_s
+    decode_s = iteration_s(coef, 0.0, 0.0, 0.0, float(longest))
+    left = 1.0 - decode_s / tau_s - running_load if tau_s < np.inf else np.inf
+    room = memory_room(jobs, candidate, row, prefill + constant_s, block_tokens, now_s, free_blocks)
+    return row, deadline, prefill, load, memory, value, forced, barred, budget, room, left
+
+
+@compiled
+def by_deadline(jobs: Jobs, candidate: Bools) -> Ints:
+    """Rows to decide on, or in by force, earliest deadline first."""
+    rows, deadline = np.empty(len(jobs), np.int64), np.empty(len(jobs))
+    n = 0
     for row in range(len(jobs)):
-        job = jobs[row]
+        has_slo = jobs[row].deadline_s < np.inf or jobs[row].tpot_s < np.inf
+        if jobs[row].prompt_left > 0 and has_slo and takes_part(jobs, candidate, row):
+            rows[n] = row
+            deadline[n] = jobs[row].deadline_s
+            n += 1
+    return rows[:n][np.argsort(deadline[:n], kind="mergesort")]
+
+
+@compiled
+def memory_room(
+    jobs: Jobs, candidate: Bools, row: Ints, length_s: Floats, block_tokens: int, now_s: float, free_blocks: int
+) -> Floats:
+    """M_k in tokens: capacity less the most that running guarantees hold at any time from the start of prefill k on.
+
+    A running job holds c + (t - now) / TPOT tokens until its output ends at e; the sum is largest just before one ends,
+    so it is read off at the ends, latest first, from running sums.
+    """
+    capacity = float(free_blocks * block_tokens)
+    ends, context, rate = np.empty(len(jobs)), np.empty(len(jobs)), np.empty(len(jobs))
+    n = 0
+    for j in range(len(jobs)):
+        job = jobs[j]
         capacity += blocks_for(job.context, block_tokens) * block_tokens
-        if job.guaranteed:
-            insert_sorted(remaining, context, count, still_to_emit(job), job.context + job.prompt_left)
-            count += 1
-    return (
-        count == 0
-        or peak_tokens(remaining, context, count - 1, remaining[count - 1], context[count - 1], block_tokens)
-        <= capacity
-    )
+        if candidate[j] or job.prompt_left > 0 or not takes_part(jobs, candidate, j):
+            continue
+        tpot = tier_s(job)
+        ends[n] = np.inf if tpot == np.inf else max(still_to_emit(job) * tpot, token_due_s(job, job.output) - now_s)
+        context[n] = job.context + block_tokens + (still_to_emit(job) if tpot == np.inf else 0)
+        rate[n] = 0.0 if tpot == np.inf else still_to_emit(job) / ends[n]
+        n += 1
+    order = np.argsort(-ends[:n])
+    peak, held, growth = np.empty(n), 0.0, 0.0
+    most = 0.0
+    for i in range(n):
+        j = order[i]
+        held += context[j]
+        growth += rate[j]
+        most = max(most, held + (growth * ends[j] if ends[j] < np.inf else 0.0))
+        peak[i] = most  # at the end of j or any later one
+    room = np.empty(len(row))
+    for k in range(len(row)):
+        start = max(0.0, min(FAR_S, jobs[row[k]].deadline_s - now_s) - length_s[k])
+        i = 0
+        while i < n and ends[order[i]] >= start:
+            i += 1
+        room[k] = capacity - (peak[i - 1] if i else 0.0)
+    return room
+
+
+def feasible(problem: Problem, chosen: NDArray[np.bool_]) -> bool:
+    """The inequalities above, term by term, for one set. The reference that the solvers are tested against."""
+    if (problem.forced & ~chosen).any() or (problem.barred & chosen).any():
+        return False
+    picked = np.flatnonzero(chosen)
+    if problem.load[picked].sum() > problem.load_left + MARGIN:
+        return picked.size == 0
+    for at, k in enumerate(picked):
+        due = picked[: at + 1]
+        waited_s = problem.deadline_s[k] - problem.deadline_s[due]
+        need_s = (problem.prefill_s[due] + problem.load[due] * waited_s).sum()
+        if need_s > problem.budget_s[k] + MARGIN or problem.memory[due].sum() > problem.room[k] + MARGIN:
+            return False
+    return True

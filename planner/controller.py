@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from planner.budget import fits
-from planner.jobs import JobTable
+from planner.admission import Admission, admit
+from planner.compiling import compiled
+from planner.jobs import Jobs, JobTable
 from planner.profile import HardwareProfile
 from planner.rollout import roll_forward
 from planner.slack import coefficients
 
 HOP_LIMIT = 4  # replicas asked for a guarantee before the request becomes best effort
-PROMOTION_LIMIT = 16  # best-effort requests examined per call of `promote`
+SHORTEST_RETRY_S = 0.05
+PROMOTION_LIMIT = 32  # best-effort requests examined per call of `promote`
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,77 +82,112 @@ class ReplicaPlan:
 
 
 def place(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, hop_limit: int = HOP_LIMIT) -> Decision:
-    """Route and admit in one call. Raises ValueError without replicas."""
+    """Route and admit in one call. Raises ValueError without replicas.
+
+    Replicas are asked in the order of what the request would cost there; the first that can guarantee it, with all it
+    has guaranteed already, takes it. After `hop_limit` of them it is best effort where it waits least.
+    """
     if not replicas:
         raise ValueError("no replica to place the request on")
-    order = sorted(range(len(replicas)), key=lambda i: expected_ttft_s(arrival, replicas[i]))
-    best = order[0]
-    predicted_s = expected_ttft_s(arrival, replicas[best])
+    costs = [expected_ttft_s(arrival, replica) for replica in replicas]
+    order = sorted(range(len(replicas)), key=costs.__getitem__)
     if not arrival.has_slo:
-        return Decision(best, False, predicted_s, "no SLO was asked for", None)
-    fitting = [i for i in order if whole_request_fits(arrival, replicas[i].profile)]
+        return Decision(order[0], False, costs[order[0]], "no SLO was asked for", None)
+    fitting = [i for i in order if possible(arrival, replicas[i].profile)]
     if not fitting:
-        return Decision(best, False, predicted_s, "the request is longer than any replica can hold", None)
+        return Decision(order[0], False, costs[order[0]], "no replica could meet this SLO even if it were idle", None)
     for i in fitting[:hop_limit]:
-        ok, spare_s = can_guarantee(arrival, replicas[i], now_s)
-        if ok:
-            return Decision(i, True, min(expected_ttft_s(arrival, replicas[i]), arrival.ttft_s), "fits", None)
-    _, spare_s = can_guarantee(arrival, replicas[fitting[0]], now_s)
-    retry_s = max(0.05, -spare_s) if math.isfinite(spare_s) else None
-    return Decision(fitting[0], False, predicted_s, "no replica can guarantee it now", retry_s)
+        rows = with_arrival(arrival, replicas[i], now_s)
+        candidate = np.zeros(len(rows), np.bool_)
+        candidate[-1] = True
+        if admitted(rows, candidate, replicas[i], now_s).accepted[-1]:
+            victims = make_room(rows, replicas[i])
+            return Decision(i, True, min(costs[i], arrival.ttft_s), "fits", None, victims)
+    retry_s = max(SHORTEST_RETRY_S, costs[fitting[0]] - arrival.ttft_s)
+    return Decision(fitting[0], False, costs[fitting[0]], "no replica can guarantee it now", retry_s)
 
 
-def whole_request_fits(arrival: Arrival, profile: HardwareProfile) -> bool:
+def possible(arrival: Arrival, profile: HardwareProfile) -> bool:
+    """Whether an idle replica could hold the request and meet its SLO."""
     tokens = arrival.prompt_tokens + arrival.output_tokens
-    return tokens <= profile.max_model_tokens and profile.blocks_for(tokens) <= profile.kv_blocks
+    fits = tokens <= profile.max_model_tokens and profile.blocks_for(tokens) <= profile.kv_blocks
+    return fits and profile.perf.iteration_s(1, tokens, 1) <= arrival.tpot_s
 
 
 def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
-    """The cost that orders replicas: prefill work queued there and our own, stretched by the decodes' share of time."""
-    rows, perf = replica.jobs.rows, replica.profile.perf
-    queued = int(rows["prompt_left"].sum())
+    """The cost that orders replicas: prefill work queued there and our own, beside one step of its decodes."""
     own = max(1, arrival.prompt_tokens - replica.prefix_tokens)
-    decoding = rows["prompt_left"] == 0
-    context, n = int(rows["context"][decoding].sum()), int(decoding.sum())
-    step_s = perf.iteration_s(n, context + n, n) if n else 0.0
-    return replica.busy_for_s + step_s + perf.iteration_s(queued + own, queued + own, 1)
+    queued, decodes, context = waiting_load(replica.jobs.rows)
+    perf = replica.profile.perf
+    step_s = perf.iteration_s(decodes, context + decodes, decodes) if decodes else 0.0
+    work_s = replica.profile.request_overhead_s + perf.iteration_s(queued + own, queued + own, 1)
+    return replica.busy_for_s + step_s + work_s
 
 
-def can_guarantee(arrival: Arrival, replica: ReplicaState, now_s: float) -> tuple[bool, float]:
-    """Whether the replica keeps all its guarantees and this one too, and the least time to spare at a deadline."""
-    rows = np.concatenate([replica.jobs.rows, np.zeros(1, replica.jobs.rows.dtype)])
+@compiled
+def waiting_load(jobs: Jobs) -> tuple[int, int, int]:
+    """(prompt tokens still to be computed, sequences that decode, their context)."""
+    queued, decodes, context = 0, 0, 0
+    for row in range(len(jobs)):
+        queued += jobs[row].prompt_left
+        if jobs[row].prompt_left == 0:
+            decodes += 1
+            context += jobs[row].context
+    return queued, decodes, context
+
+
+def with_arrival(arrival: Arrival, replica: ReplicaState, now_s: float) -> Jobs:
+    """The replica's jobs and, in the last row, the arrival as a best-effort prefill."""
+    jobs = replica.jobs.rows
+    rows = np.empty(len(jobs) + 1, jobs.dtype)
+    rows[:-1] = jobs
     cached = min(replica.prefix_tokens, arrival.prompt_tokens - 1)
     deadline_s = now_s + arrival.ttft_s
     rows[-1] = (
         deadline_s, arrival.tpot_s, deadline_s, arrival.weight, arrival.acceptance, arrival.prompt_tokens - cached,
-        cached, 0, arrival.output_tokens, arrival.switch_at, arrival.next_tpot_s, True, False,
+        cached, 0, arrival.output_tokens, arrival.switch_at, arrival.next_tpot_s, False, False,
     )  # fmt: skip
-    return all_fit(rows, replica, now_s)
+    return rows
 
 
-def all_fit(rows: np.ndarray, replica: ReplicaState, now_s: float) -> tuple[bool, float]:
-    profile = replica.profile
-    ok, spare_s = fits(
-        rows, coefficients(profile.perf), profile.block_tokens, now_s + replica.busy_for_s, replica.free_blocks
-    )
-    return bool(ok), float(spare_s)
+def admitted(rows: Jobs, candidate: NDArray[np.bool_], replica: ReplicaState, now_s: float) -> Admission:
+    """The admission DP for one replica, from the end of the iteration in flight."""
+    coef = coefficients(replica.profile.perf)
+    return admit(rows, candidate, replica.profile, coef, now_s + replica.busy_for_s, replica.free_blocks)
+
+
+def make_room(rows: Jobs, replica: ReplicaState) -> tuple[str, ...]:
+    """Best effort that must give its memory back, so that every guaranteed prefill and the last row can start.
+
+    Those with the latest deadlines go first; nobody goes when even all of them would not be enough.
+    """
+    profile, ids = replica.profile, replica.jobs.ids
+    waiting = (rows["guaranteed"] | (np.arange(len(rows)) == len(ids))) & (rows["prompt_left"] > 0)
+    short = int((-(-rows["prompt_left"][waiting] // profile.block_tokens)).sum()) - replica.free_blocks
+    if short <= 0:
+        return ()
+    loose = np.flatnonzero(~rows["guaranteed"][: len(ids)] & (rows["context"][: len(ids)] > 0))
+    victims = []
+    for row in loose[np.argsort(-rows["deadline_s"][loose], kind="stable")]:
+        if short <= 0:
+            break
+        victims.append(ids[row])
+        short -= profile.blocks_for(int(rows["context"][row]))
+    return tuple(victims) if short <= 0 else ()
 
 
 def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
     """Best-effort requests, by deadline, that can be guaranteed from now on without harm to a guarantee."""
-    rows = state.jobs.rows.copy()
-    hopeful = (~rows["guaranteed"]) & (rows["prompt_left"] > 0) & np.isfinite(rows["deadline_s"])
-    hopeful &= rows["deadline_s"] > now_s
+    rows = state.jobs.rows
+    hopeful = ~rows["guaranteed"] & (rows["prompt_left"] > 0) & (rows["deadline_s"] > now_s)
+    hopeful &= (rows["deadline_s"] < math.inf) & ~rows["held"]
     candidates = np.flatnonzero(hopeful)
-    candidates = candidates[np.argsort(rows["deadline_s"][candidates], kind="stable")][:PROMOTION_LIMIT]
-    promoted = []
-    for row in candidates:
-        rows["guaranteed"][row] = True
-        if all_fit(rows, state, now_s)[0]:
-            promoted.append(state.jobs.ids[row])
-        else:
-            rows["guaranteed"][row] = False
-    return tuple(promoted)
+    if not candidates.size:
+        return ()
+    candidate = np.zeros(len(rows), np.bool_)
+    candidate[candidates[np.argsort(rows["deadline_s"][candidates], kind="stable")][:PROMOTION_LIMIT]] = True
+    accepted = admitted(rows, candidate, state, now_s).accepted
+    return tuple(state.jobs.ids[row] for row in np.flatnonzero(accepted))
 
 
 def plan_replica(state: ReplicaState, now_s: float, *, horizon_s: float = 0.5, max_iterations: int = 32) -> ReplicaPlan:
@@ -166,4 +204,4 @@ def plan_replica(state: ReplicaState, now_s: float, *, horizon_s: float = 0.5, m
             tiers[float(rows["tpot_s"][row])] = drafts
         prefill = tuple((ids[row], n) for row, n in zip(batch.prefill.tolist(), batch.tokens.tolist(), strict=True))
         steps.append(PlannedStep(batch.new_tokens, batch.duration_s, tuple(sorted(tiers.items())), prefill))
-    return ReplicaPlan(tuple(steps))
+    return ReplicaPlan(tuple(steps), preempt=make_room(rows, state))

@@ -1,0 +1,236 @@
+"""Admission: the dynamic program over deadline-ordered requests (paper section 3.3), on the model of `planner.budget`.
+
+A state after candidates 1..k is what was accepted so far, reduced to what the rest can see:
+
+    W = sum (p_j - u_j d_j),   U = sum u_j,   m = sum m_j,   V = sum of values        need at deadline d: W + U d
+
+Accepting k leads to (W + p - u d, U + u, m + m_k, V + v) if W + U d_k + p <= P_k, m + m_k <= M_k and U + u is
+sustainable. A state that is worse in need (at the next and the last deadline, so at all between, since it is linear
+in d), in load and in memory, and no better in value, is dropped: what remains is a Pareto front. A state that can't
+beat the best completion known (greedy), even if the rest were limited by prefill time alone and could be taken in
+fractions, is dropped too. Both keep the optimum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.budget import MARGIN, Problem, problems
+from planner.compiling import compiled
+from planner.jobs import Jobs
+from planner.kernels import Bools, Floats, Ints
+from planner.profile import HardwareProfile
+
+FRONT = 192  # most states kept per candidate; beyond, the answer is feasible but may not be the best
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who gets a guarantee."""
+
+    accepted: NDArray[np.bool_]  # per row of the jobs; True for admitted candidates only
+    value: float
+    feasible: bool  # whether the guarantees given before hold in the model
+    exact: bool  # False when the front was cut
+
+
+def admit(
+    jobs: Jobs, candidate: NDArray[np.bool_], profile: HardwareProfile, coef: Floats, now_s: float, free_blocks: int
+) -> Admission:
+    """The most valuable set of `candidate` rows that can be guaranteed with all that is guaranteed already."""
+    best = Admission(np.zeros(len(jobs), np.bool_), 0.0, False, True)
+    for problem in problems(jobs, candidate, profile, coef, now_s, free_blocks):
+        chosen, value, exact = solve(problem)
+        if value >= 0.0 and (not best.feasible or value > best.value):
+            accepted = np.zeros(len(jobs), np.bool_)
+            accepted[problem.row[chosen & ~problem.forced]] = True
+            best = Admission(accepted, value, True, exact and best.exact)
+    return best
+
+
+def solve(problem: Problem, front: int = FRONT) -> tuple[NDArray[np.bool_], float, bool]:
+    """(chosen, value of the chosen candidates, exact); the value is -1 when the forced ones are infeasible."""
+    chosen, value, exact = run_dp(problem, front)
+    return chosen, float(value), bool(exact)
+
+
+class State(NamedTuple):
+    """What the rest can see of an accepted set."""
+
+    w: float
+    u: float
+    m: float
+    v: float
+    step: float  # the last acceptance, to trace the set back
+
+
+@compiled
+def fits(problem: Problem, state: State, k: int) -> bool:
+    """Whether a state may accept candidate k."""
+    if problem.barred[k] or state.u + problem.load[k] > problem.load_left + MARGIN:
+        return False
+    need_s = state.w + state.u * problem.deadline_s[k] + problem.prefill_s[k]
+    return need_s <= problem.budget_s[k] + MARGIN and state.m + problem.memory[k] <= problem.room[k] + MARGIN  # type: ignore[no-any-return]
+
+
+@compiled
+def accept(problem: Problem, state: State, k: int, step: float) -> State:
+    """The state after accepting candidate k."""
+    return State(
+        state.w + problem.prefill_s[k] - problem.load[k] * problem.deadline_s[k],
+        state.u + problem.load[k],
+        state.m + problem.memory[k],
+        state.v + (0.0 if problem.forced[k] else problem.value[k]),
+        step,
+    )
+
+
+@compiled
+def take_in_order(problem: Problem, skip: Bools) -> tuple[Bools, float]:
+    """Take whatever fits, by deadline, but for `skip`: the set and its value, -1 if a forced candidate fails."""
+    chosen = np.zeros(len(skip), np.bool_)
+    state = State(0.0, 0.0, 0.0, 0.0, 0.0)
+    for k in range(len(skip)):
+        if not skip[k] and fits(problem, state, k):
+            state = accept(problem, state, k, 0.0)
+            chosen[k] = True
+        elif problem.forced[k]:
+            return chosen, -1.0
+    return chosen, state.v
+
+
+@compiled
+def incumbent(problem: Problem, order: Ints) -> tuple[Bools, float]:
+    """A set to beat: the best of taking all that fits while the costliest are left out one after the other."""
+    skip = np.zeros(len(order), np.bool_)
+    best, value = take_in_order(problem, skip)
+    for i in range(len(order) - 1, -1, -1):
+        if problem.forced[order[i]]:
+            continue
+        skip[order[i]] = True
+        chosen, found = take_in_order(problem, skip)
+        if found > value:
+            best, value = chosen, found
+    return best, value
+
+
+@compiled
+def value_bound(problem: Problem, order: Ints, k: int, spare_s: float, unit: float) -> float:
+    """The most value that candidates k.. can add within `spare_s` of prefill, fractions allowed; `order` is by density.
+
+    When all values are the same (`unit`, else 0), only whole multiples can be reached.
+    """
+    total = 0.0
+    for i in range(len(order)):
+        j = order[i]
+        if j < k or problem.forced[j] or problem.barred[j]:
+            continue
+        if problem.prefill_s[j] > spare_s:
+            total += problem.value[j] * max(0.0, spare_s) / problem.prefill_s[j]
+            break
+        spare_s -= problem.prefill_s[j]
+        total += problem.value[j]
+    return unit * np.floor(total / unit + 1e-6) if unit > 0.0 else total
+
+
+@compiled
+def common_value(problem: Problem) -> float:
+    """The value of every candidate when they are all the same, else 0."""
+    unit = 0.0
+    for k in range(len(problem.value)):
+        if problem.forced[k]:
+            continue
+        if unit == 0.0:
+            unit = problem.value[k]
+        elif problem.value[k] != unit:
+            return 0.0
+    return unit
+
+
+@compiled
+def run_dp(problem: Problem, front: int) -> tuple[Bools, float, bool]:
+    """The recurrence of the module's docstring: only states that may still beat the incumbent go on."""
+    n = len(problem.row)
+    order = np.argsort(problem.prefill_s / np.maximum(problem.value, 1e-9))
+    best, known = incumbent(problem, order)
+    unit = common_value(problem)
+    log = np.empty((n * 2 * front + 1, 2), np.int64)  # (step before, candidate accepted)
+    log[0] = -1
+    steps, count, exact = 1, 1, True
+    front_, next_ = np.zeros((front, 5)), np.empty((front, 5))
+    for k in range(n):
+        near_d, far_d = problem.deadline_s[min(k + 1, n - 1)], problem.deadline_s[n - 1]
+        most_s = problem.budget_s[k:].max()
+        grown = 0
+        for i in range(2 * count):
+            state = State(front_[i // 2, 0], front_[i // 2, 1], front_[i // 2, 2], front_[i // 2, 3], front_[i // 2, 4])
+            taking = i % 2 == 0
+            if taking and fits(problem, state, k):
+                log[steps] = int(state.step), k
+                state = accept(problem, state, k, float(steps))
+                steps += 1
+            elif taking or problem.forced[k]:
+                continue
+            bound = state.v + value_bound(problem, order, k + 1, most_s - (state.w + state.u * near_d), unit)
+            if bound <= known + MARGIN or dominated(next_, grown, state, near_d, far_d):
+                continue
+            grown = drop_dominated(next_, grown, state, near_d, far_d)
+            if grown == front:
+                exact = False
+                continue
+            next_[grown] = state
+            grown += 1
+        front_, next_ = next_, front_
+        count = grown
+    for i in range(count):
+        if front_[i, 3] > known:
+            known = front_[i, 3]
+            best = traced(log, int(front_[i, 4]), n)
+    return best, known, exact
+
+
+@compiled
+def traced(log: NDArray[np.int64], step: int, n: int) -> Bools:
+    """The set behind a state."""
+    chosen = np.zeros(n, np.bool_)
+    while step > 0:
+        chosen[log[step, 1]] = True
+        step = log[step, 0]
+    return chosen
+
+
+@compiled
+def no_worse(a: Floats, state: State, near_d: float, far_d: float) -> bool:
+    """Whether kept state `a` is at least as good as `state` in every respect."""
+    if a[3] < state.v or a[1] > state.u or a[2] > state.m:
+        return False
+    return a[0] + a[1] * near_d <= state.w + state.u * near_d and a[0] + a[1] * far_d <= state.w + state.u * far_d  # type: ignore[no-any-return]
+
+
+@compiled
+def dominated(states: Floats, count: int, state: State, near_d: float, far_d: float) -> bool:
+    """Whether some kept state is at least as good."""
+    for i in range(count):  # noqa: SIM110 - compiled
+        if no_worse(states[i], state, near_d, far_d):
+            return True
+    return False
+
+
+@compiled
+def drop_dominated(states: Floats, count: int, state: State, near_d: float, far_d: float) -> int:
+    """Remove the kept states that this one beats; returns how many are left."""
+    kept = 0
+    for i in range(count):
+        a = states[i]
+        beaten = a[3] <= state.v and a[1] >= state.u and a[2] >= state.m
+        beaten = beaten and a[0] + a[1] * near_d >= state.w + state.u * near_d
+        if beaten and a[0] + a[1] * far_d >= state.w + state.u * far_d:
+            continue
+        if kept != i:
+            states[kept] = states[i]
+        kept += 1
+    return kept

@@ -145,7 +145,7 @@ class Admission:
             gateway=self._ledger.gateway,
             slo_class=exchange.contract.slo_class,
             arrival_s=exchange.arrival_s,
-            deadline_s=exchange.deadline_s,
+            deadline_s=exchange.planned_deadline_s,
             tpot_s=exchange.contract.tpot_s,
             weight=exchange.contract.weight,
             prompt_tokens=exchange.prompt_tokens,
@@ -212,7 +212,7 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float) -> ReplicaState:
 def _arrival(exchange: Exchange, now_s: float) -> Arrival:
     return Arrival(
         request_id=exchange.request_id,
-        ttft_s=exchange.deadline_s - now_s,
+        ttft_s=exchange.planned_deadline_s - now_s,
         tpot_s=exchange.contract.tpot_s,
         prompt_tokens=exchange.prompt_tokens,
         output_tokens=exchange.output_tokens,

@@ -58,6 +58,9 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     hop_limit: Count = 8  # replicas asked before a request becomes best effort
     commit_retries: Count = 4  # admissions lost to another gateway before it becomes best effort
     plan_interval_s: Positive = 0.02  # plans of one replica are at least this far apart
+    # Plans aim this much before the TTFT SLO (but at most a third of it): what the plan can't see, which is the way to
+    # the replica and back and the steps of both event loops.
+    headroom_ms: Annotated[float, Meta(ge=0)] = 15.0
 
 
 class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ from gateway.fleet import Replica
 
 TOLERANCE = 1.05  # the paper's rule: a token counts as on time within 5 %
 CHECK_EVERY = 20  # and is looked at every so many tokens
+HEADROOM_SHARE = 1 / 3  # of the TTFT SLO, at most
 
 _COUNTS = re.compile(rb'"(prompt_tokens|completion_tokens)"\s*:\s*(\d+)')
 
@@ -36,6 +37,7 @@ class Exchange:
     prompt_tokens: int  # exact for token ids, an estimate for text
     output_tokens: int  # planning value
     ttft_s: float  # SLO, absolute; inf without one
+    headroom_s: float = 0.0  # how much sooner the plan wants the first token
     tokens: int = 0  # output tokens seen
     first_token_s: float = math.nan
     last_token_s: float = math.nan
@@ -57,6 +59,11 @@ class Exchange:
     @property
     def deadline_s(self) -> float:
         return self.arrival_s + self.ttft_s
+
+    @property
+    def planned_deadline_s(self) -> float:
+        """What is planned for: the deadline, less what a plan can't see."""
+        return self.arrival_s + max(self.ttft_s - self.headroom_s, self.ttft_s * (1 - HEADROOM_SHARE))
 
     def cut(self, reason: str) -> None:
         """End the answer from outside: the client hung up ("hung-up"), the replica is "lost", or "timeout"."""

@@ -111,6 +111,7 @@ class Gateway:
             prompt_tokens=prompt_tokens,
             output_tokens=self.lengths.output_tokens(completion, contract.slo_class, max(1, window)),
             ttft_s=_ttft_s(contract, prompt_tokens, replicas),
+            headroom_s=self.config.admission.headroom_ms / 1000,
             key=holder.name if holder else "",
             # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
             authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),

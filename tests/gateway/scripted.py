@@ -126,8 +126,38 @@ async def busy(call: Call) -> None:
     await call.end()
 
 
+async def humble(call: Call) -> None:
+    """Answers whatever it is asked."""
+    if call.body.get("stream") is True:
+        await call.head()
+        await call.event(call.token(0))
+        await call.event("[DONE]")
+    else:
+        await call.head(kind="application/json")
+        await call.chunk(json.dumps(_whole(call, 1)).encode())
+    await call.end()
+
+
 async def stalls(call: Call) -> None:
     await asyncio.sleep(3600)
+
+
+def holds(progress: dict[str, RequestProgress]) -> Script:
+    """Takes every request in, says so in its telemetry, and never gets anywhere."""
+
+    async def script(call: Call) -> None:
+        told = call.body["vllm_xargs"]
+        progress[told["slo_id"]] = RequestProgress(
+            request_id=told["slo_id"],
+            prompt_left=len(call.body["prompt"]),
+            context_tokens=0,
+            generated_tokens=0,
+            due_base_s=time.time() + told.get("slo_ttft_ms", 0) / 1000,
+            guaranteed=bool(told.get("slo_guaranteed")),
+        )
+        await asyncio.sleep(3600)
+
+    return script
 
 
 @dataclass
@@ -229,7 +259,16 @@ async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> C
     head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Call(head[0].split(" ")[1], headers, json.loads(body) if body else {}, writer)
+    return Call(head[0].split(" ")[1], headers, _object(body), writer)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The body as an object; what is none reads as an empty one."""
+    with suppress(ValueError, RecursionError):
+        found = json.loads(body)
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
 @asynccontextmanager

@@ -55,7 +55,7 @@ async def test_errors_are_openai_errors(
 async def test_an_answer_that_breaks_off_is_seen_to_break_off(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
 ) -> None:
-    async with replica("a", breaks_off):
-        async with client.post(f"{gateway.url}/v1/responses", json={"model": model}) as answer:
-            with pytest.raises(aiohttp.ClientPayloadError):
-                await answer.read()
+    url = f"{gateway.url}/v1/responses"
+    async with replica("a", breaks_off), client.post(url, json={"model": model}) as answer:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()

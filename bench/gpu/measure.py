@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -37,9 +38,9 @@ from gateway import valkey
 
 PROFILE = "h200-opt-13b"
 MODEL = "opt-13b"
-ENGINE_PORT, GATEWAY_PORT = 8101, 8100
+FIRST_PORT = 8100  # of GPU 0: the gateway, then its engines; each further GPU begins 10 ports higher
 START_S = 420.0  # loading, compiling and capturing graphs for the first time takes minutes
-DRAIN_S = 8.0  # answers that take longer than this after the last arrival count as missed
+DRAIN_S = 15.0  # answers that take longer than this after the last arrival count as missed
 SYSTEMS = ("vllm", "plug-in", "slosgate")
 GATEWAY = ("-c", "from gateway.cli import main; main()")
 # As in the measurements that the hardware profile was fitted to; everything else is vLLM's default.
@@ -56,6 +57,8 @@ def measure(
     system: Annotated[str, typer.Argument(help="vllm, plug-in or slosgate.")],
     load: Annotated[list[str], typer.Option(help="SCENARIO=RATE,RATE,...; in requests per second.")],
     requests: Annotated[int, typer.Option(help="Requests offered at each rate, about.")] = 300,
+    gpu: Annotated[int, typer.Option(help="First GPU to use.")] = 0,
+    replicas: Annotated[int, typer.Option(help="Replicas, each on a GPU of its own; without a gateway in turn.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for results and logs.")] = Path("out/gpu"),
     option: Annotated[list[str] | None, typer.Option(help="A further option for `vllm serve`, as NAME=VALUE.")] = None,
@@ -72,18 +75,21 @@ def measure(
         "system": system,
         "load": load,
         "requests": requests,
+        "replicas": replicas,
         "engine_options": [*ENGINE_OPTIONS, *(option or [])],
     }
     result = results.begin("gpu-measure", config, seed=seed, hardware=PROFILE)
     model = write_model(MODEL, out.parent / "model")
-    with _serving(system, model, name, option or [], out) as url:
-        target = Target((url,), MODEL, slo_headers=system == "slosgate", slo_args=system == "plug-in")
-        _warm_up(url)
+    started = _Servers(system, model, name, [part for each in option or [] for part in each.split("=", 1)], out, gpu)
+    with started.serving(replicas) as urls:
+        target = Target(tuple(urls), MODEL, slo_headers=system == "slosgate", slo_args=system == "plug-in")
+        for url in urls:
+            _warm_up(url)
         for scenario, rate in _loads(load):
             if time.monotonic() + requests / rate + DRAIN_S > ends_s:
                 console.print(f"no time left for {scenario} at {rate:g}")
                 continue
-            result.rows.append(_row(name, scenario, rate, requests / rate, seed, target))
+            result.rows.append(_row(name, scenario, rate, requests / rate, seed, replicas, target))
             results.write(result, out / f"{name}.json")
             console.print(running.table(result.rows[-1:]))
     console.print(running.table(result.rows))
@@ -99,7 +105,9 @@ def _warm_up(url: str) -> None:
             pass
 
 
-def _row(system: str, scenario: str, rate: float, seconds: float, seed: int, target: Target) -> results.Row:
+def _row(
+    system: str, scenario: str, rate: float, seconds: float, seed: int, replicas: int, target: Target
+) -> results.Row:
     """Offer one load and sum up what became of it."""
     settings = running.Settings(
         scenario=scenario, system=system, rate=rate, hardware=PROFILE, seconds=seconds, seed=seed, url=target.urls[0]
@@ -107,8 +115,8 @@ def _row(system: str, scenario: str, rate: float, seconds: float, seed: int, tar
     offered, _ = running.prepare(settings)
     live = asyncio.run(replay(offered, target, seed=seed, drain_s=DRAIN_S))
     return {
-        "scenario": scenario, "system": system, "rate_rps": rate, "hardware": PROFILE, "replicas": 1, "mode": "live",
-        "seed": seed, "trace_source": offered.trace_source, **summarize(collect(live.outcomes), offered.seconds),
+        "scenario": scenario, "system": system, "rate_rps": rate, "hardware": PROFILE, "replicas": replicas,
+        "mode": "live", "seed": seed, "trace_source": offered.trace_source, **summarize(collect(live.outcomes), offered.seconds),
         **live.schedule(), "load": offered.record,
     }  # fmt: skip
 
@@ -120,45 +128,69 @@ def _loads(loads: Sequence[str]) -> Iterator[tuple[str, float]]:
             yield scenario, float(rate)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Servers:
+    """How the servers of one measurement are started."""
+
+    system: str
+    model: Path
+    name: str
+    options: list[str]  # further ones for `vllm serve`
+    out: Path
+    first_gpu: int
+
+    @contextlib.contextmanager
+    def serving(self, replicas: int) -> Iterator[list[str]]:
+        """The addresses that requests go to, ready for them."""
+        port = FIRST_PORT + 10 * self.first_gpu
+        ports = range(port + 1, port + 1 + replicas)
+        with contextlib.ExitStack() as ending:
+            if self.system != "slosgate":
+                self._engines(ports, [], ending)
+                yield [f"http://127.0.0.1:{each}" for each in ports]
+                return
+            redis = valkey.start()
+            ending.callback(redis.stop)
+            config = self.out / "gateway.toml"
+            config.write_text("".join(f"[classes.{c}]\n" for c in ("coder", "chatbot", "summarizer")))
+            command = [*GATEWAY, "serve", "--config", str(config), "--redis", redis.url, "--port", str(port)]
+            gateway = ending.enter_context(_process(command, self.out / f"{self.name}-gateway.log"))
+            self._engines(ports, ["--redis", redis.url], ending)
+            for each in ports:
+                _wait(port, "/ready", gateway, needs=f"vllm-{each}")
+            yield [f"http://127.0.0.1:{port}"]
+
+    def _engines(self, ports: Sequence[int], options: list[str], ending: contextlib.ExitStack) -> None:
+        """One engine per port, on GPUs counted up from the first; returns when all are ready."""
+        started = []
+        for n, port in enumerate(ports):
+            gpu = {"CUDA_VISIBLE_DEVICES": str(self.first_gpu + n)}
+            log = self.out / f"{self.name}-engine-{n}.log"
+            command = [*self._command(port, n), *options, *ENGINE_OPTIONS, *self.options]
+            started.append((port, ending.enter_context(_process(command, log, gpu))))
+        for port, engine in started:
+            _wait(port, "/health", engine)
+
+    def _command(self, port: int, n: int) -> list[str]:
+        if self.system == "vllm":
+            return ["-m", "vllm.entrypoints.cli.main", "serve", str(self.model), "--port", str(port)]
+        log = str(self.out / f"{self.name}-iterations-{n}.jsonl")
+        command = ["-m", "engines.vllm.command", "--model", str(self.model), "--profile", PROFILE]
+        return [*command, "--port", str(port), "--iteration-log", log]
+
+
 @contextlib.contextmanager
-def _serving(system: str, model: Path, name: str, options: Sequence[str], out: Path) -> Iterator[str]:
-    """The system's base address, ready to be sent requests."""
-    extra = [part for each in options for part in each.split("=", 1)]
-    with contextlib.ExitStack() as ending:
-        if system == "vllm":
-            command = ["-m", "vllm.entrypoints.cli.main", "serve", str(model), "--port", str(ENGINE_PORT)]
-            engine = ending.enter_context(_process([*command, *ENGINE_OPTIONS, *extra], out / f"{name}-engine.log"))
-            _wait(ENGINE_PORT, "/health", engine)
-            yield f"http://127.0.0.1:{ENGINE_PORT}"
-            return
-        if system == "plug-in":
-            engine = ending.enter_context(_process(_plug_in(model, name, extra, out), out / f"{name}-engine.log"))
-            _wait(ENGINE_PORT, "/health", engine)
-            yield f"http://127.0.0.1:{ENGINE_PORT}"
-            return
-        redis = valkey.start()
-        ending.callback(redis.stop)
-        config = out / "gateway.toml"
-        config.write_text("".join(f"[classes.{c}]\n" for c in ("coder", "chatbot", "summarizer")))
-        command = [*GATEWAY, "serve", "--config", str(config), "--redis", redis.url]
-        gateway = ending.enter_context(_process([*command, "--port", str(GATEWAY_PORT)], out / f"{name}-gateway.log"))
-        command = [*_plug_in(model, name, extra, out), "--redis", redis.url, "--name", "gpu-0"]
-        engine = ending.enter_context(_process(command, out / f"{name}-engine.log"))
-        _wait(ENGINE_PORT, "/health", engine)
-        _wait(GATEWAY_PORT, "/ready", gateway, needs="gpu-0")
-        yield f"http://127.0.0.1:{GATEWAY_PORT}"
-
-
-def _plug_in(model: Path, name: str, options: Sequence[str], out: Path) -> list[str]:
-    """`slosgate engine vllm`, with a log of every iteration."""
-    command = ["-m", "engines.vllm.command", "--model", str(model), "--profile", PROFILE, "--port", str(ENGINE_PORT)]
-    return [*command, "--iteration-log", str(out / f"{name}-iterations.jsonl"), *ENGINE_OPTIONS, *options]
-
-
-@contextlib.contextmanager
-def _process(arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _process(
+    arguments: Sequence[str], log: Path, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
     try:
         yield process
     finally:

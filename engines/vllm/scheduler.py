@@ -20,7 +20,6 @@ import msgspec
 import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.request import RequestStatus
 
 from engines.channel import ReplicaInfo
 from engines.follower import PlanFollower
@@ -38,7 +37,7 @@ from engines.vllm.link import Link
 from engines.vllm.queue import ChosenQueue
 from engines.vllm.reporter import Reporter
 from engines.vllm.settings import Settings, load_profile
-from engines.vllm.tracker import Selection, Tracker
+from engines.vllm.tracker import RUNNING, Selection, Tracker
 from planner.batch import Batch
 from planner.profile import HardwareProfile
 
@@ -166,7 +165,7 @@ class SyncSloScheduler(ClampedScheduler):
         for job_id, request in zip(job_ids, self._tracker.requests(job_ids), strict=True):
             if request.num_output_placeholders:
                 continue
-            if request.status == RequestStatus.RUNNING:
+            if request.status is RUNNING:
                 self.running.remove(request)
                 self._preempt_request(request, time.monotonic())
             self.follower.preempted(job_id)
@@ -193,14 +192,15 @@ class SyncSloScheduler(ClampedScheduler):
         for request in selection.requests[: selection.batch.decode.size] if self.num_spec_tokens else ():
             # A new list: asynchronous scheduling shares one list of placeholders among all requests.
             request.spec_token_ids = request.spec_token_ids[: chosen[request.request_id] - 1]
-        running = [r for r in selection.requests if r.status == RequestStatus.RUNNING]
-        rest = [r for r in self.running if r.request_id not in chosen]
-        self._waits = len(selection.requests) - len(running)
+        running = [r for r in selection.requests if r.status is RUNNING]
+        waiting = [r.request_id for r in selection.requests if r.status is not RUNNING]
+        # Those that run already may be all that is selected: then nobody is left behind.
+        rest = [r for r in self.running if r.request_id not in chosen] if len(running) < len(self.running) else []
+        self._waits = len(waiting)
         if self._blocks_left < len(running) + self._waits:
             running.sort(key=self._tracker.importance, reverse=True)
             rest.sort(key=self._tracker.importance, reverse=True)
         self.running = running + rest
-        waiting = [r.request_id for r in selection.requests if r.status != RequestStatus.RUNNING]
         for name in waiting_queues():
             # vLLM's worker cannot take back in the same iteration what was just taken from it.
             getattr(self, name).choose(r for r in waiting if r not in self.reset_preempted_req_ids)
@@ -222,7 +222,7 @@ class SyncSloScheduler(ClampedScheduler):
         if tokens <= allowed:
             return tokens
         # vLLM pads a waiting request that has one token left to a whole draft, and counts on getting all of it.
-        padded = allowed and self.num_spec_tokens and request.status != RequestStatus.RUNNING
+        padded = allowed and self.num_spec_tokens and request.status is not RUNNING
         return tokens if padded and request.num_tokens - computed == 1 else allowed
 
     # After an iteration was scheduled, and after it ended
@@ -233,15 +233,19 @@ class SyncSloScheduler(ClampedScheduler):
         expected_s = selection.batch.duration_s
         if scheduled == selection.allowance and not self._waits and not output.preempted_req_ids:
             first = self._tracker.advance(selection.batch, start_s + expected_s)
+            context = self._tracker.context_tokens(selection.batch)
         else:
             strayed = [self.requests[r] for r in output.preempted_req_ids or () if r in self.requests]
             touched = {r.request_id: r for r in [*selection.requests, *strayed]}
             first = [r for r in touched.values() if self._tracker.sync(r, start_s + expected_s)]
+            context = sum([self.requests[r].num_computed_tokens for r in scheduled])
         if scheduled:
-            self._launch(output, now_s, start_s, expected_s, first)
+            self._launch(output, context, now_s, start_s, expected_s, first)
         self._tracker.forget_complete()
 
-    def _launch(self, output: Any, now_s: float, start_s: float, expected_s: float, first: list[Any]) -> None:
+    def _launch(
+        self, output: Any, context_tokens: int, now_s: float, start_s: float, expected_s: float, first: list[Any]
+    ) -> None:
         scheduled = output.num_scheduled_tokens
         drafts = output.scheduled_spec_decode_tokens
         self._last_scheduled = scheduled
@@ -252,7 +256,7 @@ class SyncSloScheduler(ClampedScheduler):
                 expected_s=expected_s,
                 expected_end_s=start_s + expected_s,
                 new_tokens=output.total_num_scheduled_tokens,
-                context_tokens=sum([self.requests[r].num_computed_tokens for r in scheduled]),
+                context_tokens=context_tokens,
                 sequences=len(scheduled),
                 draft_steps=max(map(len, drafts.values())) if drafts else 0,
                 first_tokens=first,
@@ -306,6 +310,7 @@ def effective_profile(profile: HardwareProfile, scheduler: Any) -> HardwareProfi
         max_model_tokens=scheduler.max_model_len,
         max_batched_tokens=scheduler.max_num_scheduled_tokens,
         max_sequences=scheduler.max_num_running_reqs,
+        max_drafts=scheduler.num_spec_tokens,
     )
 
 

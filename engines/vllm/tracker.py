@@ -11,8 +11,10 @@ import numpy as np
 from vllm.v1.request import RequestStatus
 
 from engines.follower import PlanFollower
-from engines.messages import SloArgs
+from engines.messages import SloArgs, read_slo
 from planner.batch import Batch
+
+RUNNING = RequestStatus.RUNNING  # looked up once: enum members are slow to reach
 
 
 @dataclass(slots=True)
@@ -45,9 +47,7 @@ class Tracker:
     def add(self, request: Any, cached_tokens: int) -> None:
         """Make a job of a request. Requests that share an SLO id (`n` > 1) become jobs of their own."""
         slo = slo_args(request)
-        job_id = slo.slo_id
-        if not job_id or job_id in self._request_of:
-            job_id = request.request_id
+        job_id = request.request_id if slo.slo_id in self._request_of else slo.slo_id
         self._request_of[job_id] = request
         self._job_of[request.request_id] = job_id
         self.follower.add(
@@ -87,6 +87,11 @@ class Tracker:
         requests = [self._request_of[ids[row]] for row in rows]
         return Selection(batch, requests, {r.request_id: n for r, n in zip(requests, tokens, strict=True)})
 
+    def context_tokens(self, batch: Batch) -> int:
+        """KV entries that the batch's rows have now."""
+        context = self.follower.table.rows["context"]
+        return int(context[batch.decode].sum() + context[batch.prefill].sum())
+
     def advance(self, batch: Batch, expected_end_s: float) -> list[Any]:
         """Count an iteration that vLLM scheduled just as selected; the requests whose first token it makes."""
         rows = self.follower.table.rows
@@ -112,7 +117,7 @@ class Tracker:
         in_flight = request.num_output_placeholders
         left = request.num_tokens + in_flight - request.num_computed_tokens
         emitted = request.num_output_tokens + min(1, in_flight)
-        decodes = request.status == RequestStatus.RUNNING and emitted > 0 and left <= 1
+        decodes = request.status is RUNNING and emitted > 0 and left <= 1
         job["prompt_left"] = 0 if decodes else max(1, left)
         job["context"] = request.num_computed_tokens
         return self._emit(job, emitted, expected_end_s)
@@ -154,10 +159,9 @@ class Tracker:
 
 
 def slo_args(request: Any) -> SloArgs:
-    """The SLO that came with a request; a request without one has an empty id."""
+    """The SLO that came with a request; without one it is best effort under its own id."""
     sampling = request.sampling_params
-    extra = (sampling.extra_args if sampling is not None else None) or {}
-    return msgspec.convert({"slo_id": "", **extra}, type=SloArgs, strict=False)
+    return read_slo(sampling.extra_args if sampling is not None else None, request.request_id)
 
 
 def _start_due_times(job: Any, at_s: float) -> None:

@@ -116,8 +116,8 @@ def _row(
     live = asyncio.run(replay(offered, target, seed=seed, drain_s=DRAIN_S))
     return {
         "scenario": scenario, "system": system, "rate_rps": rate, "hardware": PROFILE, "replicas": replicas,
-        "mode": "live", "seed": seed, "trace_source": offered.trace_source, **summarize(collect(live.outcomes), offered.seconds),
-        **live.schedule(), "load": offered.record,
+        "mode": "live", "seed": seed, "trace_source": offered.trace_source, "load": offered.record,
+        **summarize(collect(live.outcomes), offered.seconds), **live.schedule(),
     }  # fmt: skip
 
 

@@ -25,11 +25,14 @@ from engines import profiles
 HARDWARE = "h200-opt-13b"
 SYSTEMS = ("vllm", "slos-serve-ar")
 REPLICAS = 2
-# The slice: found in virtual time, fixed here, the same for every run.
-SLICE_S = (820.0, 910.0)
-SLICE_LIKE = Like(rate_rps=8.0, peak_10s=3.8)
+# Two and a half minutes of the trace in one, so that two replicas get what five would in the original; with bursts of
+# three times the mean rate. Found in virtual time as a load that two H200s can carry and plain vLLM cannot: there vLLM
+# attains 66 % and slosgate 87 %, and no scheduler is kept from 100 % (bench/bound.py). Nothing is chosen per run.
+SLICE_S = (1400.0, 1550.0)
+SLICE_LIKE = Like(rate_rps=4.54, peak_10s=3.2)  # for the generator, where the trace itself can't be had
 SECONDS = 60.0
-RATE_RPS = 7.12
+RATE_RPS = 7.15
+SEED = 23  # of the generator's draws, one whose bursts are like the slice's; the real slice has no need of it
 DRAIN_S = 10.0  # an answer later than this has missed its SLO anyhow
 
 
@@ -42,7 +45,7 @@ def scenario() -> Scenario:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for result.json and report.html.")] = Path("out/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of prompts, and of the trace when it must be generated.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the trace, when it must be generated.")] = SEED,
     mode: Annotated[
         str, typer.Option(help="live: real HTTP, as make demo does. sim: the same in virtual time.")
     ] = "live",

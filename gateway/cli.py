@@ -3,6 +3,7 @@
 slosgate serve                              # a private Valkey, replicas join by its address
 slosgate serve --config slosgate.toml --redis redis://10.0.0.5:6379/0 --port 8000
 slosgate check-config slosgate.toml
+slosgate warm-up                            # in an image's build, say
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import msgspec
 import typer
 import uvicorn
 
+import engines.sim.warmup
+import planner
+from engines import profiles
+from engines.sim import policies
 from engines.sim.command import sim
 from gateway import valkey
 from gateway.app import create_app
@@ -42,6 +47,14 @@ def serve(
     with _redis_url(settings) as url:
         print(f"slosgate: state in {url}; add a replica with: slosgate engine sim --redis {url}", flush=True)  # noqa: T201
         uvicorn.Server(_server_config(settings, url)).run()
+
+
+@app.command("warm-up")
+def warm_up() -> None:
+    """Compile the planner ahead, once for an installation: else the first start of each program does, for a minute."""
+    planner.warm_up()
+    for policy in policies.names():
+        engines.sim.warmup.warm_up(profiles.load("h200-opt-13b"), policies.load(policy))
 
 
 @app.command("check-config")

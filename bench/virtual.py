@@ -65,6 +65,8 @@ def _stage(call: Call) -> SimStage:
         ttft_slo_s=call.ttft_slo_s,
         tpot_slo_s=call.tpot_slo_s,
         gap_s=call.gap_s,
+        switch_at=call.switch_at,
+        next_tpot_slo_s=call.next_tpot_slo_s,
     )
 
 

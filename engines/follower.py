@@ -19,6 +19,7 @@ from planner.batch import Batch
 from planner.compiling import compiled
 from planner.controller import ReplicaState, plan_replica, promote
 from planner.jobs import Jobs, JobTable
+from planner.kernels import tier_s, token_due_s
 from planner.perf_model import PerfModel
 from planner.profile import HardwareProfile
 from planner.slack import next_batch
@@ -241,6 +242,9 @@ def add_job(
         output=min(slo.slo_output_tokens or max_tokens, max_tokens),
         guaranteed=bool(slo.slo_guaranteed) and slo.slo_ttft_ms is not None,
         weight=slo.slo_weight,
+        acceptance=slo.slo_acceptance,
+        switch_at=slo.slo_switch_at,
+        next_tpot_s=_seconds(slo.slo_next_tpot_ms),
     )
 
 
@@ -278,7 +282,7 @@ def decoding(jobs: Jobs, tiers: NDArray[np.float64]) -> tuple[NDArray[np.int64],
         job = jobs[row]
         if job.prompt_left > 0 or job.held:
             continue
-        tpot_s = job.next_tpot_s if 0 < job.switch_at < job.generated else job.tpot_s
+        tpot_s = tier_s(job)
         for i in range(len(tiers)):
             if tiers[i, 0] == tpot_s or abs(tiers[i, 0] - tpot_s) < 1e-6:
                 rows[n], drafts[n] = row, int(tiers[i, 1])
@@ -318,7 +322,7 @@ def weigh(
             continue
         due_s = job.deadline_s
         if job.prompt_left == 0:
-            due_s = job.due_base_s + job.generated * job.tpot_s
+            due_s = token_due_s(job, job.generated)
         if due_s > now_s:
             slack_s = min(slack_s, due_s - now_s)
     return new, context, steps, blocks, slack_s

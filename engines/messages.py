@@ -91,6 +91,9 @@ class SloArgs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     slo_guaranteed: int = 0  # 1: an admitted guarantee, 0: best effort
     slo_weight: float = 1.0
     slo_output_tokens: int = 0  # the planning value for the output's length; 0 means max_tokens
+    slo_acceptance: float = 0.0  # planning value for the chance that a drafted token is accepted; 0: don't draft
+    slo_switch_at: int = 0  # after so many output tokens the TPOT SLO becomes slo_next_tpot_ms; 0: never
+    slo_next_tpot_ms: float | None = None
 
 
 def read_slo(extra: Mapping[str, Any] | None, request_id: str) -> SloArgs:

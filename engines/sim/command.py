@@ -22,7 +22,7 @@ def sim(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
     url: Annotated[str | None, typer.Option(help="Where gateways reach it; host and port by default.")] = None,
-    policy: Annotated[str, typer.Option(help="Scheduler: slosgate or vllm.")] = "slosgate",
+    policy: Annotated[str, typer.Option(help="Scheduler: sarathi, slosgate, vllm or vllm-v0.")] = "slosgate",
     redis: Annotated[str | None, typer.Option(help="Redis to register in; without it the server stands alone.")] = None,
     name: Annotated[str, typer.Option(help="Name of the replica; host:port by default.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of output lengths, noise and draft verdicts.")] = 0,

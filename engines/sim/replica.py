@@ -116,11 +116,12 @@ class SimReplica:
             self.state.sequences, batch.decode, batch.drafts, batch.prefill, batch.tokens
         )
         outcome = Outcome(batch, slots, emitted, done, iteration.report, iteration.end_s)
-        self._count(outcome, total)
+        self._count(iteration, total, len(done))
         self.policy.observe(outcome)
-        for slot in (*done.tolist(), *self._gone):
-            self._forget(slot)
-        self._gone.clear()
+        if len(done) or self._gone:
+            for slot in (*done.tolist(), *self._gone):
+                self._forget(slot)
+            self._gone.clear()
         self._previous = iteration
         return outcome
 
@@ -163,7 +164,7 @@ class SimReplica:
 
     def _begin(self, wanted: SlotBatch, now_s: float) -> Iteration | None:
         """Give the batch its blocks and its time; None when nothing of it can run."""
-        decode, drafts, prefill, tokens, blocks, new, context, steps, duration_s = place(
+        n, m, blocks, new, prompt, context, steps, duration_s = place(
             self.state.sequences,
             wanted.decode,
             wanted.drafts,
@@ -175,11 +176,12 @@ class SimReplica:
         )
         if not new:
             return None
-        self.state.pool.take(blocks)
+        if blocks:
+            self.state.pool.take(blocks)
         if self._noise:
             duration_s *= max(0.1, 1.0 + self._noise * float(self._random.standard_normal()))
-        report = IterationReport(duration_s, new, context, len(decode) + len(prefill), steps)
-        return Iteration(SlotBatch(decode, drafts, prefill, tokens), now_s, now_s + duration_s, report)
+        report = IterationReport(duration_s, new, context, n + m, steps)
+        return Iteration(wanted.first(n, m), now_s, now_s + duration_s, report, prompt)
 
     def _forget(self, slot: int) -> None:
         for unseen in self.unseen:
@@ -193,11 +195,10 @@ class SimReplica:
     def _runs(self, batch: SlotBatch, slot: int) -> bool:
         return bool((batch.decode == slot).any() or (batch.prefill == slot).any())
 
-    def _count(self, outcome: Outcome, emitted: int) -> None:
-        report = outcome.report
-        self.reports.append(report)
+    def _count(self, iteration: Iteration, emitted: int, finished: int) -> None:
+        self.reports.append(iteration.report)
         self.counters.iterations += 1
-        self.counters.busy_s += report.duration_s
-        self.counters.prompt_tokens += int(outcome.batch.tokens.sum())
+        self.counters.busy_s += iteration.report.duration_s
+        self.counters.prompt_tokens += iteration.prompt_tokens
         self.counters.output_tokens += emitted
-        self.counters.finished += len(outcome.done)
+        self.counters.finished += finished

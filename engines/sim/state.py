@@ -117,6 +117,13 @@ class EngineState:
         sequence["prompt_left"] = self.request(slot).prompt_tokens + int(sequence["generated"])
         self.preemptions += 1
 
+    def swap_out(self, slot: int) -> None:
+        """Move a sequence's KV to the host: it needs blocks for all of its context before it runs again."""
+        sequence = self.sequences[slot]
+        self.pool.give(int(sequence["blocks"]))
+        sequence["blocks"] = 0
+        self.preemptions += 1
+
     def release(self, slot: int) -> None:
         """Free a slot and its blocks; a session's prefix stays in the cache until the blocks are needed."""
         request = self.request(slot)

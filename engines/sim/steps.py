@@ -27,14 +27,13 @@ def place(
     free: int,
     block_tokens: int,
     coef: NDArray[np.float64],
-) -> tuple[Slots, Slots, Slots, Slots, int, int, int, int, float]:
+) -> tuple[int, int, int, int, int, int, int, float]:
     """Give each row its blocks, decodes first, and drop the rows that find none left.
 
-    Returns what is left of the four arrays, blocks taken, new tokens, context tokens, draft steps and the modelled
-    duration in seconds.
+    What is left moves to the front of the four arrays. Returns how many decodes and prefills that are, blocks taken,
+    new tokens, prompt tokens among them, context tokens, draft steps and the modelled duration in seconds.
     """
-    decode, drafts, prefill, tokens = decode.copy(), drafts.copy(), prefill.copy(), tokens.copy()
-    taken, new, context, steps, n, m = 0, 0, 0, 0, 0, 0
+    taken, new, prompt, context, steps, n, m = 0, 0, 0, 0, 0, 0, 0
     for i in range(len(decode)):
         slot, wanted = decode[i], drafts[i] + 1
         blocks = blocks_needed(sequences, slot, wanted, block_tokens)
@@ -55,11 +54,11 @@ def place(
         taken += blocks
         sequences[slot].blocks += blocks
         new += wanted
+        prompt += wanted
         context += sequences[slot].context + wanted
         prefill[m], tokens[m] = slot, wanted
         m += 1
-    duration_s = iteration_s(coef, new, context, n + m, steps)
-    return decode[:n], drafts[:n], prefill[:m], tokens[:m], taken, new, context, steps, duration_s
+    return n, m, taken, new, prompt, context, steps, iteration_s(coef, new, context, n + m, steps)
 
 
 @compiled

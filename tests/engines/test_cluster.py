@@ -37,9 +37,13 @@ def serve(name: str, requests: list[SimRequest], **settings: object) -> Run:
     return simulate(systems.load(name)(Settings(H200, **settings)), requests)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("system", systems.names())
+SPECULATING = [name for name in systems.names() if name.startswith("slos-serve") and name != "slos-serve-ar"]
+
+
+@pytest.mark.parametrize("system", sorted({*systems.names()} - {*SPECULATING}))
 def test_an_idle_replica_answers_in_the_zero_load_ttft(system: str) -> None:
-    job = serve(system, [SimRequest(id="a", arrival_s=1.0, stages=(stage(1000, 3),))]).jobs[0]
+    one = [SimRequest(id="a", arrival_s=1.0, stages=(stage(1000, 3),))]
+    job = serve(system, one, replicas=2, budget=1024, link_bytes_per_s=math.inf).jobs[0]
     assert job.token_s[0] - 1.0 == pytest.approx(H200.zero_load_ttft_s(1000))
     assert np.diff(job.token_s).tolist() == pytest.approx([H200.perf.iteration_s(1, n, 1) for n in (1001, 1002)])
 
@@ -56,7 +60,7 @@ def test_the_same_seed_gives_the_same_run(system: str) -> None:
 
 @pytest.mark.parametrize("system", systems.names())
 def test_every_token_is_emitted_once_and_in_order(system: str) -> None:
-    run = serve(system, poisson(80, 20.0))
+    run = serve(system, poisson(80, 20.0), replicas=2)
     for job in run.jobs:
         assert len(job.token_s) == job.stage.output_tokens
         assert job.token_s[0] > job.arrival_s
@@ -69,7 +73,7 @@ def test_round_robin_takes_turns() -> None:
     assert [job.replica for job in run.jobs] == [0, 1, 2, 0, 1, 2]
 
 
-@pytest.mark.parametrize("system", systems.names())
+@pytest.mark.parametrize("system", sorted({*systems.names()} - {"distserve"}))
 def test_a_stage_arrives_after_the_one_before_and_finds_its_prefix(system: str) -> None:
     stages = (stage(800, 20, gap_s=0.5), stage(100, 20, cached_tokens=819))
     first, second = serve(system, [SimRequest(id="loop", arrival_s=0.0, stages=stages)], replicas=2).jobs

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from engines.sim.policies import slosgate, vllm
+from engines.sim.policies import sarathi, slosgate, vllm, vllm_v0
 from engines.sim.policies.base import Policy, PolicyFactory, SlotBatch
 
-_POLICIES: dict[str, PolicyFactory] = {"slosgate": slosgate.SlosgatePolicy, "vllm": vllm.VllmPolicy}
+_POLICIES: dict[str, PolicyFactory] = {
+    "sarathi": sarathi.SarathiPolicy,
+    "slosgate": slosgate.SlosgatePolicy,
+    "vllm": vllm.VllmPolicy,
+    "vllm-v0": vllm_v0.VllmV0Policy,
+}
 
 __all__ = ["Policy", "PolicyFactory", "SlotBatch", "UnknownPolicy", "load", "names"]
 

@@ -18,12 +18,18 @@ def slots(*values: int) -> Slots:
 
 @dataclass(frozen=True, slots=True)
 class SlotBatch:
-    """One iteration, by slots of the engine's state."""
+    """One iteration, by slots of the engine's state. The arrays are the replica's to write to."""
 
     decode: Slots
     drafts: Slots  # draft tokens of each decode
     prefill: Slots
     tokens: Slots  # prompt tokens of each prefill
+
+    def first(self, decodes: int, prefills: int) -> SlotBatch:
+        """So many of its decodes and prefills."""
+        if decodes == len(self.decode) and prefills == len(self.prefill):
+            return self
+        return SlotBatch(self.decode[:decodes], self.drafts[:decodes], self.prefill[:prefills], self.tokens[:prefills])
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,7 @@ class Iteration:
     start_s: float
     end_s: float
     report: IterationReport
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,19 +9,29 @@ import numpy as np
 
 from engines.follower import PlanFollower, Progress, add_job
 from engines.messages import Plan, RequestProgress, SloArgs
+from engines.sim.acceptance import AcceptanceRates
 from engines.sim.policies.base import Iteration, Outcome, SlotBatch
 from engines.sim.state import EngineRequest, EngineState, Slots
+from planner.compiling import compiled
 from planner.jobs import JobTable
+from planner.profile import HardwareProfile
 
 
 class SlosgatePolicy:
-    """Keeps the follower's table in step with the engine's slots."""
+    """Keeps the follower's table in step with the engine's slots.
+
+    `profile` is what the follower plans with, by default the engine's own; `rates` learn from every draft.
+    """
 
     supports_plans = True
 
-    def __init__(self, state: EngineState) -> None:
-        self.follower = PlanFollower(state.profile)
+    def __init__(
+        self, state: EngineState, *, profile: HardwareProfile | None = None, rates: AcceptanceRates | None = None
+    ) -> None:
+        self.follower = PlanFollower(profile or state.profile)
         self._state = state
+        self._rates = rates or AcceptanceRates()
+        self._class_of_slot: Slots = np.zeros(64, dtype=np.int64)
         self._slot_of_row: Slots = np.zeros(64, dtype=np.int64)
         self._row_of_slot: Slots = np.zeros(64, dtype=np.int64)
 
@@ -41,6 +51,8 @@ class SlosgatePolicy:
             now_s=now_s,
         )
         self._put(len(self.follower.table) - 1, slot)
+        self._class_of_slot = _reaching(self._class_of_slot, slot)
+        self._class_of_slot[slot] = self._rates.number(request.slo.slo_class if request.slo else "")
 
     def jobs(self, in_flight: Iteration | None, unseen: Iterable[tuple[int, float]]) -> JobTable:
         """The jobs as they will be when the iteration in flight has ended, arrivals that wait outside included."""
@@ -75,6 +87,9 @@ class SlosgatePolicy:
 
     def observe(self, outcome: Outcome) -> None:
         self.follower.record(self._progress(outcome.batch, outcome.emitted), outcome.end_s, outcome.report)
+        if outcome.report.draft_steps:
+            batch = outcome.batch
+            self._rates.learn(self._class_of_slot, batch.decode, batch.drafts, outcome.emitted, outcome.done)
 
     def apply(self, plan: Plan) -> None:
         self.follower.apply(plan)
@@ -87,12 +102,7 @@ class SlosgatePolicy:
         self.follower.preempted(job_id)
 
     def _progress(self, batch: SlotBatch, emitted: Slots) -> Progress:
-        return Progress(
-            rows=self._row_of_slot[np.concatenate([batch.decode, batch.prefill])],
-            computed=np.concatenate([emitted[: len(batch.decode)], batch.tokens]),
-            prompt=np.concatenate([np.zeros_like(batch.decode), batch.tokens]),
-            emitted=emitted,
-        )
+        return Progress(*progress_of(self._row_of_slot, batch.decode, batch.prefill, batch.tokens, emitted))
 
     def _put(self, row: int, slot: int) -> None:
         self._slot_of_row = _reaching(self._slot_of_row, row)
@@ -112,3 +122,17 @@ def _reaching(array: Slots, index: int) -> Slots:
     while index >= len(array):
         array = np.concatenate([array, np.zeros_like(array)])
     return array
+
+
+@compiled
+def progress_of(
+    row_of_slot: Slots, decode: Slots, prefill: Slots, tokens: Slots, emitted: Slots
+) -> tuple[Slots, Slots, Slots, Slots]:
+    """(rows, tokens of context gained, prompt tokens among them, output tokens) of an iteration."""
+    n, m = len(decode), len(prefill)
+    rows, computed, prompt = np.empty(n + m, np.int64), np.empty(n + m, np.int64), np.zeros(n + m, np.int64)
+    for i in range(n):
+        rows[i], computed[i] = row_of_slot[decode[i]], emitted[i]
+    for i in range(m):
+        rows[n + i], computed[n + i], prompt[n + i] = row_of_slot[prefill[i]], tokens[i], tokens[i]
+    return rows, computed, prompt, emitted

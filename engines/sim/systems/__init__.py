@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from engines.sim.systems.base import Settings, SimRequest, SimStage, StageJob, System, SystemFactory
-from engines.sim.systems.slos_serve_ar import SlosServe
+from engines.sim.systems.distserve import DistServe
+from engines.sim.systems.sarathi import Sarathi
+from engines.sim.systems.slos_serve import SlosServe
+from engines.sim.systems.slos_serve_ar import SlosServeAr
+from engines.sim.systems.slos_serve_fixed_tau import SlosServeFixedTau
+from engines.sim.systems.slos_serve_greedy import SlosServeGreedy
+from engines.sim.systems.slos_serve_no_burst import SlosServeNoBurst
+from engines.sim.systems.slos_serve_no_promotion import SlosServeNoPromotion
+from engines.sim.systems.slos_serve_no_routing import SlosServeNoRouting
 from engines.sim.systems.vllm import Vllm
+from engines.sim.systems.vllm_v0 import VllmV0
 
-_SYSTEMS: dict[str, SystemFactory] = {"slos-serve-ar": SlosServe, "vllm": Vllm}
+_SYSTEMS: dict[str, SystemFactory] = {
+    "distserve": DistServe,
+    "sarathi": Sarathi,
+    "slos-serve": SlosServe,
+    "slos-serve-ar": SlosServeAr,
+    "slos-serve-fixed-tau": SlosServeFixedTau,
+    "slos-serve-greedy": SlosServeGreedy,
+    "slos-serve-no-burst": SlosServeNoBurst,
+    "slos-serve-no-promotion": SlosServeNoPromotion,
+    "slos-serve-no-routing": SlosServeNoRouting,
+    "vllm": Vllm,
+    "vllm-v0": VllmV0,
+}
 
 __all__ = [
     "Settings",

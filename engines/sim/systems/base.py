@@ -28,6 +28,8 @@ class SimStage(msgspec.Struct, frozen=True, kw_only=True):
     ttft_slo_s: float = math.inf  # absolute, from the stage's arrival
     tpot_slo_s: float = math.inf
     gap_s: float = 0.0  # from the end of this stage to the arrival of the next
+    switch_at: int = 0  # after so many output tokens the TPOT SLO becomes next_tpot_slo_s (think, respond); 0: never
+    next_tpot_slo_s: float = math.inf
 
 
 class SimRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +121,9 @@ class Settings:
     async_scheduling: bool = True  # vLLM's default on GPUs
     budget: int | None = None
     drafts: int = 0
+    prefill_replicas: int | None = None  # of `replicas`, where prefill and decode are apart; None: half of them
+    # Between two replicas: NVLink of an A100, one way (an H100's or H200's is 450e9, PCIe 4.0 x16 32e9).
+    link_bytes_per_s: float = 300e9
 
 
 SystemFactory: TypeAlias = Callable[[Settings], System]
@@ -127,13 +132,18 @@ SystemFactory: TypeAlias = Callable[[Settings], System]
 def equal_replicas(settings: Settings, policy: PolicyFactory) -> list[SimReplica]:
     """Equal replicas, each with a seed of its own."""
     return [
-        SimReplica(
-            settings.profile,
-            policy,
-            seed=settings.seed * 1_000 + n,
-            noise=settings.noise,
-            async_scheduling=settings.async_scheduling,
-            overhead_s=settings.profile.request_overhead_s,
-        )
+        one_replica(settings, policy, n, overhead_s=settings.profile.request_overhead_s)
         for n in range(settings.replicas)
     ]
+
+
+def one_replica(settings: Settings, policy: PolicyFactory, number: int, *, overhead_s: float) -> SimReplica:
+    """The replica of that number; a request can run `overhead_s` after it was submitted."""
+    return SimReplica(
+        settings.profile,
+        policy,
+        seed=settings.seed * 1_000 + number,
+        noise=settings.noise,
+        async_scheduling=settings.async_scheduling,
+        overhead_s=overhead_s,
+    )

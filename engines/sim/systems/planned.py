@@ -1,0 +1,167 @@
+"""slosgate in virtual time: the planner places every arrival, promotes and plans; followers carry it out.
+
+What the gateway does, without HTTP and Redis between it and the replicas. Each ablation changes one `FrontEnd` field.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import count, cycle
+
+import msgspec
+
+from engines.messages import Plan, PlannedIteration, SloArgs
+from engines.sim.acceptance import AcceptanceRates
+from engines.sim.policies.slosgate import SlosgatePolicy
+from engines.sim.state import EngineState
+from engines.sim.systems.base import BEST_EFFORT, GUARANTEED, Fleet, Settings, StageJob, equal_replicas
+from planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
+from planner.profile import HardwareProfile
+
+
+@dataclass(frozen=True, slots=True)
+class FrontEnd:
+    """How the planner is used."""
+
+    horizon_s: float = 0.0  # how far ahead plans reach; the followers' own rule takes over from there
+    speculates: bool = False
+    promotes: bool = True  # best effort becomes a guarantee when room appears
+    routes: bool = True  # False: round robin decides, the planner is asked about that one replica
+    defers: bool = True  # False: nobody becomes best effort, fitting or not
+    selects: bool = True  # False: what is best effort on arrival has no deadline any more
+    tau_s: float = math.inf  # longest iteration
+
+
+class PlannedSystem:
+    """Replicas that follow plans, and the front end that makes them."""
+
+    def __init__(self, settings: Settings, front_end: FrontEnd) -> None:
+        self._front_end = front_end
+        self._profile = bounded(settings.profile, front_end.tau_s)
+        self._rates = AcceptanceRates()
+        self._policies: list[SlosgatePolicy] = []
+        self.replicas = equal_replicas(settings, self._policy)
+        self._turns = cycle(range(len(self.replicas)))
+        self._jobs: dict[str, StageJob] = {}
+        self._effort: list[set[str]] = [set() for _ in self.replicas]  # best effort on each replica
+        self._epochs = [count(1) for _ in self.replicas]
+
+    def arrive(self, fleet: Fleet, job: StageJob, now_s: float) -> None:
+        self._jobs[job.id] = job
+        arrival = self._arrival(job)
+        number, decision = self._place(job, arrival, now_s)
+        guaranteed = decision.guaranteed or not self._front_end.defers
+        job.admission = GUARANTEED if guaranteed else BEST_EFFORT
+        if not guaranteed:
+            self._effort[number].add(job.id)
+        slo = self._slo(job, arrival, guaranteed)
+        fleet.submit(job, number, msgspec.structs.replace(job.engine_request(), slo=slo), now_s)
+        self._plan(fleet, number, now_s, decision.preempt)
+
+    def served(self, fleet: Fleet, job: StageJob, now_s: float) -> bool:
+        del self._jobs[job.id]
+        self._effort[job.replica].discard(job.id)
+        self._plan(fleet, job.replica, now_s)
+        return True
+
+    def _slo(self, job: StageJob, arrival: Arrival, guaranteed: bool) -> SloArgs:
+        hopeful = guaranteed or self._front_end.selects
+        return SloArgs(
+            slo_id=job.id,
+            slo_class=job.request.slo_class,
+            slo_ttft_ms=_milliseconds(arrival.ttft_s) if hopeful else None,
+            slo_tpot_ms=_milliseconds(arrival.tpot_s) if hopeful else None,
+            slo_guaranteed=int(guaranteed),
+            slo_weight=arrival.weight,
+            slo_acceptance=arrival.acceptance,
+            slo_switch_at=arrival.switch_at,
+            slo_next_tpot_ms=_milliseconds(arrival.next_tpot_s) if hopeful else None,
+        )
+
+    def _arrival(self, job: StageJob) -> Arrival:
+        stage = job.stage
+        return Arrival(
+            request_id=job.id,
+            ttft_s=stage.ttft_slo_s,
+            tpot_s=stage.tpot_slo_s,
+            prompt_tokens=stage.cached_tokens + stage.prompt_tokens,
+            output_tokens=stage.output_tokens,
+            weight=job.request.weight,
+            acceptance=self._rates.of(job.request.slo_class) if self._front_end.speculates else 0.0,
+            switch_at=stage.switch_at,
+            next_tpot_s=stage.next_tpot_slo_s,
+        )
+
+    def _place(self, job: StageJob, arrival: Arrival, now_s: float) -> tuple[int, Decision]:
+        """The replica that takes it, and the planner's word."""
+        request = job.engine_request()
+        asked = list(range(len(self.replicas)))
+        if not self._front_end.routes:
+            # As for the baselines: later stages follow their prefix.
+            asked = [job.replica if job.replica >= 0 else next(self._turns)]
+        states = [self._state(n, now_s, self.replicas[n].state.cached(request)) for n in asked]
+        decision = place(arrival, states, now_s)
+        return asked[decision.replica], decision
+
+    def _plan(self, fleet: Fleet, number: int, now_s: float, preempt: tuple[str, ...] = ()) -> None:
+        """Promote whom there is room for, then send the replica its next iterations."""
+        if not self._effort[number] and not self._front_end.horizon_s:
+            return
+        state = self._state(number, now_s)
+        promoted = promote(state, now_s) if self._front_end.promotes else ()
+        rows = state.jobs.rows
+        for job_id in promoted:
+            rows["guaranteed"][state.jobs.row_of(job_id)] = True
+            self._effort[number].discard(job_id)
+            self._jobs[job_id].admission = GUARANTEED
+            self._jobs[job_id].promoted_s = now_s
+        planned = plan_replica(state, now_s, horizon_s=self._front_end.horizon_s)
+        plan = Plan(
+            replica=str(number),
+            epoch=next(self._epochs[number]),
+            issued_at_s=now_s,
+            horizon=tuple(
+                PlannedIteration(
+                    token_budget=step.token_budget,
+                    duration_s=step.duration_s,
+                    speculation=step.speculation,
+                    prefill=step.prefill,
+                )
+                for step in planned.horizon
+            ),
+            guaranteed=promoted,
+            hold=planned.hold,
+            preempt=(*planned.preempt, *preempt),
+        )
+        self.replicas[number].apply(plan)
+        fleet.wake(number, now_s)
+
+    def _state(self, number: int, now_s: float, prefix_tokens: int = 0) -> ReplicaState:
+        """The replica as it will be once the iteration in flight has ended."""
+        replica = self.replicas[number]
+        return ReplicaState(
+            name=str(number),
+            profile=self._profile,
+            jobs=self._policies[number].jobs(replica.in_flight, replica.unseen),
+            free_blocks=replica.state.pool.free,
+            busy_for_s=replica.in_flight.end_s - now_s if replica.in_flight else 0.0,
+            prefix_tokens=prefix_tokens,
+        )
+
+    def _policy(self, state: EngineState) -> SlosgatePolicy:
+        policy = SlosgatePolicy(state, profile=self._profile, rates=self._rates)
+        self._policies.append(policy)
+        return policy
+
+
+def bounded(profile: HardwareProfile, tau_s: float) -> HardwareProfile:
+    """The profile with no more tokens to an iteration than an otherwise idle replica computes in `tau_s`."""
+    if math.isinf(tau_s):
+        return profile
+    most = max(1, min(profile.max_batched_tokens, int(profile.perf.token_budget(tau_s, 0, 1))))
+    return msgspec.structs.replace(profile, max_batched_tokens=most)
+
+
+def _milliseconds(seconds: float) -> float | None:
+    return None if math.isinf(seconds) else seconds * 1e3

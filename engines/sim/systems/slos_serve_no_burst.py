@@ -1,0 +1,11 @@
+"""slosgate that makes everybody a guarantee: in a burst nobody is deferred to best effort."""
+
+from __future__ import annotations
+
+from engines.sim.systems.base import Settings
+from engines.sim.systems.planned import FrontEnd, PlannedSystem
+
+
+class SlosServeNoBurst(PlannedSystem):
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, FrontEnd(speculates=True, defers=False))

@@ -1,0 +1,11 @@
+"""slosgate, but what is best effort on arrival stays it."""
+
+from __future__ import annotations
+
+from engines.sim.systems.base import Settings
+from engines.sim.systems.planned import FrontEnd, PlannedSystem
+
+
+class SlosServeNoPromotion(PlannedSystem):
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, FrontEnd(speculates=True, promotes=False))

@@ -1,0 +1,16 @@
+"""vLLM V0, the paper's vLLM: prefill first, behind round robin."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from engines.sim.policies.vllm_v0 import VllmV0Policy
+from engines.sim.systems.base import Settings
+from engines.sim.systems.round_robin import RoundRobin
+
+
+class VllmV0(RoundRobin):
+    """`settings.budget` bounds the prompt tokens of an iteration; `settings.drafts` adds fixed speculation."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, partial(VllmV0Policy, budget=settings.budget, drafts=settings.drafts))

@@ -49,7 +49,9 @@ class Courier:
     async def run(self) -> None:
         hello = msgspec.msgpack.decode(await self._frame(), type=Hello)
         self._latest = _idle(hello.info)
-        channel = ReplicaChannel(hello.redis_url, hello.info, snapshot=self._snapshot, on_plan=self._deliver)
+        channel = ReplicaChannel(
+            hello.redis_url, hello.info, snapshot=self._snapshot, on_plan=lambda plan: self._deliver(channel, plan)
+        )
         serving = asyncio.create_task(self._serve(channel, hello.info.url))
         try:
             while frame := await self._frame():
@@ -89,8 +91,12 @@ class Courier:
         self._iterations.clear()
         return report
 
-    def _deliver(self, plan: Plan) -> None:
+    def _deliver(self, channel: ReplicaChannel, plan: Plan) -> None:
+        assert self._latest is not None  # set before the channel starts
         self._mailbox.write(msgspec.msgpack.encode(plan))
+        # An idle engine looks into its mailbox when the next request comes, which is soon enough for the plan.
+        self._latest = msgspec.structs.replace(self._latest, epoch=plan.epoch)
+        channel.report()
 
 
 def _idle(info: ReplicaInfo) -> Telemetry:

@@ -126,6 +126,8 @@ class SyncSloScheduler(ClampedScheduler):
         self._refused = bool(selection.requests) and not output.num_scheduled_tokens
         if selection.requests or output.preempted_req_ids:
             self._settle(output, selection, now_s, start_s)
+        if not self._flights:
+            self._report(now_s, urgent=False)  # no iteration will end that could: everybody waits
         return output
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:

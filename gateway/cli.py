@@ -22,6 +22,7 @@ import planner
 from engines import profiles
 from engines.sim import policies
 from engines.sim.command import sim
+from engines.vllm.command import CONTEXT_SETTINGS, vllm
 from gateway import valkey
 from gateway.app import create_app
 from gateway.config import Config, ConfigError, load
@@ -32,7 +33,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="SLO-guarante
 engine_app = typer.Typer(no_args_is_help=True, help="Run a replica.")
 app.add_typer(engine_app, name="engine")
 engine_app.command("sim")(sim)
-engine_app.callback()(lambda: None)  # keeps "sim" a subcommand while it is the only one
+engine_app.command("vllm", context_settings=CONTEXT_SETTINGS)(vllm)
 
 
 @app.command()

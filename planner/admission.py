@@ -25,7 +25,8 @@ from planner.jobs import Jobs
 from planner.kernels import Bools, Floats, Ints
 from planner.profile import HardwareProfile
 
-FRONT = 192  # most states kept per candidate; beyond, the answer is feasible but may not be the best
+WIDEST_FRONT = 192  # most states kept per candidate; beyond, the answer is feasible but may not be the best
+STATES = 3072  # kept in all, over the candidates: what bounds the time of a call with many of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,14 @@ def admit(
     return best
 
 
-def solve(problem: Problem, front: int = FRONT) -> tuple[NDArray[np.bool_], float, bool]:
+def front_for(candidates: int) -> int:
+    """How wide a Pareto front a problem of this size may have."""
+    return max(16, min(WIDEST_FRONT, STATES // max(1, candidates)))
+
+
+def solve(problem: Problem) -> tuple[NDArray[np.bool_], float, bool]:
     """(chosen, value of the chosen candidates, exact); the value is -1 when the forced ones are infeasible."""
-    chosen, value, exact = run_dp(problem, front)
+    chosen, value, exact = run_dp(problem, front_for(len(problem.row)))
     return chosen, float(value), bool(exact)
 
 

@@ -10,10 +10,17 @@ from rich.console import Console
 
 from bench import report, results
 from bench.errors import choose
-from bench.reproduce import Reproduction
+from bench.reproduce import Reproduction, ablation, burst, headline, overhead, predictor, scaling
 
 # One line per reproduction, in the order of the paper's evaluation: "NAME": MODULE.run
-REPRODUCTIONS: dict[str, Reproduction] = {}
+REPRODUCTIONS: dict[str, Reproduction] = {
+    "headline": headline.run,
+    "scaling": scaling.run,
+    "ablation": ablation.run,
+    "burst": burst.run,
+    "overhead": overhead.run,
+    "predictor": predictor.run,
+}
 
 
 def reproduce(

@@ -1,0 +1,58 @@
+"""slosbench plan-bench --running 256 --new 32 --tiers 3 --json result.json"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import planner
+from bench import results
+from bench.errors import InputError
+from bench.planner_bench import TIERS_S, Case, growth, measure
+from bench.results import Row
+from engines import profiles
+
+
+def plan_bench(
+    running: Annotated[int, typer.Option(min=0, max=4096, help="Guaranteed requests that decode.")] = 256,
+    new: Annotated[int, typer.Option(min=1, max=1024, help="Requests to admit.")] = 32,
+    tiers: Annotated[int, typer.Option(min=1, max=len(TIERS_S), help="Different TPOT SLOs.")] = 3,
+    hardware: Annotated[str, typer.Option(help="Hardware profile.")] = "h200-opt-13b",
+    calls: Annotated[int, typer.Option(min=10, help="Timed calls per row, each on other requests.")] = 300,
+    scaling: Annotated[bool, typer.Option(help="Also measure 32 to 1024 running and 1 to 128 new.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the made-up requests.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
+) -> None:
+    """Time the complete planning call (admission of all new requests and the next batch) after warm-up."""
+    try:
+        profile = profiles.load(hardware)
+    except profiles.UnknownProfile as error:
+        raise InputError(str(error)) from None
+    planner.warm_up()
+    cases = [Case(running, new, tiers, speculation) for speculation in (False, True)]
+    if scaling:
+        cases += [case for case in growth(tiers) if case not in cases]
+    config = {"running": running, "new": new, "tiers": tiers, "calls": calls, "scaling": scaling}
+    result = results.begin("plan-bench", config, seed=seed, hardware=hardware)
+    result.rows = [measure(case, profile, calls, seed) for case in cases]
+    Console().print(plan_table(result.rows))
+    if json:
+        results.write(result, json)
+
+
+def plan_table(rows: list[Row]) -> Table:
+    """The measured times, for people."""
+    table = Table(title="complete planning call")
+    for name in ("running", "new", "tiers", "speculation", "p50 ms", "p99 ms", "p99 ms of CPU", "accepted", "exact"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["running"]), str(row["new"]), str(row["tiers"]), "yes" if row["speculation"] else "no",
+            f"{row['p50_ms']:.3f}", f"{row['p99_ms']:.3f}", f"{row['p99_cpu_ms']:.3f}", f"{row['accepted']:.1f}",
+            f"{row['exact']:.0%}",
+        )  # fmt: skip
+    return table

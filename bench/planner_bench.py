@@ -1,0 +1,94 @@
+"""How long the planner takes: the complete call, admission of all new requests and the next batch, on made-up jobs.
+
+The jobs are drawn so that the call has something to decide: deadlines overlap and not all new requests fit. Times are
+of the calling thread's wall clock; `cpu` is the time it actually ran, which a busy machine's other work can't lengthen.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.results import Row
+from planner.admission import admit
+from planner.jobs import JobTable
+from planner.profile import HardwareProfile
+from planner.slack import coefficients, next_batch
+
+TIERS_S = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+ACCEPTANCE = 0.7
+WARM_UP = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A size of the problem."""
+
+    running: int
+    new: int
+    tiers: int
+    speculation: bool
+
+
+def growth(tiers: int) -> Iterator[Case]:
+    """32 to 1024 running with 32 new, and 1 to 128 new with 256 running."""
+    for speculation in (False, True):
+        for running in (32, 64, 128, 256, 512, 1024):
+            yield Case(running, 32, tiers, speculation)
+        for new in (1, 2, 4, 8, 16, 64, 128):
+            yield Case(256, new, tiers, speculation)
+
+
+def draw_jobs(case: Case, profile: HardwareProfile, rng: np.random.Generator) -> JobTable:
+    """Guaranteed decodes midway through their outputs, and new prefills at 2 to 8 times their zero-load TTFT."""
+    jobs, acceptance = JobTable(case.running + case.new), ACCEPTANCE if case.speculation else 0.0
+    tiers = TIERS_S[: case.tiers]
+    for n in range(case.running):
+        generated = int(rng.integers(1, 100))
+        jobs.add(
+            f"running-{n}", deadline_s=-1.0, due_base_s=float(rng.uniform(0, 0.05)) - generated * 0.05,
+            tpot_s=float(rng.choice(tiers)), prompt_left=0, context=int(rng.integers(20, 400)), generated=generated,
+            output=generated + int(rng.integers(1, 200)), guaranteed=True, acceptance=acceptance,
+        )  # fmt: skip
+    for n in range(case.new):
+        prompt = int(rng.integers(20, 1500))
+        ttft_s = float(rng.uniform(2, 8)) * profile.zero_load_ttft_s(prompt)
+        jobs.add(
+            f"new-{n}", deadline_s=ttft_s, tpot_s=float(rng.choice(tiers)), prompt_left=prompt,
+            output=int(rng.integers(5, 400)), guaranteed=False, acceptance=acceptance,
+        )  # fmt: skip
+    return jobs
+
+
+def measure(case: Case, profile: HardwareProfile, calls: int, seed: int) -> Row:
+    """A row of results: percentiles over `calls` different tables."""
+    rng = np.random.default_rng(seed)
+    coef = coefficients(profile.perf)
+    wall, cpu, exact, accepted = [], [], 0, 0
+    collecting = gc.isenabled()
+    gc.disable()
+    for call in range(-WARM_UP, calls):
+        rows = draw_jobs(case, profile, rng).rows
+        candidate = ~rows["guaranteed"]
+        started, ran = time.perf_counter(), time.thread_time()
+        admission = admit(rows, candidate, profile, coef, 0.0, profile.kv_blocks // 2)
+        rows["guaranteed"] |= admission.accepted
+        next_batch(rows, profile, 0.0, profile.kv_blocks // 2)
+        ended, stopped = time.perf_counter(), time.thread_time()
+        if call >= 0:
+            wall.append((ended - started) * 1e3)
+            cpu.append((stopped - ran) * 1e3)
+            exact += admission.exact
+            accepted += int(admission.accepted.sum())
+    if collecting:
+        gc.enable()
+    return {
+        "running": case.running, "new": case.new, "tiers": case.tiers, "speculation": case.speculation,
+        "p50_ms": float(np.percentile(wall, 50)), "p99_ms": float(np.percentile(wall, 99)),
+        "p50_cpu_ms": float(np.percentile(cpu, 50)), "p99_cpu_ms": float(np.percentile(cpu, 99)),
+        "calls": calls, "accepted": accepted / calls, "exact": exact / calls,
+    }  # fmt: skip

@@ -1,0 +1,32 @@
+"""Predictor: predicted against measured iteration times on held-out iterations (paper: R2 0.82-0.93)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import results
+from bench.commands.profile import errors_table
+from bench.errors import InputError
+from bench.predictor import draw, fit_file
+from bench.results import Result
+
+HARDWARE = "h200-opt-13b"
+MEASURED = Path(__file__).parents[1] / "measurements" / "h200_opt13b_vllm0251_iterations.jsonl"
+FIGURE = Path("out/predictor.png")
+TERMS = 3
+
+
+def run(console: Console, seed: int) -> Result:
+    """Fit the iterations measured on an H200; writes `out/predictor.png`."""
+    try:
+        fitted = fit_file(MEASURED, TERMS, seed)
+    except OSError as error:
+        raise InputError(f"cannot read the measured iterations {str(MEASURED)!r}: {error.strerror}") from None
+    console.print(errors_table(fitted))
+    draw(fitted, FIGURE)
+    config = {"file": MEASURED.name, "terms": TERMS, "paper_r2": [0.82, 0.93], "figure": str(FIGURE)}
+    result = results.begin("reproduce predictor", config, seed=seed, hardware=HARDWARE)
+    result.rows = fitted.rows()
+    return result

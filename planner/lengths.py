@@ -1,0 +1,107 @@
+"""Output lengths and acceptance that nobody announces: learned online, per class. Pure: records in, records out.
+
+Lengths: a quantile over logarithmic bins (each 1/8 octave wide), counts halved every so often, so that old behaviour
+fades. Until a class has been seen often enough the cap (`max_tokens`) is the answer. A request that outlives its
+estimate keeps its guarantee: its planning value grows with it (`planning_tokens`).
+
+Acceptance: with s drafts and k of them accepted, every draft before the first rejection was a trial of its own:
+alpha = accepted / (accepted + rejections), with k < s meaning one rejection; both sums fade exponentially.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+BINS = 160  # up to 2^20 tokens
+PER_OCTAVE = 8
+HALVE_AFTER = 512  # observations
+ENOUGH = 20
+FADE = 0.995
+
+
+@dataclass(frozen=True, slots=True)
+class LengthHistogram:
+    """Observed output lengths of one class."""
+
+    counts: tuple[float, ...] = (0.0,) * BINS
+    total: float = 0.0
+    since_halving: int = 0
+
+    def observe(self, tokens: int) -> LengthHistogram:
+        """Count a finished output."""
+        at = bin_of(tokens)
+        fade = 0.5 if self.since_halving >= HALVE_AFTER else 1.0
+        counts = tuple(c * fade + (i == at) for i, c in enumerate(self.counts))
+        return LengthHistogram(counts, self.total * fade + 1, 0 if fade < 1 else self.since_halving + 1)
+
+    def quantile(self, q: float, at_least: int = 0) -> int | None:
+        """The q-quantile of outputs longer than `at_least`, rounded up to its bin; None while too few are known."""
+        first = bin_of(at_least) + 1 if at_least > 0 else 0
+        known = sum(self.counts[first:])
+        if self.total < ENOUGH or known <= 0:
+            return None
+        below = 0.0
+        for at in range(first, BINS):
+            below += self.counts[at]
+            if below >= q * known:
+                return upper_edge(at)
+        return upper_edge(BINS - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """How often drafts of one class are accepted."""
+
+    accepted: float = 0.0
+    rejected: float = 0.0
+
+    def observe(self, drafts: int, accepted: int) -> Acceptance:
+        """One verification: the first `accepted` of `drafts` tokens were kept."""
+        if not 0 <= accepted <= drafts:
+            raise ValueError(f"accepted must be between 0 and drafts ({drafts}), not {accepted}")
+        return Acceptance(self.accepted * FADE + accepted, self.rejected * FADE + (accepted < drafts))
+
+    @property
+    def rate(self) -> float | None:
+        """alpha; None while too little is known."""
+        trials = self.accepted + self.rejected
+        return self.accepted / trials if trials >= ENOUGH else None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassStatistics:
+    """What is known of every class of requests."""
+
+    lengths: dict[str, LengthHistogram] = field(default_factory=dict)
+    acceptance: dict[str, Acceptance] = field(default_factory=dict)
+
+    def finished(self, name: str, tokens: int) -> ClassStatistics:
+        """A request of class `name` ended after `tokens` output tokens."""
+        histogram = self.lengths.get(name, LengthHistogram()).observe(tokens)
+        return replace(self, lengths={**self.lengths, name: histogram})
+
+    def verified(self, name: str, drafts: int, accepted: int) -> ClassStatistics:
+        """A request of class `name` verified drafts."""
+        seen = self.acceptance.get(name, Acceptance()).observe(drafts, accepted)
+        return replace(self, acceptance={**self.acceptance, name: seen})
+
+    def planning_tokens(self, name: str, max_tokens: int, generated: int = 0, q: float = 0.9) -> int:
+        """What to plan for: the q-quantile of the class among outputs that got this far, capped by max_tokens."""
+        histogram = self.lengths.get(name)
+        value = histogram.quantile(q, generated) if histogram else None
+        return max_tokens if value is None else max(1, min(max_tokens, max(value, generated + 1)))
+
+    def planning_acceptance(self, name: str) -> float:
+        """alpha of the class, 0 (no drafts) while unknown."""
+        seen = self.acceptance.get(name)
+        return (seen.rate or 0.0) if seen else 0.0
+
+
+def bin_of(tokens: int) -> int:
+    """Bin i holds lengths in (2^((i-1)/8), 2^(i/8)]."""
+    return min(BINS - 1, max(0, math.ceil(PER_OCTAVE * math.log2(max(1, tokens)) - 1e-9)))
+
+
+def upper_edge(at: int) -> int:
+    return math.floor(2 ** (at / PER_OCTAVE) + 1e-9)

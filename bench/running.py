@@ -88,15 +88,16 @@ def announce(load: Load, console: Console) -> None:
 def measure(settings: Settings, load: Load, profile: HardwareProfile, console: Console) -> Row:
     """Serve the load and make the row."""
     if settings.mode == "sim":
-        setting = tuning.settings(settings.system)[0]
+        setting = tuning.settings(settings.system, settings.replicas)[0]
         with console.status(f"{settings.system} in virtual time"):
             served = virtual.simulate(
                 load,
                 settings.system,
                 profile,
-                replicas=settings.replicas,
+                replicas=setting.replicas or settings.replicas,
                 seed=settings.seed,
                 acceptance=settings.acceptance,
+                prefill_replicas=setting.prefill_replicas,
                 budget=setting.budget,
                 drafts=setting.drafts,
             )

@@ -38,6 +38,7 @@ class Question:
     replicas: int = 1
     budget: int | None = None
     drafts: int = 0
+    prefill_replicas: int | None = None
     seeds: int = SEEDS
 
 
@@ -48,6 +49,10 @@ class Answer:
     question: Question
     capacity: Capacity
     bound_rps: float  # over all replicas
+
+    @property
+    def per_gpu_rps(self) -> float:
+        return self.capacity.rate_rps / self.question.replicas
 
     def row(self, target: float) -> Row:
         q, count = self.question, self.capacity.count
@@ -66,6 +71,7 @@ class Answer:
             "share_of_bound": round(self.capacity.rate_rps / self.bound_rps, 4) if self.bound_rps else None,
             "budget": q.budget,
             "drafts": q.drafts,
+            "prefill_replicas": q.prefill_replicas,
             "requests": count.offered,
         }
 
@@ -97,6 +103,7 @@ def _simulate(question: Question, load: Load, seed: int) -> list[int]:
         acceptance=ACCEPTANCE if tuning.speculates(question.system) else 0.0,
         budget=question.budget,
         drafts=question.drafts,
+        prefill_replicas=question.prefill_replicas,
     )
     hits = attained(collect(served.outcomes), PAPER)
     return [int(hits.sum()), len(hits)]
@@ -156,10 +163,11 @@ def capacities(
     """The capacity of each question's system at its best setting, in the questions' order."""
 
     def answer(question: Question) -> Answer:
-        limit = workers.submit(bound_rps, question, target).result()
-        best = Answer(question, Capacity(0.0, Count(0, 0)), limit)
+        per_gpu = workers.submit(bound_rps, question, target).result() / question.replicas
+        best = Answer(question, Capacity(0.0, Count(0, 0)), per_gpu * question.replicas)
         for setting in settings_of(question):
-            found = _better(setting, target, limit, best.capacity.rate_rps, workers)
+            limit = per_gpu * setting.replicas
+            found = _better(setting, target, limit, best.per_gpu_rps * setting.replicas, workers)
             if found is not None:
                 best = Answer(setting, found, limit)
         on_done(best)
@@ -181,5 +189,15 @@ def _better(question: Question, target: float, limit: float, known_rps: float, w
 
 def settings_of(question: Question) -> list[Question]:
     """What there is to tune, the likeliest first."""
-    tuned = tuning.settings(question.system)
-    return [dataclasses.replace(question, budget=t.budget, drafts=t.drafts) for t in tuned]
+    if question.budget is not None or question.drafts or question.prefill_replicas:
+        return [question]
+    return [
+        dataclasses.replace(
+            question,
+            budget=t.budget,
+            drafts=t.drafts,
+            replicas=t.replicas or question.replicas,
+            prefill_replicas=t.prefill_replicas,
+        )
+        for t in tuning.settings(question.system, question.replicas)
+    ]

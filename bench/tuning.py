@@ -11,9 +11,9 @@ from bench.errors import choose
 from engines.sim import systems
 
 BASELINES = ("vllm", "vllm-v0", "sarathi", "distserve")
-OURS = ("slos-serve", "slos-serve-ar")
 BUDGETS = {"sarathi": (1024, 512, 2048, 256, 4096)}  # tokens an iteration may take
 DRAFTS = (4, 2, 1)
+SPLITS = {1: ((2, 1), (3, 1), (3, 2))}  # one GPU can't be split: pools of two and three, counted per GPU
 SPECULATING = "+sd"
 
 
@@ -23,6 +23,8 @@ class Setting:
 
     budget: int | None = None
     drafts: int = 0
+    replicas: int | None = None  # as many as were asked for, unless a split needs more
+    prefill_replicas: int | None = None
 
 
 def names() -> list[str]:
@@ -43,11 +45,14 @@ def base(system: str) -> str:
 
 def speculates(system: str) -> bool:
     """Whether a system drafts tokens."""
-    return system.endswith(SPECULATING) or system == "slos-serve"
+    return system.endswith(SPECULATING) or (system.startswith("slos-serve") and system != "slos-serve-ar")
 
 
-def settings(system: str) -> list[Setting]:
+def settings(system: str, replicas: int = 1) -> list[Setting]:
     """Every setting to try, the likeliest first."""
     budgets = BUDGETS.get(system.removesuffix(SPECULATING), (None,))
     drafts = DRAFTS if system.endswith(SPECULATING) else (0,)
-    return [Setting(budget, n) for n in drafts for budget in budgets]
+    splits: tuple[tuple[int | None, int | None], ...] = ((None, None),)
+    if system.removesuffix(SPECULATING) == "distserve":
+        splits = SPLITS.get(replicas) or tuple((replicas, n) for n in range(1, replicas))
+    return [Setting(budget, n, *split) for n in drafts for budget in budgets for split in splits]

@@ -47,7 +47,7 @@ def start(port: int = 0, *, timeout_s: float = 10.0) -> Valkey:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        preexec_fn=end_with_parent if sys.platform == "linux" else None,
     )
     server = Valkey(process, port, folder)
     end = time.monotonic() + timeout_s
@@ -74,7 +74,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _end_with_parent() -> None:
-    """Ask Linux to end the server when the gateway dies without a word (SIGKILL)."""
+def end_with_parent() -> None:
+    """Ask Linux to end this process when its parent dies without a word (SIGKILL)."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

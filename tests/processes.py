@@ -93,6 +93,7 @@ def _running(arguments: list[str], port: int, folder: Path, *, wait: bool) -> It
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            preexec_fn=valkey.end_with_parent if sys.platform == "linux" else None,
         )
         process = Process(popen, f"http://127.0.0.1:{port}", log)
         try:

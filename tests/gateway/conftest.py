@@ -77,7 +77,7 @@ async def _knows(client: aiohttp.ClientSession, url: str, name: str) -> bool:
         return name in (await answer.json())["replicas"]
 
 
-async def eventually(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+async def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait until `condition` (a function, or a coroutine function) holds; fail when it never does."""
     async with asyncio.timeout(timeout_s):
         while True:

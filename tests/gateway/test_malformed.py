@@ -93,17 +93,22 @@ async def _until_known(url: str) -> None:
 
 
 async def send(url: str, batch: list[tuple[str, bytes, dict[str, str]]]) -> list[int]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as client:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=50)) as client:
         return list(await asyncio.gather(*(_send(client, url + path, body, head) for path, body, head in batch)))
 
 
 async def _send(client: aiohttp.ClientSession, url: str, body: bytes, head: dict[str, str]) -> int:
-    async with client.post(url, data=body, headers=head) as answer:
-        text = await answer.read()
-        if answer.status >= 400:
-            error: dict[str, Any] = json.loads(text)["error"]
-            assert error["message"]
-        return answer.status
+    """The status; a gateway that asks to come back, since this machine starves its replica, is asked again."""
+    while True:
+        async with client.post(url, data=body, headers=head) as answer:
+            text = await answer.read()
+        if answer.status < 400:
+            return answer.status
+        error: dict[str, Any] = json.loads(text)["error"]
+        assert error["message"]
+        if error["code"] not in ("no_replica", "state_unavailable"):
+            return answer.status
+        await asyncio.sleep(float(answer.headers["retry-after"]))
 
 
 def memory_kb(process: Process) -> int:

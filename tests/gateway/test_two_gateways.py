@@ -12,16 +12,16 @@ import aiohttp
 
 from engines import profiles
 from gateway.ledger import Ledger, LedgerEntry
-from planner.controller import Arrival, ReplicaState, can_guarantee
+from planner.controller import Arrival, ReplicaState, place
 from planner.jobs import JobTable
 from tests.gateway.conftest import eventually, until_known
 from tests.gateway.scripted import MODEL, ScriptedReplica, holds, scripted_replica, stalls
 from tests.processes import running_gateway, running_valkey
 
 NAMES = ("r0", "r1", "r2")
-PROMPT_TOKENS = 800
+PROMPT_TOKENS = 1000
 TTFT_MS = 1500
-OFFERED = 150
+OFFERED = 100
 
 
 async def test_what_two_gateways_promise_together_can_be_kept(client: aiohttp.ClientSession) -> None:
@@ -79,7 +79,7 @@ def _replay(entries: list[LedgerEntry]) -> None:
         arrival = Arrival(
             entry.request_id, entry.deadline_s - now_s, entry.tpot_s, entry.prompt_tokens, entry.output_tokens
         )
-        assert can_guarantee(arrival, state, now_s)[0], f"promise {len(jobs) + 1} of {len(entries)} had no room"
+        assert place(arrival, [state], now_s).guaranteed, f"promise {len(jobs) + 1} of {len(entries)} had no room"
         jobs.add(
             entry.request_id, deadline_s=entry.deadline_s, tpot_s=entry.tpot_s, prompt_left=entry.prompt_tokens,
             output=entry.output_tokens, guaranteed=True, next_tpot_s=math.inf,

@@ -23,7 +23,7 @@ from planner.compiling import compiled
 
 # Events of one time: what ends makes room before what arrives is placed, and both before an iteration is chosen.
 ENDS, ARRIVES, STARTS = 0, 1, 2
-SAMPLE_S = 0.25  # at most this often a replica's memory use is noted
+SAMPLE_S = 1.0  # at most this often a replica's memory use is noted
 
 
 @dataclass(slots=True)
@@ -54,6 +54,7 @@ class Cluster:
     def __init__(self, system: System, requests: Sequence[SimRequest]) -> None:
         self._system = system
         self._kernel = Kernel()
+        self._until_s = math.inf
         stages = [[StageJob(request, n) for n in range(len(request.stages))] for request in requests]
         self.jobs = [job for jobs in stages for job in jobs]
         self._next = {job.id: following for jobs in stages for job, following in pairwise(jobs)}
@@ -70,6 +71,7 @@ class Cluster:
             self._kernel.at(jobs[0].request.arrival_s, self._arrival(jobs[0]), ARRIVES)
 
     def run(self, until_s: float) -> Run:
+        self._until_s = until_s
         self._kernel.run(until_s)
         for line in self._lines:
             line.count_tokens()
@@ -109,7 +111,12 @@ class Cluster:
         replica, line = self._system.replicas[number], self._lines[number]
 
         def start(now_s: float) -> None:
-            if replica.in_flight is None and (iteration := replica.start(now_s)) is not None:
+            if replica.in_flight is not None or replica.start(now_s) is None:
+                return
+            # Nothing can change before the next event, nor is memory use noted.
+            until_s = min(self._kernel.next_s(), self._until_s, line.sampled_s + SAMPLE_S)
+            iteration = replica.repeat(until_s, self._token_s, line.cursor)
+            if iteration is not None:
                 self._kernel.at(iteration.end_s, line.end, ENDS)
 
         return start
@@ -122,7 +129,8 @@ class Cluster:
             write(self._token_s, line.cursor, outcome.slots, outcome.emitted, now_s)
             for slot in outcome.done.tolist():
                 self._leave(number, slot, now_s)
-            if not record.kv_use or now_s >= record.kv_use[-1][0] + SAMPLE_S:
+            if now_s >= line.sampled_s + SAMPLE_S:
+                line.sampled_s = now_s
                 record.kv_use.append((now_s, 1.0 - replica.state.pool.free / replica.state.pool.total))
             self._kernel.at(now_s, line.start, STARTS)
 
@@ -146,6 +154,7 @@ class _Line:
         self.start: Event = _nothing  # the events that start and end its iterations, built once
         self.end: Event = _nothing
         self.cursor: Slots = np.zeros(64, dtype=np.int64)
+        self.sampled_s = -math.inf  # when memory use was last noted
         self._jobs: dict[int, StageJob] = {}
 
     def join(self, slot: int, job: StageJob) -> None:

@@ -31,6 +31,10 @@ class Kernel:
             raise ValueError(f"cannot schedule an event for {time_s} s: it is already {self.now_s} s")
         heapq.heappush(self._events, (time_s, priority, next(self._ids), event))
 
+    def next_s(self) -> float:
+        """Time of the next event; inf when there is none."""
+        return self._events[0][0] if self._events else float("inf")
+
     def step(self) -> bool:
         """Run the next event; False when there is none."""
         if not self._events:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -11,7 +12,11 @@ import pytest
 from engines import profiles
 from engines.sim import systems
 from engines.sim.cluster import Run, simulate
-from engines.sim.systems import Settings, SimRequest, SimStage
+from engines.sim.policies.sarathi import SarathiPolicy
+from engines.sim.policies.vllm import VllmPolicy
+from engines.sim.policies.vllm_v0 import VllmV0Policy
+from engines.sim.replica import SimReplica
+from engines.sim.systems import Settings, SimRequest, SimStage, StageJob
 
 H200 = profiles.load("h200-opt-13b")
 
@@ -82,6 +87,130 @@ def test_a_stage_arrives_after_the_one_before_and_finds_its_prefix(system: str) 
     # 819 tokens were computed, 816 of them in whole blocks.
     expected_s = H200.request_overhead_s + H200.perf.iteration_s(103, 919, 1)
     assert second.token_s[0] - second.arrival_s == pytest.approx(expected_s)
+
+
+def one_by_one(replica: SimReplica, requests: list[SimRequest]) -> list[list[float]]:
+    """Token times of single-stage requests, iteration by iteration."""
+    waiting = [StageJob(request, 0) for request in requests]
+    names: dict[int, str] = {}
+    times: dict[str, list[float]] = {job.id: [] for job in waiting}
+    now_s = 0.0
+    while waiting or names:
+        while waiting and waiting[0].request.arrival_s <= now_s:
+            job = waiting.pop(0)
+            names[replica.submit(job.engine_request(), job.request.arrival_s)] = job.id
+        iteration = replica.start(now_s)
+        if iteration is None:
+            now_s = waiting[0].request.arrival_s
+            continue
+        now_s = iteration.end_s
+        outcome = replica.finish()
+        for slot, emitted in zip(outcome.slots.tolist(), outcome.emitted.tolist(), strict=True):
+            times[names[slot]] += [now_s] * emitted
+        for slot in outcome.done.tolist():
+            del names[slot]
+    return list(times.values())
+
+
+@pytest.mark.parametrize("drafts", [0, 3])
+@pytest.mark.parametrize(
+    ("system", "policy"), [("vllm", VllmPolicy), ("vllm-v0", VllmV0Policy), ("sarathi", SarathiPolicy)]
+)
+def test_iterations_that_repeat_are_run_at_once_with_the_same_result(
+    system: str, policy: type[VllmPolicy], drafts: int
+) -> None:
+    # Little memory: some are preempted.
+    profile = msgspec.structs.replace(H200, kv_blocks=80, request_overhead_s=0.0)
+    rng = np.random.default_rng(1)
+    stages = [stage(int(rng.integers(30, 200)), int(rng.integers(1, 150))) for _ in range(40)]
+    requests = [
+        SimRequest(id=f"r{n}", arrival_s=0.03 * n, stages=(one,), acceptance=0.6) for n, one in enumerate(stages)
+    ]
+    built = systems.load(system)(Settings(profile, async_scheduling=False, budget=700, drafts=drafts))
+    run = simulate(built, requests)
+    stepped = SimReplica(profile, partial(policy, budget=700, drafts=drafts))
+    assert [job.token_s.tolist() for job in run.jobs] == one_by_one(stepped, requests)
+    assert run.replicas[0].preemptions == stepped.state.preemptions > 0
+    counters = run.replicas[0].counters
+    assert counters.busy_s == pytest.approx(stepped.counters.busy_s)
+    assert (counters.iterations, counters.output_tokens) == (
+        stepped.counters.iterations,
+        stepped.counters.output_tokens,
+    )
+
+
+def test_prefill_first_makes_decodes_wait_and_chunks_do_not() -> None:
+    requests = [
+        SimRequest(id="a", arrival_s=0.0, stages=(stage(50, 40),)),
+        SimRequest(id="b", arrival_s=0.2, stages=(stage(2000, 2),)),
+    ]
+    longest = {
+        system: np.diff(serve(system, requests, budget=256).jobs[0].token_s).max() for system in ("vllm-v0", "sarathi")
+    }
+    assert longest["vllm-v0"] >= H200.perf.iteration_s(2000, 2000, 1)
+    assert longest["sarathi"] <= H200.perf.iteration_s(256, 2200, 2)
+
+
+def test_distserve_prefills_here_and_decodes_there_once_the_kv_has_travelled() -> None:
+    request = SimRequest(id="a", arrival_s=0.0, stages=(stage(1000, 3),))
+    run = serve("distserve", [request], replicas=2, link_bytes_per_s=10e9)
+    first, second, _ = run.jobs[0].token_s
+    assert first == pytest.approx(H200.zero_load_ttft_s(1000))
+    travels_s = 1000 * H200.kv_bytes_per_token / 10e9
+    assert second - first == pytest.approx(travels_s + H200.perf.iteration_s(1, 1001, 1))
+    assert [record.counters.output_tokens for record in run.replicas] == [1, 2]
+
+
+@pytest.mark.parametrize("prefills", [0, 2])
+def test_distserve_needs_both_kinds_of_replica(prefills: int) -> None:
+    with pytest.raises(ValueError, match=f"not {prefills} of 2"):
+        systems.load("distserve")(Settings(H200, replicas=2, prefill_replicas=prefills))
+
+
+def test_distserve_swaps_when_a_decode_replica_is_full() -> None:
+    profile = msgspec.structs.replace(H200, kv_blocks=40)
+    requests = [SimRequest(id=f"r{n}", arrival_s=0.0, stages=(stage(150, 100),)) for n in range(4)]
+    run = simulate(systems.load("distserve")(Settings(profile, replicas=2)), requests)
+    assert run.replicas[1].preemptions > 0
+    assert [job.emitted for job in run.jobs] == [100] * 4
+    assert run.replicas[0].counters.prompt_tokens == 600  # nothing was computed again
+    assert run.replicas[1].counters.prompt_tokens == 0
+
+
+def test_speculation_is_learnt_and_makes_a_lonely_request_faster() -> None:
+    def seconds(acceptance: float) -> float:
+        slos = {"ttft_slo_s": 0.4, "tpot_slo_s": 0.05}
+        request = SimRequest(id="a", arrival_s=0.0, stages=(stage(100, 400, **slos),) * 2, acceptance=acceptance)
+        return float(serve("slos-serve", [request]).jobs[1].token_s[-1])
+
+    assert seconds(0.9) < 0.7 * seconds(0.0)
+
+
+def test_thinking_ends_and_the_tier_changes_with_it() -> None:
+    think = stage(100, 60, ttft_slo_s=0.1, tpot_slo_s=0.02, switch_at=30, next_tpot_slo_s=0.1)
+    tight = stage(100, 60, ttft_slo_s=0.1, tpot_slo_s=0.02)
+    for name in systems.names():
+        run = serve(name, [SimRequest(id="a", arrival_s=0.0, stages=(think,))], replicas=2)
+        assert len(run.jobs[0].token_s) == 60
+    paces = [serve("slos-serve-ar", competing(one)).jobs[0].token_s for one in (think, tight)]
+    assert paces[0][29] == pytest.approx(paces[1][29], abs=0.05)
+    assert paces[0][-1] > paces[1][-1]
+
+
+def competing(one: SimStage) -> list[SimRequest]:
+    """A request, and prefills that want all the time that it leaves."""
+    others = (stage(1800, 1, ttft_slo_s=2.0, tpot_slo_s=1.0),)
+    more = [SimRequest(id=f"b{n}", arrival_s=0.08 * n, stages=others) for n in range(40)]
+    return [SimRequest(id="a", arrival_s=0.0, stages=(one,)), *more]
+
+
+@pytest.mark.parametrize("ablation", SPECULATING[1:])
+def test_an_ablation_changes_what_happens(ablation: str) -> None:
+    burst = poisson(150, 120.0)
+    times = [serve(name, burst, replicas=2).jobs for name in ("slos-serve", ablation)]
+    assert [job.admission for job in times[0]] != [job.admission for job in times[1]] or [
+        job.token_s.tolist() for job in times[0]
+    ] != [job.token_s.tolist() for job in times[1]]
 
 
 def test_planning_keeps_slos_that_first_come_first_served_breaks() -> None:

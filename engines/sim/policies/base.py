@@ -18,12 +18,16 @@ def slots(*values: int) -> Slots:
 
 @dataclass(frozen=True, slots=True)
 class SlotBatch:
-    """One iteration, by slots of the engine's state. The arrays are the replica's to write to."""
+    """One iteration, by slots of the engine's state. The arrays are the replica's to write to.
+
+    `repeats` promises the same decodes again, until a request arrives or ends or a KV block is lacking.
+    """
 
     decode: Slots
     drafts: Slots  # draft tokens of each decode
     prefill: Slots
     tokens: Slots  # prompt tokens of each prefill
+    repeats: bool = False
 
     def first(self, decodes: int, prefills: int) -> SlotBatch:
         """So many of its decodes and prefills."""

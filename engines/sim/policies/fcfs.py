@@ -60,13 +60,14 @@ class FcfsPolicy:
 
     def _all_decodes(self, drafts: int) -> tuple[SlotBatch, int]:
         """One decode step of all that decode, and the KV blocks that it leaves free beside those reserved."""
-        block = self._state.profile.block_tokens
+        block, everyone_ran = self._state.profile.block_tokens, True
         while True:
             free = self._state.pool.free - self._reserved()
             done, free, decode, lengths = decode_step(self._state.sequences, self._running, drafts, free, block)
             if done:
-                return SlotBatch(decode, lengths, slots(), slots()), free
+                return SlotBatch(decode, lengths, slots(), slots(), repeats=everyone_ran), free
             self._evict_last()
+            everyone_ran = False
 
     def _reserved(self) -> int:
         """KV blocks that are free but not for decodes."""

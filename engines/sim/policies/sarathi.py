@@ -39,6 +39,9 @@ class SarathiPolicy(FcfsPolicy):
         if budget > 0 and self._waiting:
             joining, lengths = self._admit(budget, free)
             prefill, tokens = np.concatenate([prefill, slots(*joining)]), np.concatenate([tokens, slots(*lengths)])
+        self._prefilling = self._prefilling or bool(len(prefill))
+        if not self._prefilling:
+            return batch
         self._prefilling = bool(len(prefill))
         return SlotBatch(batch.decode, batch.drafts, prefill, tokens)
 

@@ -30,6 +30,8 @@ class VllmPolicy(FcfsPolicy):
         if preempted or budget <= 0 or not self._waiting:
             return batch
         joining, lengths = self._admit(budget, free)
+        if not joining:
+            return batch
         return SlotBatch(
             batch.decode,
             batch.drafts,
@@ -50,7 +52,9 @@ class VllmPolicy(FcfsPolicy):
                 self._state.profile.block_tokens,
             )
             if done:
-                return SlotBatch(*batch), budget, free, preempted
+                decode, drafts, prefill, tokens = batch
+                repeats = not (preempted or len(prefill))
+                return SlotBatch(decode, drafts, prefill, tokens, repeats), budget, free, preempted
             self._evict_last()
             preempted = True
 

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from bench.commands import capacity, plan_bench, profile, report, reproduce, run, traces
+from bench.commands import capacity, gateway_bench, plan_bench, profile, report, reproduce, run, traces
 from bench.errors import InputError, RunError
 
 
@@ -53,6 +53,7 @@ app.command("capacity")(capacity.capacity)
 app.command("reproduce")(reproduce.reproduce)
 app.add_typer(traces.app, name="traces")
 app.command("report")(report.report)
+app.command("gateway-bench")(gateway_bench.gateway_bench)
 app.command("plan-bench")(plan_bench.plan_bench)
 app.add_typer(profile.app, name="profile")
 

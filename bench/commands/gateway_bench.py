@@ -1,0 +1,68 @@
+"""slosbench gateway-bench: what a proxy adds to each request, the same mock backend asked directly and through it.
+
+slosbench gateway-bench
+slosbench gateway-bench --against litellm --json result.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench import results
+from bench.errors import positive
+from bench.gateway_bench import measure
+
+COLUMNS = {
+    "requests_per_s": "requests/s",
+    "p50_ms": "p50 ms",
+    "added_p50_ms": "added p50",
+    "added_p95_ms": "added p95",
+    "added_p99_ms": "added p99",
+    "tokens_per_s": "tokens/s",
+    "tokens_lost": "lost",
+    "cpu_us_per_request": "CPU us/request",
+    "cpu_us_per_token": "CPU us/token",
+    "failed": "failed",
+}
+
+
+def gateway_bench(
+    against: Annotated[list[str] | None, typer.Option(help="Other proxies to measure: litellm.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long each part without streams lasts.")] = 10.0,
+    rate: Annotated[float, typer.Option(help="Requests per second for the added latency.")] = 50.0,
+    concurrency: Annotated[int, typer.Option(help="Patient clients for requests per second.")] = 32,
+    streams: Annotated[int, typer.Option(help="Streams at once.")] = 256,
+    json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
+) -> None:
+    """Measure what slosgate, and other proxies beside it, add to a request and cost per streamed token."""
+    settings = measure.Settings(
+        against=tuple(against or ()),
+        rate_rps=positive("--rate", rate),
+        seconds=positive("--seconds", seconds),
+        concurrency=int(positive("--concurrency", concurrency)),
+        streams=int(positive("--streams", streams)),
+    )
+    result = results.begin("gateway-bench", dataclasses.asdict(settings), seed=0, hardware="this machine")
+    table = Table(
+        "target", "mode", *COLUMNS.values(), title="Time to the whole answer; of streams, to their first byte"
+    )
+    for row in measure.run(settings):
+        result.rows.append(row)
+        table.add_row(str(row["target"]), str(row["mode"]), *(_cell(name, row.get(name)) for name in COLUMNS))
+    Console().print(table)
+    if json is not None:
+        results.write(result, json)
+
+
+def _cell(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if name == "tokens_lost":
+        return f"{value:.1%}"
+    return f"{value:,.2f}" if isinstance(value, float) and abs(value) < 100 else f"{value:,.0f}"

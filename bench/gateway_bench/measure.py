@@ -1,0 +1,202 @@
+"""Direct and through proxies, in one run: what each adds to a request and costs per token."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import InputError, RunError
+from bench.gateway_bench.backend import MODEL
+from bench.gateway_bench.client import Client, Load, request
+from bench.results import Row
+from gateway import valkey
+
+PROXIES = ("litellm",)
+SLO = {"x-slo-ttft-ms": "5000", "x-slo-tpot-ms": "500"}
+START_S = 180.0
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`rate_rps` requests a second for the added latency; `concurrency` clients for throughput; then streams."""
+
+    against: tuple[str, ...] = ()
+    rate_rps: float = 50.0
+    seconds: float = 10.0
+    concurrency: int = 32
+    streams: int = 256
+    tokens: int = 100
+    token_s: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Something that answers chat completions, as a process of ours."""
+
+    name: str
+    port: int
+    pid: int
+    headers: dict[str, str]
+
+
+def run(settings: Settings) -> Iterator[Row]:
+    """Rows per target and mode, the direct ones first. Raises InputError, and RunError when a proxy does not start."""
+    for name in settings.against:
+        if name not in PROXIES:
+            raise InputError(f"--against can be {', '.join(PROXIES)}, not {name!r}")
+    with contextlib.ExitStack() as ending:
+        backend = _backend(settings, ending)
+        starts = {"slosgate": _slosgate, "litellm": _litellm}
+        direct = asyncio.run(_measure(backend, settings))
+        yield from direct
+        for name in ("slosgate", *settings.against):
+            with contextlib.ExitStack() as proxy:
+                rows = asyncio.run(_measure(starts[name](backend, proxy), settings))
+            yield from (_compared(row, base) for row, base in zip(rows, direct, strict=True))
+
+
+async def _measure(server: Server, settings: Settings) -> list[Row]:
+    """One target: requests at a low rate, as many as it takes, then streams all at once."""
+    client = Client("127.0.0.1", server.port)
+    message = [{"role": "user", "content": "What does a guarantee cost? " * 10}]
+    plain = request("127.0.0.1", server.port, {"model": MODEL, "messages": message, "max_tokens": 8}, server.headers)
+    asked = {"model": MODEL, "messages": message, "max_tokens": settings.tokens, "stream": True}
+    stream = request("127.0.0.1", server.port, asked, server.headers)
+    await client.closed_loop(plain, concurrency=4, seconds=1.0)
+    paced = await client.open_loop(plain, rate_rps=settings.rate_rps, seconds=settings.seconds)
+    before_s = cpu_s(server.pid)
+    full = await client.closed_loop(plain, concurrency=settings.concurrency, seconds=settings.seconds)
+    plain_cpu_s = cpu_s(server.pid) - before_s
+    before_s = cpu_s(server.pid)
+    streamed = await client.streams(stream, concurrency=settings.streams)
+    stream_cpu_s = cpu_s(server.pid) - before_s
+    client.close()
+    return [_plain_row(server, paced, full, plain_cpu_s), _stream_row(server, streamed, stream_cpu_s)]
+
+
+def _plain_row(server: Server, paced: Load, full: Load, used_s: float) -> Row:
+    p50, p95, p99 = paced.quantiles_ms(QUANTILES)
+    return {
+        "target": server.name,
+        "mode": "plain",
+        "requests_per_s": len(full.samples) / full.seconds,
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "cpu_us_per_request": 1e6 * used_s / max(1, len(full.samples)),
+        "failed": paced.failed + full.failed,
+    }
+
+
+def _stream_row(server: Server, load: Load, used_s: float) -> Row:
+    tokens = sum(sample.events for sample in load.samples)
+    first = sorted(sample.first_byte_s for sample in load.samples)
+    p50, p95, p99 = ([1000 * first[int(q * (len(first) - 1))] for q in QUANTILES]) if first else [float("nan")] * 3
+    return {
+        "target": server.name,
+        "mode": "stream",
+        "requests_per_s": len(load.samples) / load.seconds,
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "tokens_per_s": tokens / load.seconds,
+        "cpu_us_per_token": 1e6 * used_s / max(1, tokens),
+        "failed": load.failed,
+    }
+
+
+def _compared(row: Row, direct: Row) -> Row:
+    """The row with what the proxy adds to the direct way."""
+    added = {f"added_{q}_ms": row[f"{q}_ms"] - direct[f"{q}_ms"] for q in ("p50", "p95", "p99")}
+    if "tokens_per_s" in row:
+        added["tokens_lost"] = 1 - row["tokens_per_s"] / direct["tokens_per_s"]
+    return {**row, **added}
+
+
+def _backend(settings: Settings, ending: contextlib.ExitStack) -> Server:
+    port = _free_port()
+    command = [sys.executable, "-m", "bench.gateway_bench.backend"]
+    process = _started([*command, "--port", str(port), "--token-s", str(settings.token_s)], ending)
+    _wait_until_up(f"http://127.0.0.1:{port}/v1/models", process)
+    return Server("direct", port, process.pid, {})
+
+
+def _slosgate(backend: Server, ending: contextlib.ExitStack) -> Server:
+    """slosgate with every request under an SLO, so that each is planned, admitted and entered in the ledger."""
+    redis = valkey.start()
+    ending.callback(redis.stop)
+    config = f'[[replicas]]\nurl = "http://127.0.0.1:{backend.port}"\nmodel = "{MODEL}"\nprofile = "h200-opt-13b"\n'
+    port = _free_port()
+    program = [sys.executable, "-c", "from gateway.cli import main; main()", "serve"]
+    options = ["--config", _file(config, "toml", ending), "--redis", redis.url, "--port", str(port)]
+    process = _started([*program, *options], ending)
+    _wait_until_up(f"http://127.0.0.1:{port}/ready", process)
+    return Server("slosgate", port, process.pid, SLO)
+
+
+def _litellm(backend: Server, ending: contextlib.ExitStack) -> Server:
+    """The LiteLLM proxy with one worker."""
+    program = shutil.which("litellm", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if program is None:
+        raise InputError("--against litellm needs the litellm proxy: pip install 'slosgate[litellm]'")
+    config = (
+        f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n      model: openai/{MODEL}\n"
+        f"      api_base: http://127.0.0.1:{backend.port}/v1\n      api_key: none\n"
+    )
+    port = _free_port()
+    options = ["--config", _file(config, "yaml", ending), "--host", "127.0.0.1", "--port", str(port)]
+    process = _started([program, *options, "--num_workers", "1", "--telemetry", "False"], ending)
+    _wait_until_up(f"http://127.0.0.1:{port}/health/liveliness", process)
+    return Server("litellm", port, process.pid, {})
+
+
+def _file(text: str, suffix: str, ending: contextlib.ExitStack) -> str:
+    path = Path(ending.enter_context(tempfile.TemporaryDirectory())) / f"config.{suffix}"
+    path.write_text(text)
+    return str(path)
+
+
+def _started(command: list[str], ending: contextlib.ExitStack) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ending.callback(process.wait)
+    ending.callback(process.terminate)
+    return process
+
+
+def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
+    end_s = time.monotonic() + START_S
+    while time.monotonic() < end_s and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=2):
+            return
+        time.sleep(0.1)
+    raise RunError(f"{url} did not come up within {START_S:g} s")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that a process and its children have used, from /proc; 0 where there is none."""
+    total = 0.0
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        total = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            total += sum(cpu_s(int(child)) for child in children.read_text().split())
+    return total

@@ -39,7 +39,9 @@ class Load(NamedTuple):
 
 @compiled
 def load_s(coef: Floats, load: Load) -> float:
-    """T of a load, seconds."""
+    """T of a load, seconds; nothing takes no time."""
+    if load.sequences == 0:
+        return 0.0
     return iteration_s(coef, load.new, load.context, load.sequences, load.drafts)
 
 

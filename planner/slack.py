@@ -278,7 +278,7 @@ def due_now(
     late beyond repair, which still deserve to move on. A decode without a free block waits.
     """
     lengths = np.full(len(decode), -1)
-    load = Load(0, 0, 0, drafts)
+    load = Load(0, 0, 0, 0)
     for i in range(len(decode)):
         job = jobs[decode[i]]
         if pressed and due[i] > until_s and not (due[i] == np.inf and job.guaranteed):
@@ -326,7 +326,7 @@ def choose(
         carried = carried_tokens(jobs, prefill, coef, period, step, now_s)
     everybody = step if step.sequences else step_load(jobs, decode, due, np.inf)
     drafts = best_drafts(coef, everybody, mean_acceptance(jobs, decode), max_drafts, carried)
-    step_s = load_s(coef, with_drafts(step, drafts)) if step.sequences else 0.0
+    step_s = load_s(coef, with_drafts(step, drafts))
     together_s = min(step_s, COALESCE * period)
     slack_s = slack_of(jobs, decode, due, np.full(len(decode), -1), coef, now_s)
     if len(due):
@@ -350,7 +350,7 @@ def choose(
     for i in range(len(decode)):
         if runs[i]:
             tau_s = min(tau_s, due[i] - now_s)
-    tau_s = max(tau_s, load_s(coef, load) if load.sequences else 0.0)
+    tau_s = max(tau_s, load_s(coef, load))
     load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, load, free_blocks, taken)
     return decode[runs], lengths[runs], order[taken > 0], taken[taken > 0], load_s(coef, load)
 

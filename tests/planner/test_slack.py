@@ -1,0 +1,143 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.batch import Batch
+from planner.jobs import Jobs, JobTable
+from planner.slack import next_batch
+from tests.planner.cases import H200, random_jobs
+
+
+def names(jobs: JobTable, rows: np.ndarray) -> list[str]:
+    return [jobs.ids[row] for row in rows.tolist()]
+
+
+def decode(jobs: JobTable, job_id: str, *, due_in_s: float, guaranteed: bool = True) -> None:
+    jobs.add(job_id, deadline_s=due_in_s, due_base_s=due_in_s - 0.1, tpot_s=0.1, prompt_left=0, context=300,
+             generated=1, output=50, guaranteed=guaranteed)  # fmt: skip
+
+
+def prefill(jobs: JobTable, job_id: str, *, tokens: int, due_in_s: float, guaranteed: bool = False) -> None:
+    jobs.add(job_id, deadline_s=due_in_s, tpot_s=0.1, prompt_left=tokens, output=50, guaranteed=guaranteed)
+
+
+def test_prefills_go_alone_while_the_decodes_can_wait() -> None:
+    jobs = JobTable()
+    decode(jobs, "decode", due_in_s=0.5)
+    prefill(jobs, "late", tokens=500, due_in_s=0.9)
+    prefill(jobs, "soon", tokens=500, due_in_s=0.3)
+    batch = next_batch(jobs.rows, H200, 0.0, 1000)
+    assert not batch.decode.size
+    assert names(jobs, batch.prefill) == ["soon", "late"]
+
+
+def test_a_decode_that_is_due_carries_what_prefill_still_fits() -> None:
+    jobs = JobTable()
+    decode(jobs, "decode", due_in_s=0.03)
+    prefill(jobs, "prompt", tokens=2000, due_in_s=0.9)
+    batch = next_batch(jobs.rows, H200, 0.0, 1000)
+    assert names(jobs, batch.decode) == ["decode"]
+    assert 0 < batch.tokens[0] < 2000
+    assert batch.duration_s <= 0.03
+
+
+def test_an_iteration_ends_before_the_first_deadline_in_it() -> None:
+    jobs = JobTable()
+    prefill(jobs, "short", tokens=200, due_in_s=0.02)
+    prefill(jobs, "long", tokens=1500, due_in_s=0.5)
+    batch = next_batch(jobs.rows, H200, 0.0, 1000)
+    assert names(jobs, batch.prefill)[0] == "short"
+    assert batch.duration_s <= 0.02
+
+
+def test_when_not_all_can_be_in_time_the_longest_waits() -> None:
+    jobs = JobTable()
+    prefill(jobs, "long", tokens=1800, due_in_s=0.10)
+    prefill(jobs, "a", tokens=900, due_in_s=0.11)
+    prefill(jobs, "b", tokens=900, due_in_s=0.12)
+    assert set(names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).prefill)) >= {"a", "b"}
+    assert jobs.ids[int(next_batch(jobs.rows, H200, 0.0, 1000).prefill[0])] == "a"
+
+
+def test_a_guarantee_is_served_even_when_it_is_the_longest() -> None:
+    jobs = JobTable()
+    prefill(jobs, "promised", tokens=1800, due_in_s=0.10, guaranteed=True)
+    prefill(jobs, "a", tokens=900, due_in_s=0.11)
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).prefill)[0] == "promised"
+
+
+def test_requests_without_an_slo_take_what_is_left() -> None:
+    jobs = JobTable()
+    inf = float("inf")
+    jobs.add("plain", deadline_s=inf, tpot_s=inf, prompt_left=100, output=10, guaranteed=False)
+    prefill(jobs, "slo", tokens=100, due_in_s=0.5)
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).prefill) == ["slo", "plain"]
+
+
+def test_a_prompt_that_the_memory_cannot_hold_waits() -> None:
+    jobs = JobTable()
+    decode(jobs, "decode", due_in_s=0.5)
+    prefill(jobs, "big", tokens=1600, due_in_s=0.9)
+    assert not next_batch(jobs.rows, H200, 0.0, 50).prefill.size
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 110).prefill) == ["big"]
+
+
+def test_held_jobs_never_run() -> None:
+    jobs = JobTable()
+    decode(jobs, "held", due_in_s=0.01, guaranteed=False)
+    prefill(jobs, "held too", tokens=100, due_in_s=0.1)
+    jobs.rows["held"] = True
+    assert next_batch(jobs.rows, H200, 0.0, 1000).empty
+
+
+def test_drafts_are_made_where_they_are_accepted() -> None:
+    jobs = JobTable()
+    decode(jobs, "drafts", due_in_s=0.02)
+    decode(jobs, "plain", due_in_s=0.02)
+    jobs["drafts"]["acceptance"] = 0.8
+    batch = next_batch(jobs.rows, H200, 0.0, 1000)
+    drafts = dict(zip(names(jobs, batch.decode), batch.drafts.tolist(), strict=True))
+    assert drafts["drafts"] > 0
+    assert drafts["plain"] == 0
+
+
+def took_s(jobs: Jobs, batch: Batch) -> float:
+    """The performance model's word for a batch, counted anew."""
+    context = int((jobs["context"][batch.decode] + 1 + batch.drafts).sum())
+    context += int((jobs["context"][batch.prefill] + batch.tokens).sum())
+    sequences = batch.decode.size + batch.prefill.size
+    return H200.perf.iteration_s(batch.new_tokens, context, sequences, int(batch.drafts.max(initial=0)))
+
+
+def blocks(jobs: Jobs, batch: Batch) -> int:
+    """KV blocks that a batch takes."""
+    grown = [(int(jobs["context"][r]), 1 + int(d)) for r, d in zip(batch.decode, batch.drafts, strict=True)]
+    grown += [(int(jobs["context"][r]), int(t)) for r, t in zip(batch.prefill, batch.tokens, strict=True)]
+    return sum(H200.blocks_for(c + n) - H200.blocks_for(c) for c, n in grown)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), running=st.integers(0, 40), new=st.integers(0, 20), free=st.integers(0, 3000),
+    acceptance=st.sampled_from([0.0, 0.7]),
+)  # fmt: skip
+def test_every_batch_respects_time_memory_and_limits(
+    seed: int, running: int, new: int, free: int, acceptance: float
+) -> None:
+    table = random_jobs(np.random.default_rng(seed), running, new, acceptance=acceptance)
+    rows, now_s = table.rows, 0.1
+    before = rows.copy()
+    batch = next_batch(rows, H200, now_s, free)
+    assert (rows == before).all()
+    assert batch.duration_s == (0.0 if batch.empty else took_s(rows, batch))
+    assert blocks(rows, batch) <= free
+    assert batch.new_tokens <= H200.max_batched_tokens
+    assert (batch.tokens <= rows["prompt_left"][batch.prefill]).all()
+    assert (rows["prompt_left"][batch.decode] == 0).all()
+    if batch.prefill.size and batch.decode.size:
+        # Prompt tokens beside decodes may fill the time up to the first due time, but not beyond.
+        due = rows["due_base_s"] + rows["generated"] * rows["tpot_s"]
+        late = rows["tpot_s"] * (1 + 0.05 * rows["generated"])
+        live = [r for r in batch.decode.tolist() if now_s <= due[r] + late[r]]
+        alone = Batch(batch.decode, batch.drafts, batch.prefill[:0], batch.tokens[:0], 0.0)
+        assert not live or batch.duration_s <= max(due[live].min() - now_s, took_s(rows, alone)) + 1e-9

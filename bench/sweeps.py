@@ -46,7 +46,8 @@ class Question:
 class Answer:
     """The best setting's capacity."""
 
-    question: Question
+    asked: Question
+    question: Question  # as tuned; a split may need more replicas than were asked for
     capacity: Capacity
     bound_rps: float  # over all replicas
 
@@ -61,7 +62,8 @@ class Answer:
             "scenario": q.scenario,
             "system": q.system,
             "hardware": q.hardware,
-            "replicas": q.replicas,
+            "replicas": self.asked.replicas,
+            "gpus": q.replicas,
             "attainment_target": target,
             "capacity_rps_per_gpu": round(self.capacity.rate_rps / q.replicas, 4),
             "attainment": round(count.attainment, 5),
@@ -164,12 +166,12 @@ def capacities(
 
     def answer(question: Question) -> Answer:
         per_gpu = workers.submit(bound_rps, question, target).result() / question.replicas
-        best = Answer(question, Capacity(0.0, Count(0, 0)), per_gpu * question.replicas)
+        best = Answer(question, question, Capacity(0.0, Count(0, 0)), per_gpu * question.replicas)
         for setting in settings_of(question):
             limit = per_gpu * setting.replicas
             found = _better(setting, target, limit, best.per_gpu_rps * setting.replicas, workers)
             if found is not None:
-                best = Answer(setting, found, limit)
+                best = Answer(question, setting, found, limit)
         on_done(best)
         return best
 

@@ -15,7 +15,7 @@ RUN_COLUMNS = {
     "offered": "offered",
     "attainment": "attained",
     "attainment_strict": "strict",
-    "goodput_rps": "goodput req/s",
+    "goodput_rps": "goodput/s",
     "ttft_p50_s": "TTFT p50 s",
     "ttft_p99_s": "TTFT p99 s",
     "tpot_p50_s": "TPOT p50 s",
@@ -29,7 +29,8 @@ SHARES = ("attainment", "attainment_strict", "attainment_target", "ci_low", "ci_
 
 
 def run_table(rows: Sequence[Row]) -> str:
-    return _table(RUN_COLUMNS, rows)
+    told = {k: title for k, title in RUN_COLUMNS.items() if any(r.get(k) for r in rows)}  # columns of zeros say little
+    return _table(told, rows)
 
 
 def plain_table(rows: Sequence[Row]) -> str:

@@ -32,7 +32,7 @@ def searched(name: str, asked: Sequence[sweeps.Question], target: float, console
     result = results.begin(f"reproduce {name}", {"attainment": target}, seed=seed, hardware=hardware)
     with sweeps.Workers() as workers, searching(console, len(asked)) as on_done:
         answers = sweeps.capacities(asked, target, workers, on_done)
-    result.rows = [answer.row(target) | {"replicas": q.replicas} for q, answer in zip(asked, answers, strict=True)]
+    result.rows = [answer.row(target) for answer in answers]
     console.print(capacity_table(result.rows))
     return result
 

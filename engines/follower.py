@@ -131,6 +131,12 @@ class PlanFollower:
             self._horizon.clear()
         return next_batch(self.table.rows, self.profile, now_s, free_blocks)
 
+    def undisturbed_s(self) -> float:
+        """Until when `next_batch` is the slack rule and nothing else, if no plan comes; -inf: it isn't."""
+        if self._horizon or self._preempt or self._plan_is_news or self._recalibrate is not None:
+            return -math.inf
+        return self._planned_s
+
     def stuck(self) -> str | None:
         """Whom to preempt when `next_batch` found nothing although jobs wait: the last of those with KV, or None."""
         rows = self.table.rows

@@ -22,7 +22,7 @@ class AcceptanceRates:
 
     def __init__(self, prior: float = PRIOR, prior_trials: int = PRIOR_TRIALS) -> None:
         self._number: dict[str, int] = {}
-        self._counts = np.full((CLASSES, 2), (prior * prior_trials, prior_trials), dtype=np.float64)  # hits, trials
+        self.counts = np.full((CLASSES, 2), (prior * prior_trials, prior_trials), dtype=np.float64)  # hits, trials
 
     def number(self, slo_class: str) -> int:
         """The class's row, which `learn` wants."""
@@ -30,12 +30,12 @@ class AcceptanceRates:
 
     def of(self, slo_class: str) -> float:
         """The class's rate, as far as it is known."""
-        hits, trials = self._counts[self.number(slo_class)]
+        hits, trials = self.counts[self.number(slo_class)]
         return float(hits / trials)
 
     def learn(self, class_of_slot: Slots, decode: Slots, drafts: Slots, emitted: Slots, done: Slots) -> None:
         """Count an iteration's decodes: `emitted` begins with theirs."""
-        count(self._counts, class_of_slot, decode, drafts, emitted, done)
+        count(self.counts, class_of_slot, decode, drafts, emitted, done)
 
 
 @compiled

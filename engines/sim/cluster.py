@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.sim.flight import TokenLog
 from engines.sim.kernel import Event, Kernel
 from engines.sim.replica import Counters
 from engines.sim.state import EngineRequest, Slots
@@ -115,9 +116,11 @@ class Cluster:
                 return
             # Nothing can change before the next event, nor is memory use noted.
             until_s = min(self._kernel.next_s(), self._until_s, line.sampled_s + SAMPLE_S)
-            iteration = replica.repeat(until_s, self._token_s, line.cursor)
-            if iteration is not None:
-                self._kernel.at(iteration.end_s, line.end, ENDS)
+            go_on_s = replica.fly(until_s, TokenLog(self._token_s, line.cursor))
+            if replica.in_flight is None:
+                self._kernel.at(go_on_s, line.start, STARTS)
+            else:
+                self._kernel.at(go_on_s, line.end, ENDS)
 
         return start
 

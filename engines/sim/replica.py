@@ -14,12 +14,12 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engines.messages import IterationReport, Plan, RequestProgress, Telemetry
+from engines.sim.flight import TokenLog
 from engines.sim.policies.base import Iteration, Outcome, PolicyFactory, SlotBatch
-from engines.sim.state import EngineRequest, EngineState, Slots
-from engines.sim.steps import carry_out, place, repeat
+from engines.sim.state import EngineRequest, EngineState
+from engines.sim.steps import carry_out, place
 from planner.profile import HardwareProfile
 
 REPORTS_KEPT = 512  # iteration reports between two telemetry messages
@@ -117,7 +117,9 @@ class SimReplica:
             self.state.sequences, batch.decode, batch.drafts, batch.prefill, batch.tokens
         )
         outcome = Outcome(batch, slots, emitted, done, iteration.report, iteration.end_s)
-        self._count(iteration, total, len(done))
+        self.reports.append(iteration.report)
+        self._add(1, iteration.report.duration_s, iteration.prompt_tokens, total)
+        self.counters.finished += len(done)
         self.policy.observe(outcome)
         if len(done) or self._gone:
             for slot in (*done.tolist(), *self._gone):
@@ -126,31 +128,30 @@ class SimReplica:
         self._previous = iteration
         return outcome
 
-    def repeat(self, until_s: float, token_s: NDArray[np.float64], cursor: Slots) -> Iteration | None:
-        """Carry out what is in flight and all that repeats it before `until_s`; the iteration in flight then.
+    def fly(self, until_s: float, log: TokenLog) -> float:
+        """Carry out what is in flight and what follows, while it ends before `until_s`; when to go on from there.
 
-        The same as `finish` and `start` one by one, and much faster. Token times go to where each slot's `cursor`
-        points in `token_s`.
+        Then the iteration in flight ends, or, if none is, the next one starts. The same as `finish` and `start` one by
+        one, and much faster; reports of single iterations are not kept.
         """
         iteration = self.in_flight
-        if iteration is None or not iteration.batch.repeats or self._noise or self.unseen or self._gone:
-            return iteration
-        rounds, tokens, blocks, new, context, start_s, end_s, busy_s = repeat(
-            self.state.sequences, iteration.batch.decode, iteration.batch.drafts, self.state.pool.free,
-            self.profile.block_tokens, self._coefficients, iteration.start_s, iteration.end_s, until_s, token_s, cursor,
-        )  # fmt: skip
-        if not rounds:
-            return iteration
-        if blocks:
-            self.state.pool.take(blocks)
-        self.counters.iterations += rounds
-        self.counters.busy_s += busy_s
-        self.counters.output_tokens += tokens
-        report = IterationReport(
-            end_s - start_s, new, context, len(iteration.batch.decode), iteration.report.draft_steps
-        )
-        self.in_flight = Iteration(iteration.batch, start_s, end_s, report, 0)
-        return self.in_flight
+        if iteration is None:
+            raise RuntimeError("no iteration is in flight")
+        if self._noise or self.unseen or self._gone:
+            return iteration.end_s
+        flown = self.policy.fly(iteration, until_s, log)
+        if flown is None:
+            return iteration.end_s
+        totals, leg = flown
+        if totals.blocks:
+            self.state.pool.take(totals.blocks)
+        self._add(totals.iterations, totals.busy_s, totals.prompt_tokens, totals.output_tokens)
+        last = Iteration(SlotBatch(*leg.arrays), leg.start_s, leg.end_s, leg.report, leg.prompt_tokens)
+        if leg.ended:
+            self.in_flight, self._previous = None, last
+        else:
+            self.in_flight = last
+        return leg.end_s
 
     def apply(self, plan: Plan) -> None:
         """Follow a plan from the next iteration on, if the policy follows plans."""
@@ -222,10 +223,8 @@ class SimReplica:
     def _runs(self, batch: SlotBatch, slot: int) -> bool:
         return bool((batch.decode == slot).any() or (batch.prefill == slot).any())
 
-    def _count(self, iteration: Iteration, emitted: int, finished: int) -> None:
-        self.reports.append(iteration.report)
-        self.counters.iterations += 1
-        self.counters.busy_s += iteration.report.duration_s
-        self.counters.prompt_tokens += iteration.prompt_tokens
-        self.counters.output_tokens += emitted
-        self.counters.finished += finished
+    def _add(self, iterations: int, busy_s: float, prompt_tokens: int, output_tokens: int) -> None:
+        self.counters.iterations += iterations
+        self.counters.busy_s += busy_s
+        self.counters.prompt_tokens += prompt_tokens
+        self.counters.output_tokens += output_tokens

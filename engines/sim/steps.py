@@ -73,60 +73,6 @@ def verdict(seed: int, position: int) -> float:
 
 
 @compiled
-def repeat(
-    sequences: Sequences,
-    decode: Slots,
-    drafts: Slots,
-    free: int,
-    block_tokens: int,
-    coef: NDArray[np.float64],
-    start_s: float,
-    end_s: float,
-    until_s: float,
-    token_s: NDArray[np.float64],
-    cursor: Slots,
-) -> tuple[int, int, int, int, int, float, float, float]:
-    """Carry out a decode iteration in flight and start it again, as long as it ends before `until_s`.
-
-    Stops with one in flight, before a sequence ends or a block is lacking. Returns how many were carried out, their
-    output tokens, blocks taken, new and context tokens of the one in flight, its start and end, and the time the
-    others took.
-    """
-    emitted = np.empty(len(decode), np.int64)
-    rounds, total, taken, new, context, busy_s = 0, 0, 0, 0, 0, 0.0
-    while end_s < until_s:
-        needed, tokens, attended, count = 0, 0, 0, 0
-        for i in range(len(decode)):
-            s = sequences[decode[i]]
-            emitted[i] = 1 + accepted(s, drafts[i])
-            reach = s.context + emitted[i] + drafts[i] + 1
-            needed += max(0, -(-reach // block_tokens) - s.blocks)
-            count += emitted[i]
-            tokens += drafts[i] + 1
-            attended += reach
-            if s.generated + emitted[i] >= s.output:
-                needed = free + 1
-                break
-        if taken + needed > free:
-            break
-        steps = 0
-        for i in range(len(decode)):
-            s = sequences[decode[i]]
-            s.context += emitted[i]
-            s.generated += emitted[i]
-            s.blocks = max(s.blocks, -(-(s.context + drafts[i] + 1) // block_tokens))
-            steps = max(steps, drafts[i])
-            for _ in range(emitted[i]):
-                token_s[cursor[decode[i]]] = end_s
-                cursor[decode[i]] += 1
-        rounds, total, taken, new, context = rounds + 1, total + count, taken + needed, tokens, attended
-        busy_s += end_s - start_s
-        start_s = end_s
-        end_s = start_s + iteration_s(coef, new, context, len(decode), steps)
-    return rounds, total, taken, new, context, start_s, end_s, busy_s
-
-
-@compiled
 def accepted(s: Any, drafts: int) -> int:
     """How many of a sequence's drafts are accepted: all before the first that is rejected."""
     n = 0

@@ -11,7 +11,7 @@ import pytest
 
 from engines import profiles
 from engines.sim import systems
-from engines.sim.cluster import Run, simulate
+from engines.sim.cluster import Cluster, Run, simulate
 from engines.sim.policies.sarathi import SarathiPolicy
 from engines.sim.policies.vllm import VllmPolicy
 from engines.sim.policies.vllm_v0 import VllmV0Policy
@@ -137,6 +137,20 @@ def test_iterations_that_repeat_are_run_at_once_with_the_same_result(
         stepped.counters.iterations,
         stepped.counters.output_tokens,
     )
+
+
+def test_planned_iterations_are_run_at_once_with_the_same_result() -> None:
+    profile = msgspec.structs.replace(H200, kv_blocks=400)
+    requests = [msgspec.structs.replace(request, acceptance=0.6) for request in poisson(60, 6.0)]
+
+    def tokens(interruptions: int) -> list[list[float]]:
+        cluster = Cluster(systems.load("slos-serve")(Settings(profile)), requests)
+        for n in range(interruptions):
+            # Iterations take longer than that, so none runs at once with another.
+            cluster.at(0.003 * n, lambda now_s: None)
+        return [job.token_s.tolist() for job in cluster.run(math.inf).jobs]
+
+    assert tokens(0) == tokens(6000)
 
 
 def test_prefill_first_makes_decodes_wait_and_chunks_do_not() -> None:

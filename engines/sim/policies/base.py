@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from engines.messages import IterationReport, Plan, RequestProgress
+from engines.sim.flight import Leg, TokenLog, Totals
 from engines.sim.state import EngineState, Slots
 
 
@@ -75,6 +76,9 @@ class Policy(Protocol):
     def schedule(self, now_s: float) -> SlotBatch: ...
 
     def observe(self, outcome: Outcome) -> None: ...
+
+    def fly(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, Leg] | None:
+        """Carry out the iteration in flight and what follows it, while it ends before `until_s`; None for none."""
 
     def apply(self, plan: Plan) -> None:
         """Take a plan; does nothing when the policy doesn't support plans."""

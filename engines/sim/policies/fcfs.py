@@ -11,8 +11,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from engines.messages import Plan, RequestProgress
-from engines.sim.policies.base import Outcome, SlotBatch, slots
+from engines.messages import IterationReport, Plan, RequestProgress
+from engines.sim.flight import Leg, TokenLog, Totals, repeat
+from engines.sim.policies.base import Iteration, Outcome, SlotBatch, slots
 from engines.sim.state import EngineState, Sequences, Slots
 from engines.sim.steps import blocks_needed
 from planner.compiling import compiled
@@ -30,6 +31,7 @@ class FcfsPolicy:
         self._state = state
         self._waiting: deque[int] = deque()
         self._running: Slots = slots()
+        self._coefficients = state.profile.perf.coefficients()
 
     def add(self, slot: int, now_s: float) -> None:
         self._waiting.append(slot)
@@ -43,6 +45,20 @@ class FcfsPolicy:
 
     def observe(self, outcome: Outcome) -> None:
         """Nothing to learn."""
+
+    def fly(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, Leg] | None:
+        batch = flight.batch
+        if not batch.repeats:
+            return None
+        rounds, tokens, blocks, new, context, start_s, end_s, busy_s = repeat(
+            self._state.sequences, batch.decode, batch.drafts, self._state.pool.free, self._state.profile.block_tokens,
+            self._coefficients, flight.start_s, flight.end_s, until_s, log.token_s, log.cursor,
+        )  # fmt: skip
+        if not rounds:
+            return None
+        report = IterationReport(end_s - start_s, new, context, len(batch.decode), flight.report.draft_steps)
+        arrays = batch.decode, batch.drafts, batch.prefill, batch.tokens
+        return Totals(rounds, busy_s, 0, tokens, blocks), Leg(arrays, start_s, end_s, report, 0, ended=False)
 
     def apply(self, plan: Plan) -> None:
         """These engines know no plans."""

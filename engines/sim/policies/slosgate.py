@@ -8,13 +8,16 @@ import msgspec
 import numpy as np
 
 from engines.follower import PlanFollower, Progress, add_job
-from engines.messages import Plan, RequestProgress, SloArgs
+from engines.messages import IterationReport, Plan, RequestProgress, SloArgs
 from engines.sim.acceptance import AcceptanceRates
+from engines.sim.flight import Leg, TokenLog, Totals
+from engines.sim.following import follow
 from engines.sim.policies.base import Iteration, Outcome, SlotBatch
 from engines.sim.state import EngineRequest, EngineState, Slots
 from planner.compiling import compiled
 from planner.jobs import JobTable
 from planner.profile import HardwareProfile
+from planner.slack import coefficients
 
 
 class SlosgatePolicy:
@@ -90,6 +93,25 @@ class SlosgatePolicy:
         if outcome.report.draft_steps:
             batch = outcome.batch
             self._rates.learn(self._class_of_slot, batch.decode, batch.drafts, outcome.emitted, outcome.done)
+
+    def fly(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, Leg] | None:
+        until_s = min(until_s, self.follower.undisturbed_s())
+        if flight.end_s >= until_s:
+            return None
+        profile, batch = self.follower.profile, flight.batch
+        rounds, prompts, outputs, blocks, busy_s, *arrays, start_s, end_s, new, prompt, context, steps, ended = follow(
+            self._state.sequences, self.follower.table.rows, self._slot_of_row, self._row_of_slot,
+            batch.decode, batch.drafts, batch.prefill, batch.tokens, self._state.pool.free, profile.block_tokens,
+            coefficients(self._state.profile.perf), coefficients(profile.perf), profile.max_batched_tokens,
+            profile.max_sequences, profile.max_drafts, flight.start_s, flight.end_s, until_s, log.token_s, log.cursor,
+            self._rates.counts, self._class_of_slot,
+        )  # fmt: skip
+        if not rounds:
+            return None
+        decode, drafts, prefill, tokens = arrays
+        report = IterationReport(end_s - start_s, new, context, len(decode) + len(prefill), steps)
+        leg = Leg((decode, drafts, prefill, tokens), start_s, end_s, report, prompt, ended)
+        return Totals(rounds, busy_s, prompts, outputs, blocks), leg
 
     def apply(self, plan: Plan) -> None:
         self.follower.apply(plan)

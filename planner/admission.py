@@ -19,7 +19,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.budget import MARGIN, Problem, problems
+from planner.budget import (
+    BARRED,
+    BUDGET,
+    DEADLINE,
+    FORCED,
+    LOAD,
+    MARGIN,
+    MEMORY,
+    PREFILL,
+    ROOM,
+    VALUE,
+    Problem,
+    problems,
+)
 from planner.compiling import compiled
 from planner.jobs import Jobs
 from planner.kernels import Bools, Floats, Ints
@@ -60,7 +73,7 @@ def front_for(candidates: int) -> int:
 
 def solve(problem: Problem) -> tuple[NDArray[np.bool_], float, bool]:
     """(chosen, value of the chosen candidates, exact); the value is -1 when the forced ones are infeasible."""
-    chosen, value, exact = run_dp(problem, front_for(len(problem.row)))
+    chosen, value, exact = run_dp(problem.table, problem.load_left, front_for(len(problem.row)))
     return chosen, float(value), bool(exact)
 
 
@@ -75,57 +88,57 @@ class State(NamedTuple):
 
 
 @compiled
-def fits(problem: Problem, state: State, k: int) -> bool:
+def fits(table: Floats, load_left: float, state: State, k: int) -> bool:
     """Whether a state may accept candidate k."""
-    if problem.barred[k] or state.u + problem.load[k] > problem.load_left + MARGIN:
+    if table[k, BARRED] or state.u + table[k, LOAD] > load_left + MARGIN:
         return False
-    need_s = state.w + state.u * problem.deadline_s[k] + problem.prefill_s[k]
-    return need_s <= problem.budget_s[k] + MARGIN and state.m + problem.memory[k] <= problem.room[k] + MARGIN  # type: ignore[no-any-return]
+    need_s = state.w + state.u * table[k, DEADLINE] + table[k, PREFILL]
+    return need_s <= table[k, BUDGET] + MARGIN and state.m + table[k, MEMORY] <= table[k, ROOM] + MARGIN  # type: ignore[no-any-return]
 
 
 @compiled
-def accept(problem: Problem, state: State, k: int, step: float) -> State:
+def accept(table: Floats, state: State, k: int, step: float) -> State:
     """The state after accepting candidate k."""
     return State(
-        state.w + problem.prefill_s[k] - problem.load[k] * problem.deadline_s[k],
-        state.u + problem.load[k],
-        state.m + problem.memory[k],
-        state.v + (0.0 if problem.forced[k] else problem.value[k]),
+        state.w + table[k, PREFILL] - table[k, LOAD] * table[k, DEADLINE],
+        state.u + table[k, LOAD],
+        state.m + table[k, MEMORY],
+        state.v + (0.0 if table[k, FORCED] else table[k, VALUE]),
         step,
     )
 
 
 @compiled
-def take_in_order(problem: Problem, skip: Bools) -> tuple[Bools, float]:
+def take_in_order(table: Floats, load_left: float, skip: Bools) -> tuple[Bools, float]:
     """Take whatever fits, by deadline, but for `skip`: the set and its value, -1 if a forced candidate fails."""
     chosen = np.zeros(len(skip), np.bool_)
     state = State(0.0, 0.0, 0.0, 0.0, 0.0)
     for k in range(len(skip)):
-        if not skip[k] and fits(problem, state, k):
-            state = accept(problem, state, k, 0.0)
+        if not skip[k] and fits(table, load_left, state, k):
+            state = accept(table, state, k, 0.0)
             chosen[k] = True
-        elif problem.forced[k]:
+        elif table[k, FORCED]:
             return chosen, -1.0
     return chosen, state.v
 
 
 @compiled
-def incumbent(problem: Problem, order: Ints) -> tuple[Bools, float]:
+def incumbent(table: Floats, load_left: float, order: Ints) -> tuple[Bools, float]:
     """A set to beat: the best of taking all that fits while the costliest are left out one after the other."""
     skip = np.zeros(len(order), np.bool_)
-    best, value = take_in_order(problem, skip)
+    best, value = take_in_order(table, load_left, skip)
     for i in range(len(order) - 1, -1, -1):
-        if problem.forced[order[i]]:
+        if table[order[i], FORCED]:
             continue
         skip[order[i]] = True
-        chosen, found = take_in_order(problem, skip)
+        chosen, found = take_in_order(table, load_left, skip)
         if found > value:
             best, value = chosen, found
     return best, value
 
 
 @compiled
-def value_bound(problem: Problem, order: Ints, k: int, spare_s: float, unit: float) -> float:
+def value_bound(table: Floats, order: Ints, k: int, spare_s: float, unit: float) -> float:
     """The most value that candidates k.. can add within `spare_s` of prefill, fractions allowed; `order` is by density.
 
     When all values are the same (`unit`, else 0), only whole multiples can be reached.
@@ -133,55 +146,55 @@ def value_bound(problem: Problem, order: Ints, k: int, spare_s: float, unit: flo
     total = 0.0
     for i in range(len(order)):
         j = order[i]
-        if j < k or problem.forced[j] or problem.barred[j]:
+        if j < k or table[j, FORCED] or table[j, BARRED]:
             continue
-        if problem.prefill_s[j] > spare_s:
-            total += problem.value[j] * max(0.0, spare_s) / problem.prefill_s[j]
+        if table[j, PREFILL] > spare_s:
+            total += table[j, VALUE] * max(0.0, spare_s) / table[j, PREFILL]
             break
-        spare_s -= problem.prefill_s[j]
-        total += problem.value[j]
+        spare_s -= table[j, PREFILL]
+        total += table[j, VALUE]
     return unit * np.floor(total / unit + 1e-6) if unit > 0.0 else total
 
 
 @compiled
-def common_value(problem: Problem) -> float:
+def common_value(table: Floats) -> float:
     """The value of every candidate when they are all the same, else 0."""
     unit = 0.0
-    for k in range(len(problem.value)):
-        if problem.forced[k]:
+    for k in range(len(table)):
+        if table[k, FORCED]:
             continue
         if unit == 0.0:
-            unit = problem.value[k]
-        elif problem.value[k] != unit:
+            unit = table[k, VALUE]
+        elif table[k, VALUE] != unit:
             return 0.0
     return unit
 
 
 @compiled
-def run_dp(problem: Problem, front: int) -> tuple[Bools, float, bool]:
+def run_dp(table: Floats, load_left: float, front: int) -> tuple[Bools, float, bool]:
     """The recurrence of the module's docstring: only states that may still beat the incumbent go on."""
-    n = len(problem.row)
-    order = np.argsort(problem.prefill_s / np.maximum(problem.value, 1e-9))
-    best, known = incumbent(problem, order)
-    unit = common_value(problem)
+    n = len(table)
+    order = np.argsort(table[:, PREFILL] / np.maximum(table[:, VALUE], 1e-9))
+    best, known = incumbent(table, load_left, order)
+    unit = common_value(table)
     log = np.empty((n * 2 * front + 1, 2), np.int64)  # (step before, candidate accepted)
     log[0] = -1
     steps, count, exact = 1, 1, True
     front_, next_ = np.zeros((front, 5)), np.empty((front, 5))
     for k in range(n):
-        near_d, far_d = problem.deadline_s[min(k + 1, n - 1)], problem.deadline_s[n - 1]
-        most_s = problem.budget_s[k:].max()
+        near_d, far_d = table[min(k + 1, n - 1), DEADLINE], table[n - 1, DEADLINE]
+        most_s = table[k:, BUDGET].max()
         grown = 0
         for i in range(2 * count):
             state = State(front_[i // 2, 0], front_[i // 2, 1], front_[i // 2, 2], front_[i // 2, 3], front_[i // 2, 4])
             taking = i % 2 == 0
-            if taking and fits(problem, state, k):
+            if taking and fits(table, load_left, state, k):
                 log[steps] = int(state.step), k
-                state = accept(problem, state, k, float(steps))
+                state = accept(table, state, k, float(steps))
                 steps += 1
-            elif taking or problem.forced[k]:
+            elif taking or table[k, FORCED]:
                 continue
-            bound = state.v + value_bound(problem, order, k + 1, most_s - (state.w + state.u * near_d), unit)
+            bound = state.v + value_bound(table, order, k + 1, most_s - (state.w + state.u * near_d), unit)
             if bound <= known + MARGIN or dominated(next_, grown, state, near_d, far_d):
                 continue
             grown = drop_dominated(next_, grown, state, near_d, far_d)

@@ -48,20 +48,60 @@ MOST_TIERS = 16
 FAR_S = 30.0  # a TPOT SLO without a TTFT SLO is admitted as if its first token were due then
 
 
+# Columns of a problem's table, as the kernels index it.
+DEADLINE, PREFILL, LOAD, MEMORY, VALUE, FORCED, BARRED, BUDGET, ROOM = range(9)
+
+
 class Problem(NamedTuple):
-    """Which of the candidates to admit under one choice of tau. Arrays of shape (N,), by deadline."""
+    """Which of the candidates to admit under one choice of tau; candidates by deadline."""
 
     row: NDArray[np.int64]  # rows of the job array the problem was made from
-    deadline_s: NDArray[np.float64]  # from now
-    prefill_s: NDArray[np.float64]  # p
-    load: NDArray[np.float64]  # u
-    memory: NDArray[np.float64]  # m, tokens
-    value: NDArray[np.float64]
-    forced: NDArray[np.bool_]  # guaranteed already: must be in
-    barred: NDArray[np.bool_]  # of a tier tighter than tau allows for: can't be in
-    budget_s: NDArray[np.float64]  # P
-    room: NDArray[np.float64]  # M, tokens
+    table: NDArray[np.float64]  # shape (N, 9): the columns below
     load_left: float  # 1 - b / tau - U_running
+
+    @property
+    def deadline_s(self) -> Floats:
+        """d, from now."""
+        return self.table[:, DEADLINE]
+
+    @property
+    def prefill_s(self) -> Floats:
+        """p."""
+        return self.table[:, PREFILL]
+
+    @property
+    def load(self) -> Floats:
+        """u."""
+        return self.table[:, LOAD]
+
+    @property
+    def memory(self) -> Floats:
+        """m, tokens."""
+        return self.table[:, MEMORY]
+
+    @property
+    def value(self) -> Floats:
+        return self.table[:, VALUE]
+
+    @property
+    def forced(self) -> Bools:
+        """Guaranteed already: must be in."""
+        return self.table[:, FORCED] > 0
+
+    @property
+    def barred(self) -> Bools:
+        """Of a tier tighter than tau allows for: can't be in."""
+        return self.table[:, BARRED] > 0
+
+    @property
+    def budget_s(self) -> Floats:
+        """P."""
+        return self.table[:, BUDGET]
+
+    @property
+    def room(self) -> Floats:
+        """M, tokens."""
+        return self.table[:, ROOM]
 
 
 def problems(
@@ -183,30 +223,28 @@ def tokens_due(job: Any, t_s: float, now_s: float) -> float:
 def formulate(
     jobs: Jobs, candidate: Bools, coef: Floats, block_tokens: int, cap: int, now_s: float, free_blocks: int,
     tightest: float,
-) -> tuple[Ints, Floats, Floats, Floats, Floats, Floats, Bools, Bools, Floats, Floats, float]:  # fmt: skip
+) -> tuple[Ints, Floats, float]:  # fmt: skip
     """The fields of `Problem`, in order. Running jobs are summed once per deadline: linear in them."""
     tiers, lengths, n_tiers, tau_s = lengths_for(jobs, candidate, coef, cap, tightest)
     big = steepest(coef)
     longest = lengths.max() if len(lengths) else 0
     constant_s = iteration_s(coef[big : big + 1], 0.0, 0.0, 0.0, float(longest))
     row = by_deadline(jobs, candidate)
-    n = len(row)
-    deadline, prefill = np.empty(n), np.empty(n)
-    load, memory, value = np.empty(n), np.empty(n), np.empty(n)
-    forced, barred = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-    for k in range(n):
+    table = np.zeros((len(row), 9))
+    for k in range(len(row)):
         job = jobs[row[k]]
         context = job.context + job.prompt_left
-        deadline[k] = min(job.deadline_s - now_s, FAR_S)
-        prefill[k] = coef[big, 0] * job.prompt_left + coef[big, 1] * context
         drafts = drafts_of(job, tiers, lengths, n_tiers)
-        load[k] = token_cost_s(coef, context + 0.5 * job.output, drafts, job.acceptance) / strictest_s(job)
-        memory[k] = blocks_for(context + job.output, block_tokens) * block_tokens
-        value[k] = job.weight
-        forced[k] = not candidate[row[k]]
-        barred[k] = strictest_s(job) < tightest
+        decode_s = token_cost_s(coef, context + 0.5 * job.output, drafts, job.acceptance)
+        table[k, DEADLINE] = min(job.deadline_s - now_s, FAR_S)
+        table[k, PREFILL] = coef[big, 0] * job.prompt_left + coef[big, 1] * context
+        table[k, LOAD] = decode_s / strictest_s(job)
+        table[k, MEMORY] = blocks_for(context + job.output, block_tokens) * block_tokens
+        table[k, VALUE] = job.weight
+        table[k, FORCED] = 0.0 if candidate[row[k]] else 1.0
+        table[k, BARRED] = 1.0 if strictest_s(job) < tightest else 0.0
     share = 1.0 - constant_s / tau_s if tau_s < np.inf else 1.0
-    budget = deadline * share - constant_s
+    table[:, BUDGET] = table[:, DEADLINE] * share - constant_s
     running_load = 0.0
     for j in range(len(jobs)):
         job = jobs[j]
@@ -215,12 +253,12 @@ def formulate(
         drafts = drafts_of(job, tiers, lengths, n_tiers)
         cost_s = token_cost_s(coef, job.context, drafts, job.acceptance)
         running_load += cost_s / tier_s(job)
-        for k in range(n):
-            budget[k] -= tokens_due(job, now_s + deadline[k], now_s) * cost_s
-    decode_s = iteration_s(coef, 0.0, 0.0, 0.0, float(longest))
-    left = 1.0 - decode_s / tau_s - running_load if tau_s < np.inf else np.inf
-    room = memory_room(jobs, candidate, row, prefill + constant_s, block_tokens, now_s, free_blocks)
-    return row, deadline, prefill, load, memory, value, forced, barred, budget, room, left
+        for k in range(len(row)):
+            table[k, BUDGET] -= tokens_due(job, now_s + table[k, DEADLINE], now_s) * cost_s
+    step_s = iteration_s(coef, 0.0, 0.0, 0.0, float(longest))
+    left = 1.0 - step_s / tau_s - running_load if tau_s < np.inf else np.inf
+    memory_room(jobs, candidate, row, constant_s, block_tokens, now_s, free_blocks, table)
+    return row, table, left
 
 
 @compiled
@@ -239,9 +277,10 @@ def by_deadline(jobs: Jobs, candidate: Bools) -> Ints:
 
 @compiled
 def memory_room(
-    jobs: Jobs, candidate: Bools, row: Ints, length_s: Floats, block_tokens: int, now_s: float, free_blocks: int
-) -> Floats:
-    """M_k in tokens: capacity less the most that running guarantees hold at any time from the start of prefill k on.
+    jobs: Jobs, candidate: Bools, row: Ints, constant_s: float, block_tokens: int, now_s: float, free_blocks: int,
+    table: Floats,
+) -> None:  # fmt: skip
+    """Write M_k in tokens: capacity less the most running guarantees hold from the start of prefill k on.
 
     A running job holds c + (t - now) / TPOT tokens until its output ends at e; the sum is largest just before one ends,
     so it is read off at the ends, latest first, from running sums.
@@ -268,14 +307,12 @@ def memory_room(
         growth += rate[j]
         most = max(most, held + (growth * ends[j] if ends[j] < np.inf else 0.0))
         peak[i] = most  # at the end of j or any later one
-    room = np.empty(len(row))
     for k in range(len(row)):
-        start = max(0.0, min(FAR_S, jobs[row[k]].deadline_s - now_s) - length_s[k])
+        start = max(0.0, table[k, DEADLINE] - table[k, PREFILL] - constant_s)
         i = 0
         while i < n and ends[order[i]] >= start:
             i += 1
-        room[k] = capacity - (peak[i - 1] if i else 0.0)
-    return room
+        table[k, ROOM] = capacity - (peak[i - 1] if i else 0.0)
 
 
 def feasible(problem: Problem, chosen: NDArray[np.bool_]) -> bool:

@@ -56,7 +56,7 @@ class _PackageCache(FunctionCache):
 
 def compiled(function: Kernel) -> Kernel:
     """Compile `function` without Python objects; cached on disk where some folder is writable."""
-    kernel: Any = njit(nogil=True)(function)
+    kernel: Any = njit(nogil=True, error_model="numpy")(function)
     new_cache: Any = _PackageCache
     with suppress(RuntimeError, OSError):  # no writable folder: compiled once per process
         kernel._cache = new_cache(function)

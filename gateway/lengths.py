@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from gateway.completion import Completion
 from gateway.exchange import Exchange
+from planner.lengths import ClassStatistics
 
 BYTES_PER_TOKEN = 4.0  # before the first answer; English prose, as OpenAI's rule of thumb has it
 LEARNING_RATE = 0.05
 CAUTION = 1.0  # mean absolute deviations added to a text's estimate: too short an estimate breaks promises
 COMPLETIONS_DEFAULT_TOKENS = 16  # OpenAI's and vLLM's max_tokens when /v1/completions gets none
-QUANTILE = 0.8  # of a class's observed outputs: the planning value
-REMEMBERED = 512
-ENOUGH = 8  # observations before a class's own quantile counts
-UNKNOWN_OUTPUT_TOKENS = 256
+UNLIMITED_TOKENS = 512  # expected of a class that nothing is known of, when the request sets no limit
 
 
 class Lengths:
@@ -22,7 +18,7 @@ class Lengths:
 
     def __init__(self) -> None:
         self._texts: dict[tuple[str, str], _Ratio] = {}
-        self._outputs: dict[str, deque[int]] = {}
+        self._classes = ClassStatistics()
 
     def prompt_tokens(self, completion: Completion) -> int:
         if completion.prompt_tokens is not None:
@@ -35,13 +31,11 @@ class Lengths:
         limit = completion.max_tokens
         if limit is None and completion.kind == "completions":
             limit = COMPLETIONS_DEFAULT_TOKENS
-        limit = max(1, min(limit or window, window))
-        if completion.exact_output:
-            return limit
-        seen = self._outputs.get(slo_class, ())
-        if len(seen) < ENOUGH:
-            return min(limit, UNKNOWN_OUTPUT_TOKENS)
-        return min(limit, sorted(seen)[int(QUANTILE * len(seen))])
+        if limit is not None and completion.exact_output:
+            return min(limit, window)
+        known = slo_class in self._classes.lengths
+        cap = min(window, limit or (window if known else UNLIMITED_TOKENS))
+        return self._classes.planning_tokens(slo_class, cap)
 
     def learn(self, exchange: Exchange) -> None:
         """Take the counts of a finished answer."""
@@ -49,8 +43,8 @@ class Lengths:
         if completion.prompt_tokens is None and exchange.counted_prompt and completion.prompt_bytes:
             ratio = self._texts.setdefault((completion.model, completion.kind), _Ratio())
             ratio.learn(exchange.prompt_tokens / completion.prompt_bytes)
-        if exchange.tokens and not completion.exact_output:
-            self._outputs.setdefault(exchange.contract.slo_class, deque(maxlen=REMEMBERED)).append(exchange.tokens)
+        if exchange.outcome == "completed" and exchange.tokens and not completion.exact_output:
+            self._classes = self._classes.finished(exchange.contract.slo_class, exchange.tokens)
 
 
 class _Ratio:

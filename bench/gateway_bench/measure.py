@@ -155,6 +155,8 @@ def _litellm(backend: Server, ending: contextlib.ExitStack) -> Server:
     config = (
         f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n      model: openai/{MODEL}\n"
         f"      api_base: http://127.0.0.1:{backend.port}/v1\n      api_key: none\n"
+        # Neither proxy checks keys here.
+        "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n"
     )
     port = _free_port()
     options = ["--config", _file(config, "yaml", ending), "--host", "127.0.0.1", "--port", str(port)]
@@ -182,7 +184,8 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=2):
             return
         time.sleep(0.1)
-    raise RunError(f"{url} did not come up within {START_S:g} s")
+    ended = f": it ended with code {process.returncode}" if process.poll() is not None else f" within {START_S:g} s"
+    raise RunError(f"{url} did not come up{ended}")
 
 
 def _free_port() -> int:

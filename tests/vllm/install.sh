@@ -31,6 +31,9 @@ import pathlib, sys, zipfile
 wheel = next(pathlib.Path(sys.argv[1]).glob("*.whl"))
 with zipfile.ZipFile(wheel) as archive:
     archive.extractall(sys.argv[2], [name for name in archive.namelist() if name.endswith((".py", "METADATA"))])
+# vLLM takes a machine for one without a GPU by the "cpu" in its own version.
+metadata = next(pathlib.Path(sys.argv[2]).glob("*.dist-info/METADATA"))
+metadata.write_text(metadata.read_text().replace("Version: 0.25.1\n", "Version: 0.25.1+cpu\n", 1))
 PY
 fi
 touch "$venv/.installed"

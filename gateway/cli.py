@@ -8,6 +8,8 @@ slosgate warm-up                            # in an image's build, say
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,8 @@ from gateway.config import Config, ConfigError, load
 from gateway.contract import describe
 from gateway.fleet import load_profile
 
+KEEP_ALIVE_S = 75  # longer than any client keeps an idle connection, so that none meets one that is just closing
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="SLO-guaranteed serving in front of vLLM.")
 engine_app = typer.Typer(no_args_is_help=True, help="Run a replica.")
 app.add_typer(engine_app, name="engine")
@@ -45,6 +49,8 @@ def serve(
 ) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
     settings = _with_options(_read(config) if config else Config(), redis, host, port)
+    # uvicorn drains on SIGTERM and then raises it again: by then it means a good end, with Valkey stopped too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _redis_url(settings) as url:
         print(f"slosgate: state in {url}; add a replica with: slosgate engine sim --redis {url}", flush=True)  # noqa: T201
         uvicorn.Server(_server_config(settings, url)).run()
@@ -124,5 +130,6 @@ def _server_config(config: Config, redis_url: str) -> uvicorn.Config:
         server_header=False,
         log_level="warning",
         backlog=4096,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(config.server.drain_s),
     )

@@ -27,9 +27,11 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self.closed = False
         self._done: asyncio.Future[None] | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
         if self._done is not None and not self._done.done():
             self._done.set_exception(ConnectionError("the server closed the connection"))
 
@@ -86,7 +88,7 @@ class Client:
 
     async def _ask(self, data: bytes, due_s: float, load: Load) -> None:
         try:
-            connection = self._idle.pop() if self._idle else await self._connect()
+            connection = await self._connection()
             sample = await connection.ask(data, due_s)
         except (OSError, httptools.HttpParserError):
             load.failed += 1
@@ -98,7 +100,10 @@ class Client:
             load.failed += 1
             connection.transport.close()
 
-    async def _connect(self) -> _Connection:
+    async def _connection(self) -> _Connection:
+        while self._idle:
+            if not (kept := self._idle.pop()).closed:
+                return kept
         _, connection = await asyncio.get_running_loop().create_connection(_Connection, *self._address)
         return connection
 

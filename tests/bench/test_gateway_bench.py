@@ -1,0 +1,26 @@
+"""The gateway bench, small: a mock backend asked directly and through slosgate."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.errors import InputError
+from bench.gateway_bench.measure import Settings, run
+
+
+def test_compares_slosgate_with_the_direct_way() -> None:
+    rows = list(run(Settings(rate_rps=20, seconds=0.5, concurrency=4, streams=8, tokens=5, token_s=0.01)))
+    assert [(row["target"], row["mode"]) for row in rows] == [
+        ("direct", "plain"),
+        ("direct", "stream"),
+        ("slosgate", "plain"),
+        ("slosgate", "stream"),
+    ]
+    assert all(row["failed"] == 0 and row["requests_per_s"] > 0 for row in rows)
+    assert {"added_p50_ms", "cpu_us_per_request"} <= set(rows[2])
+    assert {"tokens_lost", "cpu_us_per_token"} <= set(rows[3])
+
+
+def test_refuses_a_proxy_it_does_not_know() -> None:
+    with pytest.raises(InputError, match="--against can be litellm, not 'nginx'"):
+        list(run(Settings(against=("nginx",))))

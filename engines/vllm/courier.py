@@ -94,9 +94,10 @@ class Courier:
     def _deliver(self, channel: ReplicaChannel, plan: Plan) -> None:
         assert self._latest is not None  # set before the channel starts
         self._mailbox.write(msgspec.msgpack.encode(plan))
-        # An idle engine looks into its mailbox when the next request comes, which is soon enough for the plan.
-        self._latest = msgspec.structs.replace(self._latest, epoch=plan.epoch)
-        channel.report()
+        if not self._latest.progress:
+            # An idle engine looks into its mailbox when the next request comes, which is soon enough for the plan.
+            self._latest = msgspec.structs.replace(self._latest, epoch=plan.epoch)
+            channel.report()
 
 
 def _idle(info: ReplicaInfo) -> Telemetry:

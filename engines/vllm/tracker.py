@@ -114,7 +114,9 @@ class Tracker:
             self.add(request, 0)
             job_id = self._job_of[request.request_id]
         job = self.follower.table[job_id]
-        in_flight = request.num_output_placeholders
+        # Synchronous scheduling has no placeholders: there a last chunk that was scheduled and has no output yet shows
+        # as nothing left to compute.
+        in_flight = request.num_output_placeholders or int(request.num_computed_tokens >= request.num_tokens)
         left = request.num_tokens + in_flight - request.num_computed_tokens
         emitted = request.num_output_tokens + min(1, in_flight)
         decodes = request.status is RUNNING and emitted > 0 and left <= 1

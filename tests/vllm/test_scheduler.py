@@ -174,6 +174,17 @@ def test_preempted_best_effort_gives_its_memory_back_and_finishes_later(make_eng
     assert engine.emitted == {"best-effort": 30}
 
 
+def test_the_table_counts_a_first_token_with_the_iteration_that_makes_it(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    request = engine.add("a", 100, 5, slo_ttft_ms=5, slo_tpot_ms=100)
+    engine.step()
+    engine.drain()
+    job = engine.scheduler.follower.table["a"]
+    assert (job["prompt_left"], job["context"], job["generated"]) == (0, 100, 1)
+    assert request.num_output_tokens == 1
+    assert job["due_base_s"] == pytest.approx(max(1000.005, engine.now_s))
+
+
 def test_a_cancelled_request_leaves_nothing_behind(make_engine: MakeEngine) -> None:
     engine = make_engine()
     engine.add("a", 200, 50)

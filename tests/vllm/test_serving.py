@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def engine(state: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineServer]:  # noqa: F811
     with vllm_engine("contract", state.url, tmp_path_factory.mktemp("vllm")) as url:
-        yield EngineServer("contract", url, state.url, long_prompt=1900, chunk=20, output=100)
+        yield EngineServer("contract", url, state.url, long_prompt=1900, chunk=50, output=100)
 
 
 async def test_a_gateway_guarantees_requests_and_its_death_costs_none(engine: EngineServer) -> None:

@@ -8,10 +8,11 @@ being one; a decoded token of a job with c context costs, shared over the A(s) t
 
 Before its deadline every accepted prompt must be computed, beside the decodes. Prefill budget at d_k, in seconds:
 
-    P_k = (d_k - now) (1 - b / tau) - b - sum over running j of  n_j(d_k) w_j
+    P_k = (d_k - now) (1 - b / min(tau, tau_w)) - b - sum over running j of  n_j(d_k) w_j
 
-where n_j(t) tokens of the running job j are due by t, which ends when its output does. An accepted candidate takes its
-prompt x once and decodes from its deadline on, so a set S is feasible when for every k in S
+where tau_w is how long the slack rule lets prefills run without a break (`kernels.worthwhile_s`), and n_j(t) tokens of
+the running job j are due by t, which ends when its output does. An accepted candidate takes its prompt x once and
+decodes from its deadline on, so a set S is feasible when for every k in S
 
     sum_{j in S, j <= k} (p_j + u_j (d_k - d_j)) <= P_k                 p_j = a x_j + c (context_j + x_j)
     sum_{j in S, j <= k} m_j <= M_k                                     memory over time
@@ -39,6 +40,7 @@ from planner.kernels import (
     still_to_emit,
     tier_s,
     token_due_s,
+    worthwhile_s,
 )
 from planner.profile import HardwareProfile
 from planner.speculation import expected_tokens, tier_lengths
@@ -243,7 +245,7 @@ def formulate(
         table[k, VALUE] = job.weight
         table[k, FORCED] = 0.0 if candidate[row[k]] else 1.0
         table[k, BARRED] = 1.0 if strictest_s(job) < tightest else 0.0
-    share = 1.0 - constant_s / tau_s if tau_s < np.inf else 1.0
+    share = 1.0 - constant_s / min(tau_s, worthwhile_s(coef))
     table[:, BUDGET] = table[:, DEADLINE] * share - constant_s
     running_load = 0.0
     for j in range(len(jobs)):

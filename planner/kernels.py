@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from planner.compiling import compiled
 
+WORTHWHILE = 0.9  # share of the best prefill rate that an iteration must reach to be long enough
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -64,6 +66,18 @@ def token_budget(coef: Floats, tau_s: float, new: float, context: float, sequenc
         if a + c > 0.0:
             budget = min(budget, np.floor(rest_s / (a + c) + 1e-9))
     return budget
+
+
+@compiled
+def worthwhile_s(coef: Floats) -> float:
+    """The shortest iteration that prefills at nearly the best rate: an iteration can't be interrupted."""
+    best = token_budget(coef, 1.0, 0.0, 0.0, 1.0, 0.0)
+    if best == np.inf:
+        return np.inf
+    tau_s = 0.005
+    while tau_s < 1.0 and token_budget(coef, tau_s, 0.0, 0.0, 1.0, 0.0) < WORTHWHILE * best * tau_s:
+        tau_s *= 1.05
+    return tau_s
 
 
 @compiled

@@ -9,7 +9,8 @@
 
 Which prefills count as urgent is Moore and Hodgson's choice (1968): in deadline order, drop the longest best-effort
 one whenever the set is late, so that the fewest miss; guarantees are forced. All others take what is left. An
-iteration can't be interrupted, hence tau never exceeds what a pending deadline leaves. Memory is checked when a
+iteration can't be interrupted, hence tau never exceeds what a pending deadline leaves, nor, for who arrives next, the
+time in which prefill reaches nearly its best rate (`kernels.worthwhile_s`). Memory is checked when a
 prefill starts: with it, the residents' peak (`kernels.peak_tokens`) must fit.
 """
 
@@ -24,6 +25,7 @@ from planner.batch import Batch
 from planner.compiling import compiled
 from planner.jobs import Jobs
 from planner.kernels import (
+    WORTHWHILE,
     Bools,
     Floats,
     Ints,
@@ -38,6 +40,7 @@ from planner.kernels import (
     token_budget,
     token_due_s,
     with_decode,
+    worthwhile_s,
 )
 from planner.perf_model import PerfModel
 from planner.profile import HardwareProfile
@@ -46,6 +49,7 @@ from planner.speculation import best_drafts, draft_length, mean_acceptance, with
 TOLERANCE = 0.05  # an SLO counts as kept within 5 %, so a decode is lost only beyond that
 COALESCE = 0.8  # of the tightest period: how long a decode step may be made by waiting for each other
 ROOMY = 0.3  # below this share of the KV memory, drafts need not hurry decodes out of it
+HEADROOM = 1.1  # a guarantee's time is kept from best effort with this much to spare
 FILLER_SHARE = 0.95  # share of the KV memory that prefills beyond the urgent ones may plan for
 
 
@@ -130,9 +134,10 @@ def step_load(jobs: Jobs, decode: Ints, due: Floats, until_s: float) -> Load:
 
 
 @compiled
-def prefill_cost_s(job: Any, coef: Floats, constant_s: float) -> float:
-    """What the job's remaining prompt adds to an iteration."""
-    return iteration_s(coef, job.prompt_left, job.context + job.prompt_left, 1.0, 0.0) - constant_s
+def with_prompt(load: Load, job: Any, sign: int) -> Load:
+    """The load with a job's whole remaining prompt added (sign 1) or taken out again (-1)."""
+    context = job.context + job.prompt_left
+    return Load(load.new + sign * job.prompt_left, load.context + sign * context, load.sequences + sign, load.drafts)
 
 
 @compiled
@@ -144,20 +149,21 @@ def urgent(
     Prefill work W ends at now + W while the decodes have slack, later at slack + (W - slack) * stretch: `stretch` is
     the wall time per second of prefill work once decodes take their share.
     """
-    constant_s = iteration_s(coef, 0.0, 0.0, 0.0, 0.0)
+    nobody = Load(0, 0, 0, 0)
     cost = np.empty(len(prefill))
     chosen = np.zeros(len(prefill), np.bool_)
-    work_s = constant_s
+    work = nobody
     for i in range(len(prefill)):
         job = jobs[prefill[i]]
         if job.deadline_s == np.inf:
             break
-        cost[i] = prefill_cost_s(job, coef, constant_s)
-        if not job.guaranteed and now_s + constant_s + cost[i] > job.deadline_s:
+        cost[i] = load_s(coef, with_prompt(nobody, job, 1))
+        if not job.guaranteed and now_s + cost[i] > job.deadline_s:
             continue
         chosen[i] = True
-        work_s += cost[i]
-        while now_s + finish_s(work_s, slack_s, step_s, stretch) > job.deadline_s:
+        work = with_prompt(work, job, 1)
+        sure = HEADROOM if job.guaranteed else 1.0
+        while now_s + finish_s(sure * broken_up_s(coef, work), slack_s, step_s, stretch) > job.deadline_s:
             longest = -1
             for j in range(i + 1):
                 droppable = chosen[j] and not jobs[prefill[j]].guaranteed
@@ -166,7 +172,7 @@ def urgent(
             if longest < 0:
                 break
             chosen[longest] = False
-            work_s -= cost[longest]
+            work = with_prompt(work, jobs[prefill[longest]], -1)
     return chosen
 
 
@@ -198,8 +204,11 @@ def residents(jobs: Jobs, block_tokens: int, free_blocks: int) -> tuple[Ints, In
         if job.held:
             continue
         capacity += blocks_for(job.context, block_tokens) * block_tokens
-        insert_sorted(remaining, context, count, still_to_emit(job), job.context + job.prompt_left)
+        remaining[count] = still_to_emit(job)
+        context[count] = job.context + job.prompt_left
         count += 1
+    order = np.argsort(-remaining[:count])
+    remaining[:count], context[:count] = remaining[:count][order], context[:count][order]
     return remaining, context, count, begun, capacity
 
 
@@ -337,7 +346,8 @@ def choose(
     taken = np.zeros(len(order), np.int64)
     if n_urgent and (len(decode) == 0 or urgent_work_s(jobs, order[:n_urgent], coef) <= slack_s):
         spare = free_blocks - growth_blocks(jobs, decode, block_tokens)
-        load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, slack_s, Load(0, 0, 0, 0), spare, taken)
+        cap_s = min(slack_s, worthwhile_s(coef))
+        load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, cap_s, Load(0, 0, 0, 0), spare, taken)
         if load.new > 0:
             return nothing(), nothing(), order[taken > 0], taken[taken > 0], load_s(coef, load)
     tau_s = max(due[0] - now_s, together_s) if len(due) else np.inf
@@ -350,6 +360,7 @@ def choose(
     for i in range(len(decode)):
         if runs[i]:
             tau_s = min(tau_s, due[i] - now_s)
+    tau_s = min(tau_s, load_s(coef, load) + worthwhile_s(coef))
     tau_s = max(tau_s, load_s(coef, load))
     load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, load, free_blocks, taken)
     return decode[runs], lengths[runs], order[taken > 0], taken[taken > 0], load_s(coef, load)
@@ -357,12 +368,18 @@ def choose(
 
 @compiled
 def urgent_work_s(jobs: Jobs, order: Ints, coef: Floats) -> float:
-    """Time to prefill all of `order` in one go."""
-    constant_s = iteration_s(coef, 0.0, 0.0, 0.0, 0.0)
-    work_s = constant_s
+    """Time to prefill all of `order`."""
+    work = Load(0, 0, 0, 0)
     for i in range(len(order)):
-        work_s += prefill_cost_s(jobs[order[i]], coef, constant_s)
-    return work_s
+        work = with_prompt(work, jobs[order[i]], 1)
+    return broken_up_s(coef, work)
+
+
+@compiled
+def broken_up_s(coef: Floats, work: Load) -> float:
+    """How long prefill work takes in iterations of `worthwhile_s`, which run at that share of the best rate."""
+    whole_s = load_s(coef, work)
+    return whole_s if whole_s <= worthwhile_s(coef) else whole_s / WORTHWHILE
 
 
 @compiled

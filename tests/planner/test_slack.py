@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from planner.batch import Batch
 from planner.jobs import Jobs, JobTable
+from planner.rollout import roll_forward
 from planner.slack import next_batch
 from tests.planner.cases import H200, random_jobs
 
@@ -24,8 +25,8 @@ def prefill(jobs: JobTable, job_id: str, *, tokens: int, due_in_s: float, guaran
 def test_prefills_go_alone_while_the_decodes_can_wait() -> None:
     jobs = JobTable()
     decode(jobs, "decode", due_in_s=0.5)
-    prefill(jobs, "late", tokens=500, due_in_s=0.9)
-    prefill(jobs, "soon", tokens=500, due_in_s=0.3)
+    prefill(jobs, "late", tokens=150, due_in_s=0.9)
+    prefill(jobs, "soon", tokens=150, due_in_s=0.3)
     batch = next_batch(jobs.rows, H200, 0.0, 1000)
     assert not batch.decode.size
     assert names(jobs, batch.prefill) == ["soon", "late"]
@@ -55,8 +56,17 @@ def test_when_not_all_can_be_in_time_the_longest_waits() -> None:
     prefill(jobs, "long", tokens=1800, due_in_s=0.10)
     prefill(jobs, "a", tokens=900, due_in_s=0.11)
     prefill(jobs, "b", tokens=900, due_in_s=0.12)
-    assert set(names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).prefill)) >= {"a", "b"}
-    assert jobs.ids[int(next_batch(jobs.rows, H200, 0.0, 1000).prefill[0])] == "a"
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).prefill)[0] == "a"
+    rollout = roll_forward(jobs.rows, H200, 0.0, 1000)
+    assert dict(zip(jobs.ids, rollout.missed.tolist(), strict=True)) == {"long": True, "a": False, "b": False}
+
+
+def test_a_long_prompt_is_broken_up_for_whoever_arrives_next() -> None:
+    jobs = JobTable()
+    prefill(jobs, "long", tokens=2000, due_in_s=5.0)
+    batch = next_batch(jobs.rows, H200, 0.0, 1000)
+    assert batch.duration_s < 0.6 * H200.zero_load_ttft_s(2000)
+    assert batch.tokens[0] / batch.duration_s > 0.85 * H200.perf.token_budget(1.0, 0, 1)
 
 
 def test_a_guarantee_is_served_even_when_it_is_the_longest() -> None:

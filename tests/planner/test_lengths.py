@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from planner.lengths import Acceptance, ClassStatistics
+
+
+def test_until_enough_is_known_the_cap_is_planned_for() -> None:
+    stats = ClassStatistics()
+    for _ in range(19):
+        stats = stats.finished("chat", 50)
+    assert stats.planning_tokens("chat", 400) == 400
+    assert stats.finished("chat", 50).planning_tokens("chat", 400) == pytest.approx(50, rel=0.1)
+    assert stats.planning_tokens("never seen", 400) == 400
+
+
+def test_the_quantile_follows_the_class_and_the_cap() -> None:
+    rng = np.random.default_rng(0)
+    stats = ClassStatistics()
+    outputs = rng.lognormal(5, 0.8, 2000)
+    for tokens in outputs:
+        stats = stats.finished("chat", int(tokens) + 1)
+    assert stats.planning_tokens("chat", 4000) == pytest.approx(np.quantile(outputs, 0.9), rel=0.15)
+    assert stats.planning_tokens("chat", 100) == 100
+
+
+def test_a_request_that_outlives_its_estimate_gets_a_longer_one() -> None:
+    stats = ClassStatistics()
+    for tokens in [10] * 95 + [300] * 5:
+        stats = stats.finished("code", tokens)
+    assert stats.planning_tokens("code", 1000) < 20
+    assert stats.planning_tokens("code", 1000, generated=40) == pytest.approx(300, rel=0.1)
+    assert stats.planning_tokens("code", 1000, generated=900) == 1000
+
+
+def test_acceptance_is_learned_from_what_was_verified() -> None:
+    rng = np.random.default_rng(1)
+    stats = ClassStatistics()
+    assert stats.planning_acceptance("chat") == 0.0
+    for _ in range(1500):
+        accepted = next((k for k in range(4) if rng.random() > 0.7), 4)
+        stats = stats.verified("chat", 4, accepted)
+    assert stats.planning_acceptance("chat") == pytest.approx(0.7, abs=0.06)
+
+
+def test_more_cannot_be_accepted_than_was_drafted() -> None:
+    with pytest.raises(ValueError, match="accepted"):
+        Acceptance().observe(2, 3)

@@ -39,7 +39,7 @@ from planner.kernels import Bools, Floats, Ints
 from planner.profile import HardwareProfile
 
 WIDEST_FRONT = 192  # most states kept per candidate; beyond, the answer is feasible but may not be the best
-STATES = 3072  # kept in all, over the candidates: what bounds the time of a call with many of them
+STATES = 2048  # kept in all, over the candidates: what bounds the time of a call with many of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ ON_ONE = (
     FULL,
     "slos-serve-ar",
     "slos-serve-greedy",
-    "slos-serve-fixed-tau",
     "slos-serve-no-promotion",
     "slos-serve-no-burst",
 )

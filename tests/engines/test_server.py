@@ -110,7 +110,7 @@ async def test_models_and_metrics_carry_vllms_names(server: str, client: AsyncOp
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--hardware", "h300"], "choose one of"), (["--policy", "fifo"], "choose one of slosgate")],
+    [(["--hardware", "h300"], "choose one of"), (["--policy", "fifo"], "choose one of sarathi")],
     ids=["hardware", "policy"],
 )
 def test_an_unknown_name_on_the_command_line_is_refused_with_the_choices(options: list[str], message: str) -> None:

@@ -10,13 +10,15 @@ from traces.windows import Slice
 
 ROW = "2024-05-10 {h:02d}:{m:02d}:{s:02d}.{f:06d}+00:00,{p},{o}\n"
 PEAK = """
-import resource, sys
+import sys
 from pathlib import Path
 from traces import sources
 from traces.windows import Slice
 places = sources.Places(folder=Path(sys.argv[1]), cache=Path(sys.argv[1]), offline=True)
 print(len(sources.load("azure-code-2024", places, part=Slice(0, 3600)).requests))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+# Not ru_maxrss, which a child inherits from the process that started it.
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) // 1024)
 """
 
 

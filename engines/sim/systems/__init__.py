@@ -7,7 +7,6 @@ from engines.sim.systems.distserve import DistServe
 from engines.sim.systems.sarathi import Sarathi
 from engines.sim.systems.slos_serve import SlosServe
 from engines.sim.systems.slos_serve_ar import SlosServeAr
-from engines.sim.systems.slos_serve_fixed_tau import SlosServeFixedTau
 from engines.sim.systems.slos_serve_greedy import SlosServeGreedy
 from engines.sim.systems.slos_serve_no_burst import SlosServeNoBurst
 from engines.sim.systems.slos_serve_no_promotion import SlosServeNoPromotion
@@ -20,7 +19,6 @@ _SYSTEMS: dict[str, SystemFactory] = {
     "sarathi": Sarathi,
     "slos-serve": SlosServe,
     "slos-serve-ar": SlosServeAr,
-    "slos-serve-fixed-tau": SlosServeFixedTau,
     "slos-serve-greedy": SlosServeGreedy,
     "slos-serve-no-burst": SlosServeNoBurst,
     "slos-serve-no-promotion": SlosServeNoPromotion,

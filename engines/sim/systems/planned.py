@@ -17,7 +17,6 @@ from engines.sim.policies.slosgate import SlosgatePolicy
 from engines.sim.state import EngineState
 from engines.sim.systems.base import BEST_EFFORT, GUARANTEED, Fleet, Settings, StageJob, equal_replicas
 from planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
-from planner.profile import HardwareProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,6 @@ class FrontEnd:
     routes: bool = True  # False: round robin decides, the planner is asked about that one replica
     defers: bool = True  # False: nobody becomes best effort, fitting or not
     selects: bool = True  # False: what is best effort on arrival has no deadline any more
-    tau_s: float = math.inf  # longest iteration
 
 
 class PlannedSystem:
@@ -38,7 +36,7 @@ class PlannedSystem:
 
     def __init__(self, settings: Settings, front_end: FrontEnd) -> None:
         self._front_end = front_end
-        self._profile = bounded(settings.profile, front_end.tau_s)
+        self._profile = settings.profile
         self._rates = AcceptanceRates()
         self._policies: list[SlosgatePolicy] = []
         self.replicas = equal_replicas(settings, self._policy)
@@ -153,14 +151,6 @@ class PlannedSystem:
         policy = SlosgatePolicy(state, profile=self._profile, rates=self._rates)
         self._policies.append(policy)
         return policy
-
-
-def bounded(profile: HardwareProfile, tau_s: float) -> HardwareProfile:
-    """The profile with no more tokens to an iteration than an otherwise idle replica computes in `tau_s`."""
-    if math.isinf(tau_s):
-        return profile
-    most = max(1, min(profile.max_batched_tokens, int(profile.perf.token_budget(tau_s, 0, 1))))
-    return msgspec.structs.replace(profile, max_batched_tokens=most)
 
 
 def _milliseconds(seconds: float) -> float | None:

@@ -127,6 +127,8 @@ class Gateway:
         try:
             yield
         finally:
+            # The last answers have just struck their requests off the ledger: that must still reach Redis.
+            await self.ledger.flush()
             for task in tasks:
                 task.cancel()
             for task in tasks:

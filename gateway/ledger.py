@@ -34,6 +34,7 @@ from engines.messages import Plan
 
 GATEWAY_TTL_MS = 1_500
 QUIET_S = 0.5
+FLUSH_S = 2.0  # how long a gateway that stops waits for Redis to take its last words
 STORE_ERRORS = (RedisError, OSError, asyncio.TimeoutError)
 
 
@@ -153,6 +154,12 @@ class Ledger:
         self._queue: list[_Command] = []
         self._wake = asyncio.Event()
         self._commits = count(1)
+
+    async def flush(self) -> None:
+        """Wait until everything queued so far has been sent, unless Redis is away."""
+        with suppress(StoreDown, TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                await self._do("PING")
 
     async def close(self) -> None:
         with suppress(*STORE_ERRORS):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
-import pytest
 
 from tests.gateway.conftest import eventually, ledger_size, until_known
 from tests.gateway.scripted import MODEL, good, scripted_replica
 from tests.processes import running_gateway
 
 
-@pytest.mark.xfail(reason="failed once in a full run on a busy machine, cause not found yet", strict=False)
 async def test_a_stopping_gateway_loses_no_accepted_request(client: aiohttp.ClientSession, redis_url: str) -> None:
     with running_gateway(redis_url) as gateway:
         async with scripted_replica(redis_url, "drained", good(token_s=0.05)) as replica:

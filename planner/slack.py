@@ -1,16 +1,17 @@
 """The slack rule: what one replica runs in its next iteration.
 
-    step   D = T(decodes due within one period of the tightest tier)
+    step   D = T(decodes due within one period of the tightest tier and the iteration before it)
     slack  S = min over decodes with a live SLO of (due_i - now - T(the first i by due time)), and due_1 - now - D
     urgent prefills that can all end within S: a prefill-only iteration, earliest deadline first, tau <= S, and tau <=
         the first deadline in it;
-    else a decode iteration of the decodes that are due, tau <= the tightest due time, filled up with prefill tokens:
-        B(tau) - n. Decodes wait for each other, so that an iteration's constant cost is shared.
+    else a decode iteration, filled up with prefill tokens: B(tau) - n, tau <= the tightest due time. It carries the
+        decodes due before the end of the next one like it, 2 (D + T_w): what is left for later can then wait for a full
+        iteration, instead of cutting one short or running alone, since T(decodes, prefill) < T(decodes) + T(prefill).
 
 Which prefills count as urgent is Moore and Hodgson's choice (1968): in deadline order, drop the longest best-effort
 one whenever the set is late, so that the fewest miss; guarantees are forced. All others take what is left. An
 iteration can't be interrupted, hence tau never exceeds what a pending deadline leaves, nor, for who arrives next, the
-time in which prefill reaches nearly its best rate (`kernels.worthwhile_s`). Memory is checked when a
+time T_w in which prefill reaches nearly its best rate (`kernels.worthwhile_s`). Memory is checked when a
 prefill starts: with it, the residents' peak (`kernels.peak_tokens`) must fit.
 """
 
@@ -329,7 +330,9 @@ def choose(
     """The rule, on rows: (decode, drafts, prefill, tokens, duration)."""
     decode, due, prefill = split(jobs, now_s)
     period = period_s(jobs, decode, due)
-    step = step_load(jobs, decode, due, now_s + period if period < np.inf else np.inf)
+    cap_s = worthwhile_s(coef)
+    until_s = now_s + period + min(cap_s, period) if period < np.inf else np.inf
+    step = step_load(jobs, decode, due, until_s)
     carried = 0
     if memory_share(jobs, block_tokens, free_blocks) < ROOMY:
         carried = carried_tokens(jobs, prefill, coef, period, step, now_s)
@@ -346,21 +349,21 @@ def choose(
     taken = np.zeros(len(order), np.int64)
     if n_urgent and (len(decode) == 0 or urgent_work_s(jobs, order[:n_urgent], coef) <= slack_s):
         spare = free_blocks - growth_blocks(jobs, decode, block_tokens)
-        cap_s = min(slack_s, worthwhile_s(coef))
-        load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, cap_s, Load(0, 0, 0, 0), spare, taken)
+        tau_s = min(slack_s, cap_s)
+        load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, Load(0, 0, 0, 0), spare, taken)
         if load.new > 0:
             return nothing(), nothing(), order[taken > 0], taken[taken > 0], load_s(coef, load)
     tau_s = max(due[0] - now_s, together_s) if len(due) else np.inf
+    until_s = now_s + max(step_s + period, 2.0 * (step_s + cap_s))
     lengths, load, free_blocks = due_now(
-        jobs, decode, due, coef, block_tokens, max_tokens, now_s, now_s + step_s + period, tau_s, drafts, n_urgent > 0,
-        free_blocks,
+        jobs, decode, due, coef, block_tokens, max_tokens, now_s, until_s, tau_s, drafts, n_urgent > 0, free_blocks
     )  # fmt: skip
     runs = lengths >= 0
     tau_s = slack_of(jobs, decode, due, lengths, coef, now_s)
     for i in range(len(decode)):
         if runs[i]:
             tau_s = min(tau_s, due[i] - now_s)
-    tau_s = min(tau_s, load_s(coef, load) + worthwhile_s(coef))
+    tau_s = min(tau_s, load_s(coef, load) + cap_s)
     tau_s = max(tau_s, load_s(coef, load))
     load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, load, free_blocks, taken)
     return decode[runs], lengths[runs], order[taken > 0], taken[taken > 0], load_s(coef, load)

@@ -48,8 +48,7 @@ class Admission:
     async def admit(self, exchange: Exchange) -> Placement:
         """Find a place for a new request and enter it in the ledger.
 
-        Raises NotAdmitted when its class wants no best effort, InvalidRequest when no replica could ever keep its SLO,
-        Unavailable without replicas or without Redis.
+        Raises NotAdmitted when its class wants no best effort, Unavailable without replicas or without Redis.
         """
         if not self._ledger.available:
             raise Unavailable("the gateway's shared state is away; try again shortly", code="state_unavailable")
@@ -165,7 +164,7 @@ class Admission:
         return placement
 
     def _refuse_if_wanted(self, exchange: Exchange, decision: Decision) -> None:
-        if exchange.contract.reject and exchange.contract.has_slo:
+        if exchange.contract.when_full != "best-effort" and exchange.contract.has_slo:
             wait_s = LATER_S if decision.retry_after_s is None else decision.retry_after_s
             raise NotAdmitted(
                 f"the SLO of class {exchange.contract.slo_class!r} can't be guaranteed now ({decision.reason}); "
@@ -175,9 +174,13 @@ class Admission:
 
 
 def reachable(exchange: Exchange, replicas: list[Replica], *, stated: bool) -> None:
-    """Refuse an SLO that an idle replica could not keep, if the client stated it or its class wants no best effort."""
+    """Refuse an SLO that an idle replica could not keep, if the client stated it or its class wants no best effort.
+
+    What may overflow is never refused: a provider outside may be faster.
+    """
     mirrors = [replica.mirror for replica in replicas if replica.mirror is not None]
-    if not mirrors or not (stated or exchange.contract.reject):
+    policy = exchange.contract.when_full
+    if not mirrors or policy == "overflow" or not (stated or policy == "reject"):
         return
     prompt = exchange.prompt_tokens
     ttft_s = min(mirror.profile.zero_load_ttft_s(prompt) for mirror in mirrors)

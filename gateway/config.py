@@ -6,8 +6,11 @@
     [classes.interactive]         # an SLO under a name
     ttft_ms = 500
     tpot_ms = 50
-    when_full = "reject"
+    when_full = "reject"          # or "best-effort", or "overflow" with overflow = "cloud"
     service_tiers = ["priority"]
+    [overflow.cloud]              # where a class may send what can't be guaranteed, through the litellm package
+    model = "openai/gpt-4.1-mini" # as litellm names providers and models
+    api_key_env = "OPENAI_API_KEY"
     [keys.team-a]                 # an API key's contract
     sha256 = "..."                # sha256sum of the key; the key itself is nowhere
     classes = ["interactive"]
@@ -32,7 +35,7 @@ from msgspec import Meta, Struct
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
-Policy = Literal["best-effort", "reject"]
+Policy = Literal["best-effort", "reject", "overflow"]
 
 # What OpenAI's clients may send in `service_tier`.
 SERVICE_TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
@@ -71,6 +74,7 @@ class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     tpot_ms: Positive | None = None
     weight: Positive = 1.0
     when_full: Policy = "best-effort"  # what happens to a request that can't be guaranteed
+    overflow: str = ""  # where it goes when that is "overflow": the name of an [overflow.NAME]
     service_tiers: tuple[str, ...] = ()
 
     @property
@@ -88,6 +92,16 @@ class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weight: Positive = 1.0  # multiplies the class's weight
     requests_per_minute: Count | None = None
     max_concurrent: Count | None = None
+
+
+class OverflowConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A provider outside, reached through the litellm package (extra `litellm`)."""
+
+    model: Annotated[str, Meta(min_length=1)]  # litellm's name, provider first: "anthropic/claude-sonnet-4-5"
+    api_base: Annotated[str, Meta(pattern="^(https?://.*)?$")] = ""  # empty: the provider's own
+    api_key_env: str = ""  # environment variable that holds the API key; empty: the one litellm knows for the provider
+    timeout_s: Positive = 60.0
+    token_ids: bool = False  # prompts of token ids may go there: right only where the tokenizer is the same
 
 
 class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,6 +127,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     admin: AdminConfig = AdminConfig()
     classes: dict[str, ClassConfig] = msgspec.field(default_factory=dict)
     keys: dict[str, KeyConfig] = {}
+    overflow: dict[str, OverflowConfig] = {}
     replicas: tuple[ReplicaConfig, ...] = ()
 
     def __post_init__(self) -> None:
@@ -149,6 +164,11 @@ def load(path: Path) -> Config:
     return parse(path.read_text(encoding="utf-8"))
 
 
+def problem_at(text: str, path: tuple[str, ...], message: str) -> Problem:
+    """A problem found with a value of a configuration that is good otherwise, with its line."""
+    return Problem(_Builder(text).line_of(path), ".".join(path), message)
+
+
 def parse(text: str) -> Config:
     """Check a configuration's text. Raises ConfigError with every problem that was found."""
     try:
@@ -173,7 +193,7 @@ _SINGLE: dict[str, type[Struct]] = {
     "admission": AdmissionConfig,
     "admin": AdminConfig,
 }
-_NAMED: dict[str, type[Struct]] = {"classes": ClassConfig, "keys": KeyConfig}
+_NAMED: dict[str, type[Struct]] = {"classes": ClassConfig, "keys": KeyConfig, "overflow": OverflowConfig}
 
 
 class _Builder:
@@ -246,7 +266,11 @@ class _Builder:
 
 def _stand_in(kind: type[Struct]) -> dict[str, Any]:
     """Values for required fields, so that a faulty table can be read on."""
-    return {f.name: {"sha256": "0" * 64, "url": "http://"}[f.name] for f in msgspec.structs.fields(kind) if f.required}
+    return {
+        f.name: {"sha256": "0" * 64, "url": "http://", "model": "-"}[f.name]
+        for f in msgspec.structs.fields(kind)
+        if f.required
+    }
 
 
 def _cross_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -260,6 +284,8 @@ def _cross_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
 def _class_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     claimed: dict[str, str] = {}
     for name, slo_class in config.classes.items():
+        if problem := _overflow_problem(slo_class, config):
+            yield ("classes", name, "overflow"), problem
         if slo_class.ttft_ms is not None and slo_class.ttft_slowdown is not None:
             yield ("classes", name, "ttft_slowdown"), "give ttft_ms or ttft_slowdown, not both"
         for tier in slo_class.service_tiers:
@@ -269,6 +295,18 @@ def _class_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             elif tier in claimed:
                 yield path, f"{tier!r} already stands for class {claimed[tier]}"
             claimed.setdefault(tier, name)
+
+
+def _overflow_problem(slo_class: ClassConfig, config: Config) -> str:
+    """What is wrong with where a class overflows to; empty when nothing is."""
+    target, wanted = slo_class.overflow, slo_class.when_full == "overflow"
+    if target and target not in config.overflow:
+        return f"no such table: [overflow.{target}]; accepted: {', '.join(config.overflow) or 'none is configured'}"
+    if target and not wanted:
+        return 'is only for classes with when_full = "overflow"'
+    if wanted and not target:
+        return f"is missing: name where to overflow to; accepted: {', '.join(config.overflow) or 'none is configured'}"
+    return ""
 
 
 def _key_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.config import SERVICE_TIERS, ClassConfig, Config, KeyConfig
+from gateway.config import SERVICE_TIERS, ClassConfig, Config, KeyConfig, Policy
 from gateway.errors import Forbidden, InvalidRequest
 
 TTFT_HEADERS = (b"x-slo-ttft-ms", b"x-llm-d-slo-ttft-ms")
@@ -28,7 +28,8 @@ class Contract:
     ttft_slowdown: float  # the TTFT SLO as a multiple of the prompt's zero-load TTFT; 0: absolute, in ttft_s
     tpot_s: float  # inf: no TPOT SLO
     weight: float
-    reject: bool  # True: 429 when it can't be guaranteed, else best effort
+    when_full: Policy  # what happens when it can't be guaranteed
+    overflow: str  # where it goes when that is "overflow"
     tier: str | None  # the service_tier to echo when the contract is kept; None: the request named none
 
     @property
@@ -56,7 +57,8 @@ def resolve(
         ttft_slowdown=(slo_class.ttft_slowdown or 0.0) if ttft_s is None else 0.0,
         tpot_s=_first(tpot_s, slo_class.tpot_ms),
         weight=slo_class.weight * (key.weight if key else 1.0),
-        reject=slo_class.when_full == "reject",
+        when_full=slo_class.when_full,
+        overflow=slo_class.overflow,
         tier=_tier(service_tier, name, config),
     )
 
@@ -140,4 +142,5 @@ def describe(slo_class: ClassConfig) -> str:
         parts.append(f"TTFT {slo_class.ttft_ms:g} ms")
     if slo_class.tpot_ms is not None:
         parts.append(f"TPOT {slo_class.tpot_ms:g} ms")
-    return ", ".join(parts) + f", else {slo_class.when_full}" if parts else "no SLO, best effort"
+    otherwise = f"{slo_class.when_full} {slo_class.overflow}".rstrip()
+    return ", ".join(parts) + f", else {otherwise}" if parts else "no SLO, best effort"

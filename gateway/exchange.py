@@ -46,6 +46,7 @@ class Exchange:
     outcome: str = ""  # "completed", or why not
     late: bool = False  # a token came later than the SLO allows
     attempts: list[Placement] = field(default_factory=list)
+    overflow: str = ""  # the provider outside that answers
     cut_reason: str = ""
     task: asyncio.Task[None] | None = None
     counted_prompt: bool = False  # prompt_tokens is what the replica counted
@@ -55,6 +56,41 @@ class Exchange:
     @property
     def placement(self) -> Placement:
         return self.attempts[-1]
+
+    @property
+    def guaranteed(self) -> bool:
+        return bool(self.attempts) and not self.overflow and self.placement.guaranteed
+
+    @property
+    def admission(self) -> str:
+        return "guaranteed" if self.guaranteed else "best-effort"
+
+    @property
+    def server(self) -> tuple[str, str]:
+        """Who answers, and how the SLO is kept there."""
+        if self.overflow:
+            return f"overflow:{self.overflow}", "overflow"
+        replica = self.placement.replica
+        return replica.name, "planned" if replica.plans else "admission-only"
+
+    @property
+    def predicted_ttft_s(self) -> float:
+        return math.inf if self.overflow or not self.attempts else self.placement.predicted_ttft_s
+
+    def answer_headers(self) -> list[tuple[bytes, bytes]]:
+        """What the answer says about itself: the promise, who keeps it, and how."""
+        server, enforcement = self.server
+        headers = [
+            (b"x-request-id", self.request_id.encode()),
+            (b"x-slo-admission", self.admission.encode()),
+            (b"x-slo-class", self.contract.slo_class.encode("latin-1", "replace")),
+            (b"x-slo-replica", server.encode("latin-1", "replace")),
+            (b"x-slo-enforcement", enforcement.encode()),
+            (b"x-slo-service-tier", self.contract.served_tier(self.guaranteed).encode()),
+        ]
+        if math.isfinite(self.predicted_ttft_s):
+            headers.append((b"x-slo-predicted-ttft-ms", f"{self.predicted_ttft_s * 1000:.1f}".encode()))
+        return headers
 
     @property
     def deadline_s(self) -> float:

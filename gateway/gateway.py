@@ -15,13 +15,14 @@ from gateway.admission import Admission, reachable
 from gateway.completion import Kind, parse
 from gateway.config import Config
 from gateway.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
-from gateway.errors import GatewayError, InvalidRequest
+from gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
 from gateway.exchange import Exchange
 from gateway.fleet import Fleet, Replica
 from gateway.keys import Holder, Keys
 from gateway.ledger import Ledger
 from gateway.lengths import Lengths
 from gateway.metrics import Metrics
+from gateway.overflow import Overflow
 from gateway.passthrough import Passthrough
 from gateway.planning import Planning
 from gateway.records import Records, log_stream
@@ -42,7 +43,8 @@ class Gateway:
         self.fleet = Fleet(self.ledger, self.upstream, config.replicas, clock=clock)
         self.admission = Admission(self.fleet, self.ledger, config.admission, clock=clock)
         self.planning = Planning(self.fleet, self.ledger, interval_s=config.admission.plan_interval_s, clock=clock)
-        self.relay = Relay(self.upstream, self.fleet, self.admission, config.server, clock=clock)
+        self.overflow = Overflow(config, clock=clock)
+        self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
         self.passthrough = Passthrough(self.upstream, self.fleet)
         self.lengths = Lengths()
         self.metrics = Metrics()
@@ -68,10 +70,12 @@ class Gateway:
         began_s = self.clock()
         try:
             await self.admission.admit(exchange)
-        except GatewayError as error:
-            self.metrics.refused_slo(exchange)
-            self.records.keep(exchange, self.clock(), error)
-            raise
+        except (NotAdmitted, Unavailable) as error:
+            if exchange.contract.when_full != "overflow":
+                self.metrics.refused_slo(exchange)
+                self.records.keep(exchange, self.clock(), error)
+                raise
+            exchange.overflow = exchange.contract.overflow
         self.metrics.decided(self.clock() - began_s)
 
     async def _relay(self, exchange: Exchange, receive: Receive, send: Send) -> None:
@@ -93,7 +97,8 @@ class Gateway:
         """What is asked for, checked against what the replicas could ever do."""
         completion = parse(body, kind)
         contract = resolve(headers, completion.service_tier, self.config, holder.config if holder else None)
-        replicas = self.admission.candidates(completion.model)
+        contract = self.overflow.applied(contract, completion)
+        replicas = self._candidates(completion.model, contract)
         prompt_tokens = self.lengths.prompt_tokens(completion)
         window = _window(replicas) - prompt_tokens
         if window < 1 and completion.prompt_tokens is not None:
@@ -119,6 +124,15 @@ class Gateway:
         stated = any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS))
         reachable(exchange, replicas, stated=stated)
         return exchange
+
+    def _candidates(self, model: str, contract: Contract) -> list[Replica]:
+        """The replicas that could serve a request; none when it can go outside instead."""
+        try:
+            return self.admission.candidates(model)
+        except Unavailable:
+            if contract.when_full != "overflow":
+                raise
+            return []
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

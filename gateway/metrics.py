@@ -63,8 +63,7 @@ class Metrics:
 
     def ended(self, exchange: Exchange) -> None:
         labels = (exchange.completion.model, exchange.contract.slo_class)
-        placement = exchange.placement
-        admission = "guaranteed" if placement.guaranteed else "best-effort"
+        admission = "overflow" if exchange.overflow else exchange.admission
         self._requests.labels(*labels, admission, exchange.outcome or "failed").inc()
         if exchange.contract.has_slo:
             self._offered.labels(*labels).inc()
@@ -75,8 +74,8 @@ class Metrics:
             return
         ttft_s = exchange.first_token_s - exchange.arrival_s
         self._ttft.labels(*labels).observe(ttft_s)
-        if math.isfinite(placement.predicted_ttft_s):
-            self._error.labels(*labels).observe(ttft_s - placement.predicted_ttft_s)
+        if math.isfinite(exchange.predicted_ttft_s):
+            self._error.labels(*labels).observe(ttft_s - exchange.predicted_ttft_s)
         if exchange.tokens > 1:
             self._tpot.labels(*labels).observe((exchange.last_token_s - exchange.first_token_s) / (exchange.tokens - 1))
 

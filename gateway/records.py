@@ -35,6 +35,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ttft_slo_ms: float | None
     tpot_slo_ms: float | None
     attempts: tuple[Attempt, ...]
+    overflow: str  # the provider outside that answered; empty when a replica did
     outcome: str
     error: str
     ttft_ms: float | None
@@ -83,6 +84,7 @@ def record_of(exchange: Exchange, now_s: float, error: GatewayError | None) -> R
         attempts=tuple(
             Attempt(p.replica.name, p.guaranteed, _ms(p.predicted_ttft_s), p.reason) for p in exchange.attempts
         ),
+        overflow=exchange.overflow,
         outcome=exchange.outcome or ("refused" if error else "failed"),
         error=error.message if error else "",
         ttft_ms=_ms(exchange.first_token_s - exchange.arrival_s),

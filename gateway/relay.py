@@ -9,7 +9,6 @@ client hangs up, its replica is lost, or its time is over.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 
@@ -19,9 +18,10 @@ from starlette.types import Receive, Send
 from gateway.admission import Admission
 from gateway.completion import slo_args, with_slo_args
 from gateway.config import ServerConfig
-from gateway.errors import GatewayError, ReplicaLost, Unavailable, error_event
+from gateway.errors import GatewayError, RateLimited, ReplicaLost, Unavailable, error_event
 from gateway.exchange import Exchange
 from gateway.fleet import Fleet, Replica
+from gateway.overflow import Overflow
 from gateway.upstream import Response, Upstream, UpstreamError
 
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
@@ -41,6 +41,7 @@ class Relay:
         upstream: Upstream,
         fleet: Fleet,
         admission: Admission,
+        overflow: Overflow,
         config: ServerConfig,
         *,
         clock: Callable[[], float] = time.time,
@@ -48,6 +49,7 @@ class Relay:
         self._upstream = upstream
         self._fleet = fleet
         self._admission = admission
+        self._overflow = overflow
         self._config = config
         self._clock = clock
 
@@ -65,7 +67,8 @@ class Relay:
         finally:
             timer.cancel()
             hang_up.cancel()
-            self._admission.release(exchange)
+            if exchange.attempts:
+                self._admission.release(exchange)
 
     async def _end_cut(self, exchange: Exchange, send: Send) -> None:
         """The client hung up, which needs no answer, or waited too long, which does."""
@@ -76,6 +79,24 @@ class Relay:
             await self._fail(exchange, Unavailable(f"no complete answer within {limit_s:g} s", code="timeout"), send)
 
     async def _answer(self, exchange: Exchange, send: Send) -> None:
+        if not exchange.overflow:
+            await self._replicas(exchange, send)
+        elif not await self._outside(exchange, send):
+            await self._admission.readmit(exchange, frozenset())
+            await self._replicas(exchange, send)
+
+    async def _outside(self, exchange: Exchange, send: Send) -> bool:
+        """Have the overflow provider answer; False when it can't and a replica here could, as best effort."""
+        try:
+            await self._overflow.answer(exchange, send)
+        except (Unavailable, RateLimited):
+            if not self._fleet.serving(exchange.completion.model):
+                raise
+            exchange.overflow = ""
+            return False
+        return True
+
+    async def _replicas(self, exchange: Exchange, send: Send) -> None:
         tried: frozenset[str] = frozenset()
         while True:
             replica = exchange.placement.replica
@@ -89,10 +110,18 @@ class Relay:
             tried |= {replica.name}
             error = ReplicaLost(f"replica {replica.name} failed under the request: {reason}")
             if exchange.begun or len(tried) == MAX_ATTEMPTS or not self._fleet.serving(replica.model, tried):
-                exchange.outcome = "replica-lost"
-                await self._fail(exchange, error, send)
+                await self._give_up(exchange, error, send)
                 return
             await self._admission.readmit(exchange, tried)
+
+    async def _give_up(self, exchange: Exchange, error: ReplicaLost, send: Send) -> None:
+        """No replica is left to take over: a provider outside may, as long as the client has seen nothing."""
+        if not exchange.begun and exchange.contract.when_full == "overflow":
+            exchange.overflow = exchange.contract.overflow
+            await self._overflow.answer(exchange, send)
+            return
+        exchange.outcome = "replica-lost"
+        await self._fail(exchange, error, send)
 
     async def _fail(self, exchange: Exchange, error: GatewayError, send: Send) -> None:
         if not exchange.begun:
@@ -153,7 +182,7 @@ class Relay:
         exchange.last_token_s = self._clock()
         exchange.outcome = "completed" if response.status == 200 else "refused"
         if exchange.completion.service_tier is not None and response.status == 200:
-            body = _with_tier(body, exchange.contract.served_tier(exchange.placement.guaranteed))
+            body = _with_tier(body, exchange.contract.served_tier(exchange.guaranteed))
         await self._begin(exchange, response, send, length=len(body))
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -183,28 +212,12 @@ class Relay:
     async def _begin(self, exchange: Exchange, response: Response, send: Send, *, length: int | None = None) -> None:
         exchange.begun = True
         content_type = response.headers.get(b"content-type", b"application/json")
-        headers = [(b"content-type", content_type), *answer_headers(exchange)]
+        headers = [(b"content-type", content_type), *exchange.answer_headers()]
         if length is None:
             headers.append((b"cache-control", b"no-cache"))
         else:
             headers.append((b"content-length", str(length).encode()))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
-
-
-def answer_headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
-    """What the answer says about itself: the promise, who keeps it, and how."""
-    placement = exchange.placement
-    headers = [
-        (b"x-request-id", exchange.request_id.encode()),
-        (b"x-slo-admission", b"guaranteed" if placement.guaranteed else b"best-effort"),
-        (b"x-slo-class", exchange.contract.slo_class.encode("latin-1", "replace")),
-        (b"x-slo-replica", placement.replica.name.encode("latin-1", "replace")),
-        (b"x-slo-enforcement", b"planned" if placement.replica.plans else b"admission-only"),
-        (b"x-slo-service-tier", exchange.contract.served_tier(placement.guaranteed).encode()),
-    ]
-    if math.isfinite(placement.predicted_ttft_s):
-        headers.append((b"x-slo-predicted-ttft-ms", f"{placement.predicted_ttft_s * 1000:.1f}".encode()))
-    return headers
 
 
 def whole_events(data: bytes) -> tuple[bytes, bytes]:
@@ -237,7 +250,7 @@ def _first_with_tier(exchange: Exchange, events: bytes) -> bytes:
     """The first event with the tier that was served, if the client asked for one: spliced in, nothing parsed."""
     if exchange.completion.service_tier is None:
         return events
-    tier = exchange.contract.served_tier(exchange.placement.guaranteed)
+    tier = exchange.contract.served_tier(exchange.guaranteed)
     return events.replace(b"data: {", b'data: {"service_tier":"%b",' % tier.encode(), 1)
 
 

@@ -53,7 +53,7 @@ def test_headers_of_llm_d_are_understood() -> None:
 
 def test_a_class_brings_its_slo_and_headers_replace_parts_of_it() -> None:
     found = contract(x_slo_class="interactive", x_slo_ttft_ms="900")
-    assert (found.ttft_s, found.tpot_s, found.weight, found.reject) == (0.9, 0.05, 2.0, True)
+    assert (found.ttft_s, found.tpot_s, found.weight, found.when_full) == (0.9, 0.05, 2.0, "reject")
 
 
 def test_a_slowdown_is_replaced_by_a_stated_ttft() -> None:

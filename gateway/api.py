@@ -117,7 +117,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
 
     async def metrics(request: Request) -> Response:
         page = gateway.metrics.page(
-            gateway.fleet, planned=gateway.planning.planned, planning_s=gateway.planning.planning_s
+            gateway.fleet, gateway.clock(), planned=gateway.planning.planned, planning_s=gateway.planning.planning_s
         )
         return Response(page, media_type="text/plain; version=0.0.4")
 

@@ -7,6 +7,7 @@ and are asked for their health; what they are doing is told from the answers tha
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, suppress
@@ -17,6 +18,7 @@ import msgspec
 
 from engines import profiles
 from engines.channel import ReplicaInfo, live_replicas, telemetry_reports
+from gateway.breaker import Breaker, State
 from gateway.config import ReplicaConfig
 from gateway.ledger import STORE_ERRORS, Change, Head, Ledger, LedgerEntry, StoreDown
 from gateway.mirror import Mirror
@@ -29,7 +31,6 @@ RETURN_GRACE_S = 3.5  # a Redis that came back empty hears of its replicas withi
 PROBE_S = 1.0
 PROBE_TIMEOUT_S = 2.0
 PROBE_FAILURES = 2  # so many in a row and a server is down
-BREAK_S = 1.0  # a replica that failed a request is avoided this long
 
 
 class _Model(msgspec.Struct):
@@ -53,8 +54,9 @@ class Replica:
     """One server. `mirror` is None when its hardware profile is unknown: it gets best effort only."""
 
     def __init__(
-        self, name: str, url: str, model: str, *, profile: HardwareProfile | None, supports_plans: bool, reports: bool
-    ) -> None:
+        self, name: str, url: str, model: str, breaker: Breaker, *, profile: HardwareProfile | None,
+        supports_plans: bool, reports: bool,
+    ) -> None:  # fmt: skip
         self.name = name
         self.url = url.rstrip("/")
         self.target = Target.of(self.url)
@@ -64,7 +66,7 @@ class Replica:
         self.reports = reports  # sends telemetry
         self.alive = True
         self.started_at_s = 0.0
-        self.broken_until_s = 0.0
+        self.breaker = breaker
         self.own: dict[str, LedgerEntry] = {}  # what this gateway answers for
         self.answers: dict[str, Answer] = {}
 
@@ -119,6 +121,7 @@ class Fleet:
         configured: tuple[ReplicaConfig, ...],
         *,
         clock: Callable[[], float] = time.time,
+        random: Callable[[], float] = random.random,
     ) -> None:
         self.ledger = ledger
         self.replicas: dict[str, Replica] = {}
@@ -126,6 +129,8 @@ class Fleet:
         self._upstream = upstream
         self._configured = configured
         self._clock = clock
+        self._random = random
+        self.breaks = 0  # times that a breaker has opened
         self._returned_s = 0.0
         self._listeners: list[Callable[[Replica], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -142,13 +147,20 @@ class Fleet:
         return (replica for replica in self.replicas.values() if replica.alive)
 
     def serving(self, model: str, tried: frozenset[str] = frozenset()) -> list[Replica]:
-        """Living replicas of a model that have not been tried; those that just failed only if there is no other."""
+        """Living replicas of a model that have not been tried; those that keep failing only if there is no other."""
         fit = [r for r in self.living() if r.model == model and r.name not in tried]
         now_s = self._clock()
-        return [r for r in fit if r.broken_until_s <= now_s] or fit
+        return [r for r in fit if r.breaker.state(now_s) is not State.OPEN] or fit
+
+    def dispatched(self, replica: Replica) -> None:
+        """A request leaves for the replica; `succeeded` or `failed` follows, unless its client hangs up."""
+        replica.breaker.dispatched(self._clock())
+
+    def succeeded(self, replica: Replica) -> None:
+        replica.breaker.succeeded()
 
     def failed(self, replica: Replica) -> None:
-        replica.broken_until_s = self._clock() + BREAK_S
+        self.breaks += replica.breaker.failed(self._clock())
 
     async def run(self) -> None:
         """Keep everything up to date until cancelled."""
@@ -198,11 +210,12 @@ class Fleet:
         if known is not None and known.started_at_s != info.started_at_s:
             known.lose()
         replica = Replica(
-            info.name, info.url, info.model, profile=info.profile, supports_plans=info.supports_plans, reports=True
-        )
+            info.name, info.url, info.model, Breaker(self._random),
+            profile=info.profile, supports_plans=info.supports_plans, reports=True,
+        )  # fmt: skip
         replica.started_at_s = info.started_at_s
         if known is not None and known.started_at_s == info.started_at_s:
-            replica.own, replica.answers = known.own, known.answers
+            replica.own, replica.answers, replica.breaker = known.own, known.answers, known.breaker
         self.replicas[info.name] = replica
         await self.reload(replica, restore=self.ledger.available)
 
@@ -299,8 +312,9 @@ class Fleet:
             failures = 0 if healthy else failures + 1
             if healthy and model is not None and (known is None or not known.alive):
                 self.replicas[name] = Replica(
-                    name, configured.url, model, profile=profile, supports_plans=False, reports=False
-                )
+                    name, configured.url, model, Breaker(self._random),
+                    profile=profile, supports_plans=False, reports=False,
+                )  # fmt: skip
             elif known is not None and known.alive and failures >= PROBE_FAILURES:
                 known.lose()
             await asyncio.sleep(PROBE_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -35,12 +36,15 @@ IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
 class Gateway:
     """One gateway: use `running` to start and stop it, `answer` for each request."""
 
-    def __init__(self, config: Config, redis_url: str, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, config: Config, redis_url: str, *,
+        clock: Callable[[], float] = time.time, random: Callable[[], float] = random.random,
+    ) -> None:  # fmt: skip
         self.config = config
         self.clock = clock
         self.upstream = Upstream(connect_timeout_s=config.server.connect_timeout_s)
         self.ledger = Ledger(redis_url, f"gw-{uuid4().hex[:12]}", timeout_s=config.redis.timeout_s)
-        self.fleet = Fleet(self.ledger, self.upstream, config.replicas, clock=clock)
+        self.fleet = Fleet(self.ledger, self.upstream, config.replicas, clock=clock, random=random)
         self.admission = Admission(self.fleet, self.ledger, config.admission, clock=clock)
         self.planning = Planning(self.fleet, self.ledger, interval_s=config.admission.plan_interval_s, clock=clock)
         self.overflow = Overflow(config, clock=clock)

@@ -47,6 +47,13 @@ class Metrics:
         )  # fmt: skip
         self._replicas = Gauge("slosgate_replicas", "Living replicas.", ("model",), registry=r)
         self._in_flight = Gauge("slosgate_requests_in_flight", "Requests on a replica.", ("replica",), registry=r)
+        self._breaker = Gauge(
+            "slosgate_replica_breaker_state",
+            "Circuit breaker: 0 closed, 1 half-open, 2 open.",
+            ("replica",),
+            registry=r,
+        )
+        self._breaks = Gauge("slosgate_replica_breaks", "Times that a replica's breaker has opened.", registry=r)
         self._state = Gauge("slosgate_state_available", "1 while Redis answers.", registry=r)
         self._plans = Gauge("slosgate_plans_published", "Plans this gateway has published.", registry=r)
         self._planning = Gauge("slosgate_planning_seconds", "Time this gateway has spent planning.", registry=r)
@@ -79,13 +86,16 @@ class Metrics:
         if exchange.tokens > 1:
             self._tpot.labels(*labels).observe((exchange.last_token_s - exchange.first_token_s) / (exchange.tokens - 1))
 
-    def page(self, fleet: Fleet, *, planned: int, planning_s: float) -> bytes:
+    def page(self, fleet: Fleet, now_s: float, *, planned: int, planning_s: float) -> bytes:
         """The text for /metrics."""
         self._replicas.clear()
         self._in_flight.clear()
+        self._breaker.clear()
         for replica in fleet.living():
             self._replicas.labels(replica.model).inc()
             self._in_flight.labels(replica.name).set(len(replica.mirror.jobs) if replica.mirror else len(replica.own))
+            self._breaker.labels(replica.name).set(replica.breaker.state(now_s))
+        self._breaks.set(fleet.breaks)
         self._state.set(fleet.ledger.available)
         self._plans.set(planned)
         self._planning.set(planning_s)

@@ -51,11 +51,13 @@ class Passthrough:
     ) -> None:
         replicas, reason = self._capable(body), ""
         for last, replica in ((r is replicas[-1], r) for r in replicas):
+            self._fleet.dispatched(replica)
             try:
                 async with self._upstream.request(method, replica.target, path, body=body, headers=headers) as answer:
                     if answer.status in _NOT_HERE and not last:
                         continue
                     first = await answer.next()
+                    self._fleet.succeeded(replica)
                     await self._hand_on(replica, answer, first, request_id, send)
                     return
             except UpstreamError as exc:

@@ -132,6 +132,7 @@ class Relay:
     async def _attempt(self, exchange: Exchange, replica: Replica, send: Send) -> None:
         """One try at one replica. Raises ReplicaFailed."""
         replica.answers[exchange.request_id] = exchange
+        self._fleet.dispatched(replica)
         try:
             async with self._upstream.request(
                 "POST",
@@ -211,6 +212,7 @@ class Relay:
 
     async def _begin(self, exchange: Exchange, response: Response, send: Send, *, length: int | None = None) -> None:
         exchange.begun = True
+        self._fleet.succeeded(exchange.placement.replica)
         content_type = response.headers.get(b"content-type", b"application/json")
         headers = [(b"content-type", content_type), *exchange.answer_headers()]
         if length is None:

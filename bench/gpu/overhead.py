@@ -2,13 +2,16 @@
 
     python -m bench.gpu.overhead --running 256 --steps 2000
 
-Needs vLLM, but no GPU. Times are of one call in milliseconds; `added` is the difference of the percentiles.
+Needs vLLM, but no GPU. Times are of one call in milliseconds, by the clock and in CPU time (which a busy machine does
+not lengthen); `added` is the difference of the percentiles. Prompts differ in length, as they do in any real load:
+equal ones would make all requests ask for their next block in the same iteration.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import random
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -27,8 +31,10 @@ from bench.gpu.fake_engine import FakeEngine, make_scheduler
 from engines.vllm.scheduler import SloScheduler
 from engines.vllm.settings import PROFILE
 
-PROMPT_TOKENS = 200
+PROMPT_TOKENS = (100, 300)
 WARM_UP_STEPS = 200
+
+Seconds = NDArray[np.float64]  # shape (calls, 2)
 
 app = typer.Typer(add_completion=False)
 
@@ -38,13 +44,14 @@ class Timed:
 
     def __init__(self, scheduler: Any) -> None:
         self._schedule = scheduler.schedule
-        self.seconds: list[float] = []
+        self.seconds: list[tuple[float, float]] = []  # by the clock, and of CPU time
         scheduler.schedule = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        begun = time.perf_counter()
+        begun, cpu_begun = time.perf_counter(), time.thread_time()
         output = self._schedule(*args, **kwargs)
-        self.seconds.append(time.perf_counter() - begun)
+        cpu_s = time.thread_time() - cpu_begun
+        self.seconds.append((time.perf_counter() - begun, cpu_s))
         return output
 
 
@@ -57,20 +64,22 @@ def overhead(
     """Time schedule() of vLLM's own scheduler and of slosgate's."""
     os.environ.setdefault(PROFILE, "h200-opt-13b")
     result = results.begin("vllm-overhead", {"running": running, "steps": steps}, seed=0, hardware="cpu")
-    table = Table("scheduling", "p50 vLLM", "p50 slosgate", "p99 vLLM", "p99 slosgate", "added p50", "added p99")
+    table = Table("scheduling", "time", "p50 vLLM", "slosgate", "added", "p99 vLLM", "slosgate", "added")
     with tempfile.TemporaryDirectory() as folder:
         model = write_model("tiny-llama", Path(folder))
         for asynchronous in (False, True):
             stock, ours = _side_by_side(model, running, steps, asynchronous)
-            row = _row(stock, ours)
-            result.rows.append({"scheduling": "async" if asynchronous else "sync", "running": running, **row})
-            table.add_row("async" if asynchronous else "sync", *(f"{value:.3f}" for value in row.values()))
+            for n, measured in enumerate(("clock", "cpu")):
+                row = _row(stock[:, n], ours[:, n])
+                mode = "async" if asynchronous else "sync"
+                result.rows.append({"scheduling": mode, "time": measured, "running": running, **row})
+                table.add_row(mode, measured, *(f"{value:.3f}" for value in row.values()))
     Console().print(table)
     if json:
         results.write(result, json)
 
 
-def _side_by_side(model: Path, running: int, steps: int, asynchronous: bool) -> tuple[list[float], list[float]]:
+def _side_by_side(model: Path, running: int, steps: int, asynchronous: bool) -> tuple[Seconds, Seconds]:
     """Seconds of every timed call, vLLM's and ours; the two take turns, so that the machine treats them alike."""
     classes = (AsyncScheduler if asynchronous else Scheduler, SloScheduler)
     engines = [_filled(each, model, running, steps, asynchronous) for each in classes]
@@ -83,32 +92,31 @@ def _side_by_side(model: Path, running: int, steps: int, asynchronous: bool) -> 
     for _ in range(steps):
         for engine in engines:
             engine.step()
-    return timed[0].seconds, timed[1].seconds
+    return np.array(timed[0].seconds), np.array(timed[1].seconds)
 
 
 def _filled(scheduler_class: Any, model: Path, running: int, steps: int, asynchronous: bool) -> FakeEngine:
     output = steps + WARM_UP_STEPS + 100
-    blocks = running * (-(-(PROMPT_TOKENS + output) // 16) + 1) + 1
+    blocks = running * (-(-(PROMPT_TOKENS[1] + output) // 16) + 1) + 1
     scheduler = make_scheduler(
         scheduler_class, model, asynchronous=asynchronous, blocks=blocks, token_budget=8192, max_sequences=running
     )
     engine = FakeEngine(scheduler, asynchronous=asynchronous)
+    lengths = random.Random(0)
     for n in range(running):
         slo = {"slo_ttft_ms": 60_000, "slo_tpot_ms": (50, 100)[n % 2], "slo_guaranteed": 1}
-        engine.add(f"r{n}", PROMPT_TOKENS, min(output, 2048 - PROMPT_TOKENS), **slo)
+        engine.add(f"r{n}", lengths.randint(*PROMPT_TOKENS), min(output, 2048 - PROMPT_TOKENS[1]), **slo)
     return engine
 
 
-def _row(stock: list[float], ours: list[float]) -> dict[str, float]:
-    (p50, p99), (our_p50, our_p99) = (np.percentile(np.array(each) * 1e3, (50, 99)) for each in (stock, ours))
-    return {
-        "vllm_p50_ms": round(float(p50), 4),
-        "slosgate_p50_ms": round(float(our_p50), 4),
-        "vllm_p99_ms": round(float(p99), 4),
-        "slosgate_p99_ms": round(float(our_p99), 4),
-        "added_p50_ms": round(float(our_p50 - p50), 4),
-        "added_p99_ms": round(float(our_p99 - p99), 4),
-    }
+def _row(stock: Seconds, ours: Seconds) -> dict[str, float]:
+    row = {}
+    for percent in (50, 99):
+        vllm_ms, our_ms = (float(np.percentile(each, percent)) * 1e3 for each in (stock, ours))
+        row[f"vllm_p{percent}_ms"] = round(vllm_ms, 4)
+        row[f"slosgate_p{percent}_ms"] = round(our_ms, 4)
+        row[f"added_p{percent}_ms"] = round(our_ms - vllm_ms, 4)
+    return row
 
 
 if __name__ == "__main__":

@@ -34,12 +34,13 @@ def require_supported_config(vllm_config: Any) -> None:
 
 
 class ClampedScheduler(Scheduler):  # type: ignore[misc]  # vLLM is untyped here
-    """vLLM's scheduler, asking `clamp` how many of a request's tokens may run in this iteration."""
+    """vLLM's scheduler, giving no request more new tokens than `allowance` says; `clamp` settles the other cases."""
 
     need_mamba_block_aligned_split: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.allowance: dict[str, int] = {}  # most new tokens of each request in this iteration; the others get none
         # The planner looks after memory: a prompt may start although not all of it fits yet.
         self.scheduler_reserve_full_isl = False
         if not HAS_LOOKAHEAD_HOOK:
@@ -47,13 +48,18 @@ class ClampedScheduler(Scheduler):  # type: ignore[misc]  # vLLM is untyped here
             self.need_mamba_block_aligned_split = True
 
     def clamp(self, request: Any, computed: int, tokens: int) -> int:
-        """Between 0 and `tokens`, after `computed` ones; 0 skips a running request and ends admission."""
+        """What a request gets that wants more than its allowance, after `computed` tokens.
+
+        0 skips a running request and ends admission.
+        """
         raise NotImplementedError
 
     if HAS_LOOKAHEAD_HOOK:
 
         def _reserve_prefill_lookahead(self, request: Any, num_computed_tokens: int, num_new_tokens: int) -> int:
-            tokens = self.clamp(request, num_computed_tokens, num_new_tokens)
+            tokens = num_new_tokens
+            if tokens > self.allowance.get(request.request_id, 0):
+                tokens = self.clamp(request, num_computed_tokens, tokens)
             if self.num_prefill_lookahead <= 1:  # vLLM's own rule has nothing to keep back then
                 return tokens
             return int(super()._reserve_prefill_lookahead(request, num_computed_tokens, tokens))
@@ -61,8 +67,10 @@ class ClampedScheduler(Scheduler):  # type: ignore[misc]  # vLLM is untyped here
     else:
 
         def _mamba_block_aligned_split(self, request: Any, num_new_tokens: int, *args: Any) -> int:
-            # A waiting request's cached tokens follow: local ones, then those that a connector holds.
-            tokens = self.clamp(request, request.num_computed_tokens + sum(args[:2]), num_new_tokens)
+            tokens = num_new_tokens
+            if tokens > self.allowance.get(request.request_id, 0):
+                # A waiting request's cached tokens follow: local ones, then those that a connector holds.
+                tokens = self.clamp(request, request.num_computed_tokens + sum(args[:2]), tokens)
             if not self._aligns_mamba_blocks:
                 return tokens
             return int(super()._mamba_block_aligned_split(request, tokens, *args))

@@ -37,7 +37,7 @@ from engines.vllm.link import Link
 from engines.vllm.queue import ChosenQueue
 from engines.vllm.reporter import Reporter
 from engines.vllm.settings import Settings, load_profile
-from engines.vllm.tracker import RUNNING, Selection, Tracker
+from engines.vllm.tracker import RUNNING, Selection, Tracker, advance_rows, complete
 from planner.batch import Batch
 from planner.profile import HardwareProfile
 
@@ -61,10 +61,10 @@ class SyncSloScheduler(ClampedScheduler):
         self.follower = PlanFollower(effective_profile(load_profile(settings.profile), self))
         self._tracker = Tracker(self.follower)
         self._flights = Flights()
-        self._allowance: dict[str, int] = {}
         self._last_scheduled: dict[str, int] = {}
         self._refused = False  # vLLM found no memory for what was selected last
         self._waits = 0  # selected requests that are still waiting
+        self._offered: tuple[list[Any], list[Any], int] | None = None  # see `_offer`
         self._largest_budget: int = self.max_num_scheduled_tokens
         self._commit_ahead_s = settings.commit_ahead_ms / 1e3
         for name in waiting_queues():
@@ -175,7 +175,7 @@ class SyncSloScheduler(ClampedScheduler):
 
     def _with_usable_drafts(self, batch: Batch) -> Batch:
         """The batch with no more drafts than there are: a request skipped by the last iteration has none left."""
-        if not batch.decode.size or not (self.num_spec_tokens or batch.drafts.any()):
+        if not self.num_spec_tokens or not batch.decode.size:  # the profile then says that nobody drafts
             return batch
         ids = self.follower.table.ids
         requests = self._tracker.requests(ids[row] for row in batch.decode.tolist())
@@ -190,6 +190,8 @@ class SyncSloScheduler(ClampedScheduler):
 
     def _offer(self, selection: Selection) -> None:
         """Show vLLM the selected requests first, in the planner's order; behind them, victims last."""
+        if self._is_offered(selection):
+            return
         chosen = selection.allowance
         for request in selection.requests[: selection.batch.decode.size] if self.num_spec_tokens else ():
             # A new list: asynchronous scheduling shares one list of placeholders among all requests.
@@ -203,13 +205,22 @@ class SyncSloScheduler(ClampedScheduler):
             running.sort(key=self._tracker.importance, reverse=True)
             rest.sort(key=self._tracker.importance, reverse=True)
         self.running = running + rest
+        self._offered = (selection.requests, self.running, len(self.running)) if not self._waits else None
         for name in waiting_queues():
             # vLLM's worker cannot take back in the same iteration what was just taken from it.
             getattr(self, name).choose(r for r in waiting if r not in self.reset_preempted_req_ids)
 
+    def _is_offered(self, selection: Selection) -> bool:
+        """Whether vLLM still sees just these requests, all of them running, as it did for the last iteration."""
+        if self._offered is None or self.num_spec_tokens:
+            return False
+        requests, running, count = self._offered
+        unchanged = selection.requests is requests and self.running is running and len(running) == count
+        return unchanged and self._blocks_left >= len(requests)
+
     def _schedule_within(self, allowance: dict[str, int], args: Any, kwargs: Any) -> Any:
         """vLLM's own schedule(), with these new tokens for these requests and none for others."""
-        self._allowance = allowance
+        self.allowance = allowance
         budget = sum(allowance.values())
         if budget and self.num_spec_tokens and self._waits:
             budget += self.num_spec_tokens  # room for vLLM's padding, see `clamp`
@@ -220,9 +231,7 @@ class SyncSloScheduler(ClampedScheduler):
             self.max_num_scheduled_tokens = self._largest_budget
 
     def clamp(self, request: Any, computed: int, tokens: int) -> int:
-        allowed = self._allowance.get(request.request_id, 0)
-        if tokens <= allowed:
-            return tokens
+        allowed = self.allowance.get(request.request_id, 0)
         # vLLM pads a waiting request that has one token left to a whole draft, and counts on getting all of it.
         padded = allowed and self.num_spec_tokens and request.status is not RUNNING
         return tokens if padded and request.num_tokens - computed == 1 else allowed
@@ -234,8 +243,7 @@ class SyncSloScheduler(ClampedScheduler):
         scheduled = output.num_scheduled_tokens
         expected_s = selection.batch.duration_s
         if scheduled == selection.allowance and not self._waits and not output.preempted_req_ids:
-            first = self._tracker.advance(selection.batch, start_s + expected_s)
-            context = self._tracker.context_tokens(selection.batch)
+            first, context = self._tracker.advance(selection.batch, start_s + expected_s)
         else:
             strayed = [self.requests[r] for r in output.preempted_req_ids or () if r in self.requests]
             touched = {r.request_id: r for r in [*selection.requests, *strayed]}
@@ -337,4 +345,6 @@ def warm_up(profile: HardwareProfile) -> None:
     follower.apply(Plan(replica="", epoch=1, issued_at_s=0.0, horizon=steps))
     for _ in range(2):  # first the plan's iteration, then the tail rule's
         follower.to_preempt(profile.kv_blocks)
-        follower.next_batch(0.0, profile.kv_blocks)
+        batch = follower.next_batch(0.0, profile.kv_blocks)
+    advance_rows(follower.table.rows, batch.decode, batch.drafts, batch.prefill, batch.tokens)
+    complete(follower.table.rows)

@@ -13,8 +13,12 @@ from vllm.v1.request import RequestStatus
 from engines.follower import PlanFollower
 from engines.messages import SloArgs, read_slo
 from planner.batch import Batch
+from planner.compiling import compiled
+from planner.jobs import Jobs
+from planner.kernels import Ints
 
 RUNNING = RequestStatus.RUNNING  # looked up once: enum members are slow to reach
+NOBODY = np.empty(0, dtype=np.bool_)
 
 
 @dataclass(slots=True)
@@ -40,6 +44,8 @@ class Tracker:
         self.follower = follower
         self._request_of: dict[str, Any] = {}  # job id -> request
         self._job_of: dict[str, str] = {}  # vLLM's request id -> job id
+        self._steady: Selection | None = None  # the last one of decodes alone, while rows stay where they are
+        self._steady_rows = NOBODY  # by row: whether it is in there
 
     def __contains__(self, request: Any) -> bool:
         return request.request_id in self._job_of
@@ -50,6 +56,7 @@ class Tracker:
         job_id = request.request_id if slo.slo_id in self._request_of else slo.slo_id
         self._request_of[job_id] = request
         self._job_of[request.request_id] = job_id
+        self._steady = None
         self.follower.add(
             msgspec.structs.replace(slo, slo_id=job_id),
             prompt_tokens=request.num_prompt_tokens,
@@ -64,6 +71,7 @@ class Tracker:
         if job_id is None:
             return False
         del self._request_of[job_id]
+        self._steady = None
         self.follower.remove(job_id)
         return True
 
@@ -80,32 +88,38 @@ class Tracker:
         return (self._request_of[job_id] for job_id in job_ids)
 
     def select(self, batch: Batch) -> Selection:
-        """Translate a batch of table rows."""
+        """Translate a batch of table rows.
+
+        An iteration of the same decodes as the last one, without drafts, shares its lists with it.
+        """
+        if batch.prefill.size or np.count_nonzero(batch.drafts):
+            return self._translate(batch)
+        last = self._steady
+        if last is None or len(last.requests) != batch.decode.size or not self._steady_rows[batch.decode].all():
+            last = self._steady = self._translate(batch)
+            self._steady_rows = np.zeros(len(self.follower.table), dtype=np.bool_)
+            self._steady_rows[batch.decode] = True
+        return Selection(batch, last.requests, last.allowance)
+
+    def _translate(self, batch: Batch) -> Selection:
         ids = self.follower.table.ids
         rows = batch.decode.tolist() + batch.prefill.tolist()
         tokens = (batch.drafts + 1).tolist() + batch.tokens.tolist()
         requests = [self._request_of[ids[row]] for row in rows]
         return Selection(batch, requests, {r.request_id: n for r, n in zip(requests, tokens, strict=True)})
 
-    def context_tokens(self, batch: Batch) -> int:
-        """KV entries that the batch's rows have now."""
-        context = self.follower.table.rows["context"]
-        return int(context[batch.decode].sum() + context[batch.prefill].sum())
+    def advance(self, batch: Batch, expected_end_s: float) -> tuple[list[Any], int]:
+        """Count an iteration that vLLM scheduled just as selected.
 
-    def advance(self, batch: Batch, expected_end_s: float) -> list[Any]:
-        """Count an iteration that vLLM scheduled just as selected; the requests whose first token it makes."""
+        Returns the requests whose first token it makes, and the KV entries that its rows have then.
+        """
         rows = self.follower.table.rows
-        rows["context"][batch.decode] += 1 + batch.drafts
-        rows["generated"][batch.decode] += 1
-        if not batch.prefill.size:
-            return []
-        rows["context"][batch.prefill] += batch.tokens
-        rows["prompt_left"][batch.prefill] -= batch.tokens
+        context = advance_rows(rows, batch.decode, batch.drafts, batch.prefill, batch.tokens)
         first = []
-        for row in batch.prefill[rows["prompt_left"][batch.prefill] <= 0].tolist():
+        for row in batch.prefill[rows["prompt_left"][batch.prefill] <= 0].tolist() if batch.prefill.size else ():
             if self._emit(rows[row], int(rows["generated"][row]) + 1, expected_end_s):
                 first.append(self._request_of[self.follower.table.ids[row]])
-        return first
+        return first, int(context)
 
     def sync(self, request: Any, expected_end_s: float) -> bool:
         """Copy where vLLM stands with one request; True when its first token has come into sight."""
@@ -145,8 +159,7 @@ class Tracker:
     def forget_complete(self) -> None:
         """Drop jobs whose last token is in flight: there is nothing left to schedule for them."""
         table = self.follower.table
-        over = np.flatnonzero(table.rows["generated"] >= table.rows["output"]).tolist()
-        for job_id in [table.ids[row] for row in over]:
+        for job_id in [table.ids[row] for row in complete(table.rows).tolist()]:
             request = self._request_of[job_id]
             if table[job_id]["generated"] >= request.max_tokens:
                 self.forget(request.request_id)
@@ -168,3 +181,32 @@ def slo_args(request: Any) -> SloArgs:
 
 def _start_due_times(job: Any, at_s: float) -> None:
     job["due_base_s"] = at_s if job["deadline_s"] == np.inf else max(job["deadline_s"], at_s)
+
+
+@compiled
+def advance_rows(jobs: Jobs, decode: Ints, drafts: Ints, prefill: Ints, tokens: Ints) -> int:
+    """Count an iteration's tokens as computed; the KV entries that its rows have then."""
+    context = 0
+    for i in range(len(decode)):
+        job = jobs[decode[i]]
+        job.context += 1 + drafts[i]
+        job.generated += 1
+        context += job.context
+    for i in range(len(prefill)):
+        job = jobs[prefill[i]]
+        job.context += tokens[i]
+        job.prompt_left -= tokens[i]
+        context += job.context
+    return context
+
+
+@compiled
+def complete(jobs: Jobs) -> Ints:
+    """Rows that have as many tokens as are expected of them."""
+    rows = np.empty(len(jobs), np.int64)
+    n = 0
+    for row in range(len(jobs)):
+        if jobs[row].generated >= jobs[row].output:
+            rows[n] = row
+            n += 1
+    return rows[:n]

@@ -96,13 +96,24 @@ class Watcher:
         return self.latest
 
 
-async def complete(engine: EngineServer, prompt_tokens: int, output: int, **slo: object) -> list[float]:
-    """Stream a completion; when each token came."""
-    body = {"prompt": [7] * prompt_tokens, "max_tokens": output, "ignore_eos": True, "stream": True, "vllm_xargs": slo}
-    times = []
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A streamed completion. vLLM may put several tokens into one event when its client is slower than the engine."""
+
+    times: list[float]  # when each event with tokens came
+    tokens: int
+
+
+async def complete(engine: EngineServer, prompt_tokens: int, output: int, **slo: object) -> Answer:
+    """Stream a completion."""
+    body = {"prompt": [7] * prompt_tokens, "max_tokens": output, "ignore_eos": True, "vllm_xargs": slo}
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    times, tokens = [], 0
     async with aiohttp.ClientSession() as session, session.post(f"{engine.url}/v1/completions", json=body) as response:
         assert response.status == 200, await response.text()
         async for line in response.content:
             if line.startswith(b"data: {"):
-                times.append(time.monotonic())
-    return times
+                event = msgspec.json.decode(line.removeprefix(b"data: "))
+                times += [time.monotonic()] if event["choices"] else []
+                tokens = (event.get("usage") or {"completion_tokens": tokens})["completion_tokens"]
+    return Answer(times, tokens)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -26,7 +26,6 @@ from redis.exceptions import RedisError
 from engines.messages import Plan, Telemetry
 from planner.profile import HardwareProfile
 
-PREFIX = "slosgate"
 HEARTBEAT_S = 1.0
 HEARTBEAT_TTL_MS = 3_000
 TELEMETRY_TTL_MS = 10_000
@@ -34,6 +33,11 @@ PLAN_TTL_MS = 60_000
 TELEMETRY_MIN_GAP_S = 0.020  # reports closer than this are merged, unless one is urgent
 TELEMETRY_MAX_GAP_S = 0.500  # an idle replica still reports this often
 RECONNECT_S = 0.25
+
+# What a Redis that goes away under a command raises; RuntimeError is what uvloop says of a transport that closes.
+STORE_ERRORS = (RedisError, OSError, RuntimeError)
+
+Kind = Literal["replica", "telemetry", "plan", "ledger", "version", "commit", "changes", "epoch", "gateway"]
 
 T = TypeVar("T")
 
@@ -51,59 +55,48 @@ class ReplicaInfo(msgspec.Struct, frozen=True, kw_only=True):
     supports_plans: bool  # False: the replica ignores plans, so only admission and routing reach it
 
 
-def replica_key(name: str) -> str:
-    return f"{PREFIX}:replica:{name}"
+def key(kind: Kind, name: str) -> str:
+    """Where Redis holds what is listed above; `name` is a replica's or a gateway's."""
+    return f"slosgate:{kind}:{name}"
 
 
-def telemetry_key(name: str) -> str:
-    return f"{PREFIX}:telemetry:{name}"
-
-
-def plan_key(name: str) -> str:
-    return f"{PREFIX}:plan:{name}"
-
-
-def ledger_key(name: str) -> str:
-    return f"{PREFIX}:ledger:{name}"
-
-
-def version_key(name: str) -> str:
-    return f"{PREFIX}:version:{name}"
-
-
-def connect(url: str) -> Redis:
-    """A client that fails at once when the server is away: callers decide when to try again."""
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=2.0, health_check_interval=5)
+def connect(url: str, timeout_s: float | None = None) -> Redis:
+    """A client that fails at once when the server is away, and within `timeout_s` when it doesn't answer: callers
+    decide when to try again."""
+    return Redis.from_url(
+        url, retry=Retry(NoBackoff(), 0), socket_timeout=timeout_s, socket_connect_timeout=timeout_s or 2.0,
+        health_check_interval=0 if timeout_s else 5,
+    )  # fmt: skip
 
 
 async def live_replicas(redis: Redis) -> list[ReplicaInfo]:
     """Every replica with a heartbeat, sorted by name."""
-    keys = [key async for key in redis.scan_iter(match=replica_key("*"), count=1000)]
-    values = await redis.mget(keys) if keys else []
-    found = [_decoded(value, ReplicaInfo) for value in values if value is not None]
-    return sorted(found, key=lambda info: info.name)
+    found = [k async for k in redis.scan_iter(match=key("replica", "*"), count=1000)]
+    values = await redis.mget(found) if found else []
+    infos = [_decoded(value, ReplicaInfo) for value in values if value is not None]
+    return sorted(infos, key=lambda info: info.name)
 
 
 async def latest_telemetry(redis: Redis, name: str) -> Telemetry | None:
     """The replica's last report; None when it is older than its expiry or never came."""
-    value = await redis.get(telemetry_key(name))
+    value = await redis.get(key("telemetry", name))
     return None if value is None else _decoded(value, Telemetry)
 
 
 async def latest_plan(redis: Redis, name: str) -> Plan | None:
     """The replica's newest plan; None when there is none."""
-    value = await redis.get(plan_key(name))
+    value = await redis.get(key("plan", name))
     return None if value is None else _decoded(value, Plan)
 
 
 async def send_plan(redis: Redis, plan: Plan) -> None:
     """Store a plan as its replica's newest and tell the replica."""
-    await _store_and_tell(redis, plan_key(plan.replica), msgspec.msgpack.encode(plan), PLAN_TTL_MS)
+    await _store_and_tell(redis, key("plan", plan.replica), msgspec.msgpack.encode(plan), PLAN_TTL_MS)
 
 
 async def send_telemetry(redis: Redis, report: Telemetry) -> None:
     """Store a report as its replica's latest and tell the gateways."""
-    await _store_and_tell(redis, telemetry_key(report.replica), msgspec.msgpack.encode(report), TELEMETRY_TTL_MS)
+    await _store_and_tell(redis, key("telemetry", report.replica), msgspec.msgpack.encode(report), TELEMETRY_TTL_MS)
 
 
 async def _store_and_tell(redis: Redis, key: str, value: bytes, ttl_ms: int) -> None:
@@ -118,9 +111,9 @@ def _decoded(value: bytes | str, kind: type[T]) -> T:
 
 
 async def telemetry_reports(redis: Redis) -> AsyncIterator[Telemetry]:
-    """Reports of all replicas as they come, for ever. Raises RedisError or OSError when the connection breaks."""
+    """Reports of all replicas as they come, for ever. Raises one of STORE_ERRORS when the connection breaks."""
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-        await pubsub.psubscribe(telemetry_key("*"))
+        await pubsub.psubscribe(key("telemetry", "*"))
         async for report in _messages(pubsub, Telemetry):
             yield report
 
@@ -128,10 +121,10 @@ async def telemetry_reports(redis: Redis) -> AsyncIterator[Telemetry]:
 async def plans_for(redis: Redis, name: str) -> AsyncIterator[Plan]:
     """The newest plan of one replica, if there is one, then its plans as they come; one may come twice.
 
-    Raises RedisError or OSError when the connection breaks.
+    Raises one of STORE_ERRORS when the connection breaks.
     """
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-        await pubsub.subscribe(plan_key(name))
+        await pubsub.subscribe(key("plan", name))
         newest = await latest_plan(redis, name)
         if newest is not None:
             yield newest
@@ -178,7 +171,7 @@ class ReplicaChannel:
             try:
                 async with connect(self._url) as redis:
                     await self._serve(redis)
-            except* (RedisError, OSError):
+            except* STORE_ERRORS:
                 self.connected = False
             await asyncio.sleep(RECONNECT_S)
 
@@ -192,11 +185,11 @@ class ReplicaChannel:
                 tasks.create_task(self._send_reports(redis))
         finally:
             # The server may be gone, which is one of the reasons to be here.
-            with contextlib.suppress(RedisError, OSError):
-                await redis.delete(replica_key(self._info.name), telemetry_key(self._info.name))
+            with contextlib.suppress(*STORE_ERRORS):
+                await redis.delete(key("replica", self._info.name), key("telemetry", self._info.name))
 
     async def _beat(self, redis: Redis) -> None:
-        await redis.set(replica_key(self._info.name), msgspec.msgpack.encode(self._info), px=HEARTBEAT_TTL_MS)
+        await redis.set(key("replica", self._info.name), msgspec.msgpack.encode(self._info), px=HEARTBEAT_TTL_MS)
 
     async def _keep_beating(self, redis: Redis) -> None:
         while True:

@@ -7,20 +7,23 @@ and are asked for their health; what they are doing is told from the answers tha
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from engines import profiles
-from engines.channel import ReplicaInfo, live_replicas, telemetry_reports
+from engines.channel import STORE_ERRORS, ReplicaInfo, live_replicas, telemetry_reports
+from gateway.background import kept_up
 from gateway.breaker import Breaker, State
 from gateway.config import ReplicaConfig
-from gateway.ledger import STORE_ERRORS, Change, Head, Ledger, LedgerEntry, StoreDown
+from gateway.ledger import Change, Head, Ledger, LedgerEntry, StoreDown
 from gateway.mirror import Mirror
 from gateway.upstream import Target, Upstream, UpstreamError
 from planner.profile import HardwareProfile
@@ -28,6 +31,7 @@ from planner.profile import HardwareProfile
 SCAN_S = 0.4
 RESUBSCRIBE_S = 0.2
 RETURN_GRACE_S = 3.5  # a Redis that came back empty hears of its replicas within this
+SILENT_S = 2.0  # a replica that reports, and hasn't for so long, may hang: several times its longest pause
 PROBE_S = 1.0
 PROBE_TIMEOUT_S = 2.0
 PROBE_FAILURES = 2  # so many in a row and a server is down
@@ -74,6 +78,11 @@ class Replica:
     def plans(self) -> bool:
         """Whether it carries out plans; otherwise slosgate only admits and routes."""
         return self.supports_plans and self.reports
+
+    def silent(self, now_s: float) -> bool:
+        """Whether its reports have stopped, which shows sooner than the end of its heartbeat."""
+        heard_s = self.mirror.heard_s if self.mirror else -math.inf
+        return self.reports and math.isfinite(heard_s) and now_s - heard_s > SILENT_S
 
     def enter(self, entry: LedgerEntry) -> None:
         self.own[entry.request_id] = entry
@@ -147,10 +156,11 @@ class Fleet:
         return (replica for replica in self.replicas.values() if replica.alive)
 
     def serving(self, model: str, tried: frozenset[str] = frozenset()) -> list[Replica]:
-        """Living replicas of a model that have not been tried; those that keep failing only if there is no other."""
+        """Living replicas of a model that have not been tried; those that keep failing, or have fallen silent, only if
+        there is no other."""
         fit = [r for r in self.living() if r.model == model and r.name not in tried]
         now_s = self._clock()
-        return [r for r in fit if r.breaker.state(now_s) is not State.OPEN] or fit
+        return [r for r in fit if r.breaker.state(now_s) is not State.OPEN and not r.silent(now_s)] or fit
 
     def dispatched(self, replica: Replica) -> None:
         """A request leaves for the replica; `succeeded` or `failed` follows, unless its client hangs up."""
@@ -165,12 +175,10 @@ class Fleet:
     async def run(self) -> None:
         """Keep everything up to date until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.ledger.run())
-            tasks.create_task(self._watch())
-            tasks.create_task(self._follow_reports())
-            tasks.create_task(self._follow_changes())
+            for work in (self.ledger.run, self._watch, self._follow_reports, self._follow_changes):
+                tasks.create_task(kept_up(work))
             for number, configured in enumerate(self._configured):
-                tasks.create_task(self._watch_server(configured, number))
+                tasks.create_task(kept_up(partial(self._watch_server, configured, number)))
 
     # Replicas that announce themselves
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 from starlette.types import Receive, Send
 
 from gateway.admission import Admission, reachable
+from gateway.background import kept_up
 from gateway.completion import Kind, parse
 from gateway.config import Config
 from gateway.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
@@ -141,7 +142,7 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start the parts, wait until Redis has answered once (or not), and stop them at the end."""
-        tasks = [asyncio.create_task(self.fleet.run()), asyncio.create_task(self.planning.run())]
+        tasks = [asyncio.create_task(self.fleet.run()), asyncio.create_task(kept_up(self.planning.run))]
         try:
             yield
         finally:

@@ -24,18 +24,14 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import msgspec
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from engines.channel import PLAN_TTL_MS, PREFIX, ledger_key, plan_key, version_key
+from engines.channel import PLAN_TTL_MS, STORE_ERRORS, connect, key
 from engines.messages import Plan
 
 GATEWAY_TTL_MS = 1_500
 QUIET_S = 0.5
 FLUSH_S = 2.0  # how long a gateway that stops waits for Redis to take its last words
-STORE_ERRORS = (RedisError, OSError, asyncio.TimeoutError)
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,22 +77,6 @@ class StoreDown(Exception):
     """Redis can't be reached."""
 
 
-def commit_key(replica: str) -> str:
-    return f"{PREFIX}:commit:{replica}"
-
-
-def changes_key(gateway: str) -> str:
-    return f"{PREFIX}:changes:{gateway}"
-
-
-def epoch_key(replica: str) -> str:
-    return f"{PREFIX}:epoch:{replica}"
-
-
-def gateway_key(gateway: str) -> str:
-    return f"{PREFIX}:gateway:{gateway}"
-
-
 _COMMIT = """
 local version = tonumber(redis.call('GET', KEYS[1]) or '0')
 local commit = redis.call('GET', KEYS[2]) or ''
@@ -139,17 +119,12 @@ class _Command:
     result: asyncio.Future[Any] | None  # None: nobody waits for it
 
 
-def _connect(url: str, timeout_s: float) -> Redis:
-    """A client that fails within `timeout_s` and leaves retrying to its caller."""
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
-
-
 class Ledger:
     """One gateway's connection to the shared state. Every method raises StoreDown while Redis is away."""
 
     def __init__(self, url: str, gateway: str, *, timeout_s: float = 1.0) -> None:
         self.gateway = gateway
-        self.redis = _connect(url, timeout_s)
+        self.redis = connect(url, timeout_s)
         self.available = False  # False: fail at once instead of waiting for a server that is not there
         self._queue: list[_Command] = []
         self._wake = asyncio.Event()
@@ -163,7 +138,7 @@ class Ledger:
 
     async def close(self) -> None:
         with suppress(*STORE_ERRORS):
-            await self.redis.delete(gateway_key(self.gateway))
+            await self.redis.delete(key("gateway", self.gateway))
         await self.redis.aclose()
 
     def next_commit(self) -> str:
@@ -178,7 +153,7 @@ class Ledger:
         `promote`: the entries replace those of best-effort requests; one that has ended meanwhile stays away.
         """
         change = Change(replica=replica, gateway=self.gateway, head=head, entries=entries, promote=promote)
-        keys = (version_key(replica), commit_key(replica), ledger_key(replica), changes_key(self.gateway))
+        keys = (key("version", replica), key("commit", replica), key("ledger", replica), key("changes", self.gateway))
         arguments = (base.version, base.commit, head.commit, _packed(change), int(promote), *_pairs(entries))
         if not await self._do("EVAL", _COMMIT, 4, *keys, *arguments):
             raise Conflict(replica)
@@ -186,22 +161,22 @@ class Ledger:
     async def add(self, replica: str, entries: tuple[LedgerEntry, ...]) -> None:
         """Enter requests that need no compare-and-set: best effort, or ours that Redis lost."""
         change = Change(replica=replica, gateway=self.gateway, entries=entries)
-        keys = (ledger_key(replica), changes_key(self.gateway))
+        keys = (key("ledger", replica), key("changes", self.gateway))
         await self._do("EVAL", _ADD, 2, *keys, _packed(change), *_pairs(entries))
 
     def remove(self, replica: str, request_ids: tuple[str, ...]) -> None:
         """Strike requests off, without waiting. What is lost here is found when the ledger is next loaded."""
         change = Change(replica=replica, gateway=self.gateway, removed=request_ids)
-        keys = (ledger_key(replica), changes_key(self.gateway))
+        keys = (key("ledger", replica), key("changes", self.gateway))
         self._enqueue(_Command(("EVAL", _REMOVE, 2, *keys, _packed(change), *request_ids), None))
 
     async def load(self, replica: str) -> tuple[Head, dict[str, LedgerEntry]]:
         """The ledger as it is now."""
         try:
             async with self.redis.pipeline(transaction=True) as pipe:
-                pipe.get(version_key(replica))
-                pipe.get(commit_key(replica))
-                pipe.hgetall(ledger_key(replica))
+                pipe.get(key("version", replica))
+                pipe.get(key("commit", replica))
+                pipe.hgetall(key("ledger", replica))
                 version, commit, entries = await pipe.execute()
         except STORE_ERRORS as exc:
             raise StoreDown(str(exc)) from exc
@@ -210,18 +185,18 @@ class Ledger:
 
     async def publish_plan(self, plan: Plan) -> bool:
         """Make a plan its replica's newest; False when a newer epoch is already out."""
-        keys = (epoch_key(plan.replica), plan_key(plan.replica))
+        keys = (key("epoch", plan.replica), key("plan", plan.replica))
         return bool(await self._do("EVAL", _PLAN, 2, *keys, plan.epoch, msgspec.msgpack.encode(plan), PLAN_TTL_MS))
 
     async def beat(self) -> frozenset[str]:
         """Say that this gateway lives; returns the gateways that do."""
         try:
-            await self.redis.set(gateway_key(self.gateway), b"", px=GATEWAY_TTL_MS)
-            prefix = gateway_key("").encode()
-            keys = [key async for key in self.redis.scan_iter(match=gateway_key("*"), count=1000)]
+            await self.redis.set(key("gateway", self.gateway), b"", px=GATEWAY_TTL_MS)
+            prefix = key("gateway", "").encode()
+            found = [k async for k in self.redis.scan_iter(match=key("gateway", "*"), count=1000)]
         except STORE_ERRORS as exc:
             raise StoreDown(str(exc)) from exc
-        return frozenset(key.removeprefix(prefix).decode() for key in keys)
+        return frozenset(k.removeprefix(prefix).decode() for k in found)
 
     async def changes(self, gateways: frozenset[str]) -> AsyncGenerator[Change | None]:
         """What these gateways do to the ledgers, for ever; None once at the start, when nothing is missed any more, and
@@ -229,7 +204,7 @@ class Ledger:
         if not gateways:
             return
         async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            await pubsub.subscribe(*map(changes_key, gateways))
+            await pubsub.subscribe(*(key("changes", gateway) for gateway in gateways))
             for _ in gateways:
                 await pubsub.get_message(timeout=QUIET_S)  # the confirmations
             yield None
@@ -256,9 +231,11 @@ class Ledger:
             batch, self._queue = self._queue, []
             try:
                 await self._send(batch)
-            except STORE_ERRORS as exc:
+            except Exception as exc:
                 self.available = False
                 _fail(batch, StoreDown(str(exc)))
+                if not isinstance(exc, STORE_ERRORS):
+                    raise
 
     async def _send(self, batch: list[_Command]) -> None:
         async with self.redis.pipeline(transaction=False) as pipe:

@@ -82,7 +82,7 @@ async def test_a_message_that_cannot_be_read_is_passed_over(valkey: Valkey, redi
     await registered(redis)
     async with asyncio.timeout(20):
         while not plans:
-            await redis.publish(channel.plan_key(INFO.name), b"\xc1 not a plan")
+            await redis.publish(channel.key("plan", INFO.name), b"\xc1 not a plan")
             await channel.send_plan(redis, Plan(replica=INFO.name, epoch=3, issued_at_s=5.0))
             await asyncio.sleep(0.01)
     assert end.connected

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from engines.channel import ledger_key
+from engines.channel import key
 from tests.gateway.scripted import Script, ScriptedReplica, scripted_replica
 from tests.processes import Process, running_gateway, running_valkey
 
@@ -92,6 +92,6 @@ async def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -
 async def ledger_size(redis_url: str, replica: str) -> int:
     redis = Redis.from_url(redis_url)
     try:
-        return int(await redis.hlen(ledger_key(replica)))
+        return int(await redis.hlen(key("ledger", replica)))
     finally:
         await redis.aclose()

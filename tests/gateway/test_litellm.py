@@ -18,7 +18,7 @@ from gateway.cli import app
 from gateway.overflow import load_litellm
 from tests.gateway.conftest import eventually, ledger_size, until_known
 from tests.gateway.scripted import ScriptedReplica, dies_at_once, good, scripted_replica
-from tests.gateway.test_replica_death import running
+from tests.gateway.test_chaos import running
 from tests.processes import Process, running_engine, running_gateway, running_valkey
 
 CONFIG = """

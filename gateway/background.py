@@ -1,0 +1,23 @@
+"""Loops that must not end while the gateway lives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+RESTART_S = 0.5
+
+_log = logging.getLogger("slosgate")
+
+
+async def kept_up(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `work` until cancelled. When it fails of what nobody foresaw, say so and begin again: a gateway whose loop
+    has ended would look alive and serve nobody."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            _log.exception("%s failed and begins again", getattr(work, "__qualname__", work))
+        await asyncio.sleep(RESTART_S)

@@ -1,0 +1,279 @@
+"""What breaks while clients keep asking: replicas, a gateway, Valkey. Real processes, one fault after the other.
+
+Whatever happens, every request that was offered ends exactly once, guarantees on replicas that are well are kept (by
+the paper's rule, as the client sees it), and no trace of a request stays in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from bench.attainment import PAPER, RequestOutcome, StageOutcome, attained, collect
+from engines.channel import key
+from gateway import valkey
+from tests.gateway.conftest import eventually, ledger_size, until_known
+from tests.gateway.scripted import MODEL, garbage, half_an_event, scripted_replica
+from tests.processes import Process, free_port, running_engine, running_gateway
+
+TOKENS = 30
+# Ten times what the replicas need: this machine may be busy with something else, and a test is no benchmark.
+TTFT_S, TPOT_S = 3.0, 0.3
+SLO = {"x-slo-ttft-ms": f"{TTFT_S * 1000}", "x-slo-tpot-ms": f"{TPOT_S * 1000}"}
+PAUSE_S = 0.04
+
+
+@dataclass
+class Cluster:
+    redis: valkey.Valkey
+    gateways: list[Process]
+    engines: dict[str, Process]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two gateways and three replicas, started together."""
+    with ExitStack() as stack:
+        redis = valkey.start(free_port())
+        found = Cluster(redis, [], {})
+        stack.callback(lambda: found.redis.stop())
+        for _ in range(2):
+            found.gateways.append(stack.enter_context(running_gateway(redis.url, wait=False)))
+        for name in ("safe", "doomed", "stuck"):
+            found.engines[name] = stack.enter_context(running_engine(redis.url, name, wait=False))
+        for process in (*found.gateways, *found.engines.values()):
+            process.wait_until_up()
+        yield found
+
+
+@dataclass
+class Ask:
+    """One request, and everything that its client saw of it."""
+
+    gateway: str
+    slo: bool
+    offered_s: float
+    replica: str = ""
+    guaranteed: bool = False
+    token_s: list[float] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)  # must hold exactly one at the end
+
+    @property
+    def kept(self) -> bool:
+        stage = StageOutcome(self.offered_s, TTFT_S, TPOT_S, TOKENS, self.token_s)
+        return bool(attained(collect([RequestOutcome("", self.offered_s, [stage])]), PAPER)[0])
+
+
+class Load:
+    """Clients that ask one gateway after the other, with an SLO and without, until the block ends."""
+
+    def __init__(self, client: aiohttp.ClientSession, gateways: list[Process]) -> None:
+        self._client = client
+        self.gateways = gateways
+        self.asked: list[Ask] = []
+
+    async def run(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            url = self.gateways[len(self.asked) % len(self.gateways)].url
+            ask = Ask(url, slo=len(self.asked) % 3 > 0, offered_s=time.time())
+            self.asked.append(ask)
+            tasks.create_task(self._ask(ask))
+            await asyncio.sleep(PAUSE_S)
+
+    async def _ask(self, ask: Ask) -> None:
+        body = {"model": MODEL, "prompt": [1] * 100, "max_tokens": TOKENS, "ignore_eos": True, "stream": True}
+        try:
+            async with self._client.post(
+                f"{ask.gateway}/v1/completions", json=body, headers=SLO if ask.slo else {}
+            ) as a:
+                if a.status != 200:
+                    ask.ends.append(str((await a.json())["error"]["code"]))
+                    return
+                ask.replica = a.headers["x-slo-replica"]
+                ask.guaranteed = a.headers["x-slo-admission"] == "guaranteed"
+                async for line in a.content:
+                    self._take(ask, line)
+        except aiohttp.ClientError:
+            ask.ends.append("broken")
+
+    def _take(self, ask: Ask, line: bytes) -> None:
+        if not line.startswith(b"data: "):
+            assert line == b"\n", line
+        elif line == b"data: [DONE]\n":
+            ask.ends.append("done")
+        elif "error" in (event := json.loads(line.removeprefix(b"data: "))):
+            ask.ends.append(event["error"]["code"])
+        elif event["choices"][0]["text"]:
+            assert not ask.ends, "a token after the end"
+            ask.token_s.append(time.time())
+
+    def ended(self) -> set[str]:
+        """How requests ended; every one must have, once, and with all its tokens where it says that it is done."""
+        for ask in self.asked:
+            assert len(ask.ends) == 1, ask
+            assert ask.ends != ["done"] or len(ask.token_s) == TOKENS, ask
+        return {ask.ends[0] for ask in self.asked}
+
+    def guarantees_kept_on(self, *healthy: str, gateway: Process | None = None) -> None:
+        promised = [a for a in self.asked if a.guaranteed and a.replica in healthy]
+        promised = [a for a in promised if gateway is None or a.gateway == gateway.url]
+        assert promised
+        assert [a for a in promised if not a.kept] == []
+
+
+@asynccontextmanager
+async def load(client: aiohttp.ClientSession, cluster: Cluster) -> AsyncIterator[Load]:
+    found, stop = Load(client, cluster.gateways), asyncio.Event()
+    async with asyncio.timeout(90), asyncio.TaskGroup() as tasks:
+        tasks.create_task(found.run(tasks, stop))
+        await asyncio.sleep(0.5)
+        try:
+            yield found
+            await asyncio.sleep(0.5)
+        finally:
+            stop.set()
+    for name in cluster.engines:
+        await eventually(partial(_is_empty, cluster.redis.url, name))
+
+
+async def _is_empty(redis_url: str, name: str) -> bool:
+    return await ledger_size(redis_url, name) == 0
+
+
+async def until_all_know(client: aiohttp.ClientSession, cluster: Cluster, *names: str) -> None:
+    for gateway in cluster.gateways:
+        for name in names:
+            await until_known(client, gateway.url, name)
+
+
+async def ready(client: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    async with client.get(f"{url}/ready") as answer:
+        found: dict[str, Any] = await answer.json()
+    return found
+
+
+async def test_a_client_that_hangs_up_frees_its_replica(client: aiohttp.ClientSession, cluster: Cluster) -> None:
+    await until_all_know(client, cluster, *cluster.engines)
+    url = cluster.gateways[0].url
+    async with begun(client, url, tokens=1500) as answer:
+        engine = cluster.engines[answer.headers["x-slo-replica"]]
+        assert await running(client, engine.url) == 1
+        answer.close()
+    await eventually(partial(_is_idle, client, engine.url))
+    await eventually(partial(_is_empty, cluster.redis.url, answer.headers["x-slo-replica"]))
+
+
+@asynccontextmanager
+async def begun(client: aiohttp.ClientSession, url: str, *, tokens: int) -> AsyncIterator[aiohttp.ClientResponse]:
+    """A guaranteed stream whose first token has come."""
+    body = {"model": MODEL, "prompt": [1] * 100, "max_tokens": tokens, "ignore_eos": True, "stream": True}
+    async with client.post(f"{url}/v1/completions", json=body, headers=SLO) as answer:
+        await answer.content.readany()
+        yield answer
+
+
+async def _is_in_ledger(redis_url: str, answer: aiohttp.ClientResponse) -> bool:
+    redis = Redis.from_url(redis_url)
+    try:
+        return bool(await redis.hexists(key("ledger", answer.headers["x-slo-replica"]), answer.headers["x-request-id"]))
+    finally:
+        await redis.aclose()
+
+
+async def running(client: aiohttp.ClientSession, url: str) -> float:
+    async with client.get(f"{url}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
+
+
+async def _is_idle(client: aiohttp.ClientSession, url: str) -> bool:
+    return await running(client, url) == 0
+
+
+@pytest.mark.parametrize("script", [garbage, half_an_event])
+async def test_a_replica_that_talks_nonsense(client: aiohttp.ClientSession, cluster: Cluster, script: Any) -> None:
+    """Garbage instead of an answer is replaced unseen; half an event after a whole one is an error in the stream."""
+    async with load(client, cluster) as offered:
+        async with scripted_replica(cluster.redis.url, script.__name__, script) as liar:
+            await until_all_know(client, cluster, liar.name)
+            await eventually(lambda: len(liar.calls) >= 3)
+        await asyncio.sleep(0.5)
+    assert offered.ended() <= {"done", "replica_lost"}
+    assert script is half_an_event or offered.ended() == {"done"}
+    assert {a.replica for a in offered.asked if a.ends == ["replica_lost"]} <= {liar.name}
+    offered.guarantees_kept_on(*cluster.engines)
+
+
+async def test_a_replica_that_stalls_is_left_alone_until_it_moves_again(
+    client: aiohttp.ClientSession, cluster: Cluster
+) -> None:
+    stuck = cluster.engines["stuck"].popen
+    async with load(client, cluster) as offered:
+        stuck.send_signal(signal.SIGSTOP)
+        for gateway in cluster.gateways:
+            await eventually(partial(_lacks, client, gateway.url, "stuck"))
+        stuck.send_signal(signal.SIGCONT)
+        await until_all_know(client, cluster, "stuck")
+    assert offered.ended() <= {"done", "replica_lost"}
+    assert {a.replica for a in offered.asked if a.ends == ["replica_lost"]} <= {"stuck"}
+    offered.guarantees_kept_on("safe", "doomed")
+
+
+async def _lacks(client: aiohttp.ClientSession, url: str, name: str) -> bool:
+    return name not in (await ready(client, url))["replicas"]
+
+
+async def test_a_replica_is_killed(client: aiohttp.ClientSession, cluster: Cluster) -> None:
+    async with load(client, cluster) as offered:
+        await eventually(lambda: any(a.replica == "doomed" and not a.ends for a in offered.asked))
+        cluster.engines["doomed"].kill()
+        await asyncio.sleep(1.0)
+    assert offered.ended() <= {"done", "replica_lost"}
+    assert {a.replica for a in offered.asked if a.ends == ["replica_lost"]} <= {"doomed"}
+    offered.guarantees_kept_on("safe", "stuck")
+
+
+async def test_valkey_is_killed_and_comes_back_empty(client: aiohttp.ClientSession, cluster: Cluster) -> None:
+    """Streams under way go on and keep their SLO; what comes meanwhile is told to come back; then all is as before."""
+    first = cluster.gateways[0].url
+    async with load(client, cluster) as offered, begun(client, first, tokens=500) as long:
+        cluster.redis.process.kill()
+        cluster.redis.process.wait()
+        await eventually(lambda: any(a.ends == ["state_unavailable"] for a in offered.asked))
+        cluster.redis = valkey.start(cluster.redis.port)
+        await eventually(partial(_guarantees_again, offered, len(offered.asked)))
+        assert (await ready(client, first))["state_available"]
+        # What the gateway still answers for is in the new ledger too.
+        await eventually(partial(_is_in_ledger, cluster.redis.url, long))
+        assert (await long.text()).endswith("data: [DONE]\n\n")
+    assert offered.ended() <= {"done", "state_unavailable", "no_replica"}
+    assert "done" in offered.ended()
+    offered.guarantees_kept_on("safe", "stuck")
+
+
+def _guarantees_again(offered: Load, since: int) -> bool:
+    return {a.gateway for a in offered.asked[since:] if a.guaranteed} == {g.url for g in offered.gateways}
+
+
+async def test_a_gateway_is_killed(client: aiohttp.ClientSession, cluster: Cluster) -> None:
+    """Its clients see their connections break; the other gateway frees what it had promised and goes on."""
+    survivor, victim = cluster.gateways
+    async with load(client, cluster) as offered:
+        await eventually(lambda: any(a.gateway == victim.url and a.token_s and not a.ends for a in offered.asked))
+        victim.kill()
+        offered.gateways = [survivor]
+        await asyncio.sleep(1.0)
+    assert offered.ended() == {"done", "broken"}
+    assert {a.gateway for a in offered.asked if a.ends == ["broken"]} == {victim.url}
+    offered.guarantees_kept_on("safe", "stuck", gateway=survivor)

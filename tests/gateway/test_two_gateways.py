@@ -1,36 +1,77 @@
-"""Two gateways on one Redis, offered more than the replicas can hold, promise no more than they can hold."""
+"""Two gateways on one Redis, offered more than the replicas can hold, promise no more than they can hold.
+
+SLOSGATE_OVERLOAD_SECONDS=600 keeps the overload up for ten minutes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import os
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
+import msgspec
+import pytest
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 
 from engines import profiles
-from gateway.ledger import Ledger, LedgerEntry
+from engines.channel import key
+from engines.messages import Telemetry
+from engines.sim.realtime import faster
+from gateway.ledger import Change, Ledger, LedgerEntry
+from gateway.mirror import Mirror
 from planner.controller import Arrival, ReplicaState, place
 from planner.jobs import JobTable
+from planner.profile import HardwareProfile
 from tests.gateway.conftest import eventually, until_known
 from tests.gateway.scripted import MODEL, ScriptedReplica, holds, scripted_replica, stalls
-from tests.processes import running_gateway, running_valkey
+from tests.processes import Process, running_engine, running_gateway, running_valkey
 
 NAMES = ("r0", "r1", "r2")
 PROMPT_TOKENS = 1000
 TTFT_MS = 1500
 OFFERED = 100
 
+SLOW = "slow-model"
+SLOW_NAMES = ("s0", "s1", "s2")
+SPEED = 0.5  # of an H200, so that a test machine can offer 1.5 times what three of them hold
+SLOW_PROMPT, SLOW_OUTPUT = 1500, 40
+OVERLOAD = 1.5
+SECONDS = float(os.environ.get("SLOSGATE_OVERLOAD_SECONDS", "4"))
+REFUSING = "[classes.strict]\nttft_ms = 1500\ntpot_ms = 100\nwhen_full = 'reject'\n"
+LAGS_S = (0.0, 0.03, 0.06, 0.1, 0.2, 0.4, 0.8)  # how old a report may be that a gateway decides on
+DECIDED_S = 0.005  # an entry's time is taken when it is written, a moment after the decision
 
-async def test_what_two_gateways_promise_together_can_be_kept(client: aiohttp.ClientSession) -> None:
-    async with AsyncExitStack() as stack:
+
+@dataclass
+class Cluster:
+    url: str
+    gateways: list[Process]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two gateways, and three simulated replicas of a model of their own."""
+    with ExitStack() as stack:
         url = stack.enter_context(running_valkey()).url
-        gateways = [stack.enter_context(running_gateway(url, wait=False)) for _ in range(2)]
+        gateways = [stack.enter_context(running_gateway(url, REFUSING, wait=False)) for _ in range(2)]
+        options = ("--model", SLOW, "--speed", str(SPEED))
+        engines = [stack.enter_context(running_engine(url, name, *options, wait=False)) for name in SLOW_NAMES]
+        for process in (*gateways, *engines):
+            process.wait_until_up()
+        yield Cluster(url, gateways)
+
+
+async def test_what_two_gateways_promise_together_can_be_kept(client: aiohttp.ClientSession, cluster: Cluster) -> None:
+    async with AsyncExitStack() as stack:
+        url, gateways = cluster.url, cluster.gateways
         replicas = [await stack.enter_async_context(_holding(url, name)) for name in NAMES]
         for gateway in gateways:
-            await asyncio.to_thread(gateway.wait_until_up)
             for replica in replicas:
                 await until_known(client, gateway.url, replica.name)
         asked = [asyncio.create_task(_ask(client, gateways[n % 2].url, n)) for n in range(OFFERED)]
@@ -84,3 +125,111 @@ def _replay(entries: list[LedgerEntry]) -> None:
             entry.request_id, deadline_s=entry.deadline_s, tpot_s=entry.tpot_s, prompt_left=entry.prompt_tokens,
             output=entry.output_tokens, guaranteed=True, next_tpot_s=math.inf,
         )  # fmt: skip
+
+
+async def test_a_lasting_overload_is_never_promised(client: aiohttp.ClientSession, cluster: Cluster) -> None:
+    """Every promise, in the order in which Redis took them, put through the planner on what was known at the time."""
+    for gateway in cluster.gateways:
+        for name in SLOW_NAMES:
+            await until_known(client, gateway.url, name)
+    rate_rps = OVERLOAD * len(SLOW_NAMES) / _slow_profile().zero_load_ttft_s(SLOW_PROMPT)
+    async with _auditing(cluster.url) as audit:
+        asked = []
+        for _ in range(int(rate_rps * SECONDS / 2)):
+            # Both at the same moment, so that each decides before it hears of the other.
+            asked += [asyncio.create_task(_status(client, gateway.url)) for gateway in cluster.gateways]
+            await asyncio.sleep(2 / rate_rps)
+        statuses = Counter(await asyncio.gather(*asked))
+        await eventually(lambda: audit.open == 0)
+    assert set(statuses) == {200, 429}
+    assert audit.promises == statuses[200]
+    assert audit.unfounded == []
+    assert len(audit.gateways) == 2
+    await eventually(lambda: _is_promised(client, cluster))  # and none that came late blocks those that come after
+
+
+async def _status(client: aiohttp.ClientSession, url: str) -> int:
+    body = {"model": SLOW, "prompt": [1] * SLOW_PROMPT, "max_tokens": SLOW_OUTPUT, "ignore_eos": True}
+    async with client.post(f"{url}/v1/completions", json=body, headers={"x-slo-class": "strict"}) as answer:
+        await answer.read()
+        return answer.status
+
+
+async def _is_promised(client: aiohttp.ClientSession, cluster: Cluster) -> bool:
+    return await _status(client, cluster.gateways[0].url) == 200
+
+
+def _slow_profile() -> HardwareProfile:
+    return faster(profiles.load("h200-opt-13b"), SPEED)
+
+
+class Audit:
+    """Follows ledgers and reports in Redis's order, and asks of each promise whether the planner had room for it.
+
+    A gateway decides on the newest report it has taken, which may be some time old. So there is a mirror of each
+    replica for each age; a promise is unfounded when it has room in none.
+    """
+
+    def __init__(self) -> None:
+        self._mirrors = {name: [(lag, Mirror(_slow_profile())) for lag in LAGS_S] for name in SLOW_NAMES}
+        self._reports: dict[tuple[str, float], deque[Telemetry]] = {}
+        self.promises = 0
+        self.unfounded: list[LedgerEntry] = []
+        self.gateways: set[str] = set()
+
+    @property
+    def open(self) -> int:
+        return sum(len(mirrors[0][1].entries) for mirrors in self._mirrors.values())
+
+    def report(self, report: Telemetry) -> None:
+        for lag, _ in self._mirrors.get(report.replica, ()):
+            self._reports.setdefault((report.replica, lag), deque()).append(report)
+
+    def change(self, change: Change) -> None:
+        for entry in change.entries:
+            if change.replica in self._mirrors:
+                self.gateways.add(entry.gateway)
+                self._entered(change.replica, entry)
+        for _, mirror in self._mirrors.get(change.replica, ()):
+            for request_id in change.removed:
+                mirror.drop(request_id, mirror.heard_s)
+
+    def _entered(self, replica: str, entry: LedgerEntry) -> None:
+        now_s = entry.dispatched_s
+        founded = False
+        for lag, mirror in self._mirrors[replica]:
+            waiting = self._reports.get((replica, lag), deque())
+            while waiting and waiting[0].sent_at_s <= now_s - lag:
+                report = waiting.popleft()
+                mirror.take(report, report.sent_at_s)
+            founded = founded or _has_room(mirror, entry, now_s - DECIDED_S)
+            mirror.add(entry)
+        self.promises += entry.guaranteed
+        if entry.guaranteed and not founded:
+            self.unfounded.append(entry)
+
+
+def _has_room(mirror: Mirror, entry: LedgerEntry, now_s: float) -> bool:
+    state = ReplicaState("audit", mirror.profile, mirror.jobs, mirror.free_blocks, mirror.busy_for_s(now_s))
+    ttft_s = entry.deadline_s - now_s
+    arrival = Arrival(entry.request_id, ttft_s, entry.tpot_s, entry.prompt_tokens, entry.output_tokens)
+    return place(arrival, [state], now_s).guaranteed
+
+
+@asynccontextmanager
+async def _auditing(url: str) -> AsyncIterator[Audit]:
+    """An audit of all that happens during the block, read on one connection so that the order is Redis's own."""
+    audit, redis = Audit(), Redis.from_url(url)
+    async with redis, redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.psubscribe(key("telemetry", "*"), key("changes", "*"))
+        reading = asyncio.create_task(_read(pubsub, audit))
+        yield audit
+        reading.cancel()
+
+
+async def _read(pubsub: PubSub, audit: Audit) -> None:
+    async for message in pubsub.listen():
+        if message["channel"].startswith(key("telemetry", "").encode()):
+            audit.report(msgspec.msgpack.decode(message["data"], type=Telemetry))
+        else:
+            audit.change(msgspec.msgpack.decode(message["data"], type=Change))

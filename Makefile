@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: install test lint format demo clean test-vllm
+.PHONY: install test lint format demo clean test-vllm soak
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,10 @@ format: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python -m bench.demo --out out/demo
+
+# Ten minutes at 80 % load with clients that hang up at random: what stays behind fails it.
+soak: $(STAMP)
+	$(BIN)/python -m bench.gateway_bench.soak --minutes 10 --json out/soak.json
 
 clean:
 	rm -rf $(VENV) out

@@ -6,26 +6,20 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import InputError, RunError
+from bench.errors import InputError
 from bench.gateway_bench.backend import MODEL
 from bench.gateway_bench.client import Client, Load, request
+from bench.gateway_bench.processes import cpu_s, file, free_port, started, wait_until_up
 from bench.results import Row
 from gateway import valkey
 
 PROXIES = ("litellm",)
 SLO = {"x-slo-ttft-ms": "5000", "x-slo-tpot-ms": "500"}
-START_S = 180.0
 QUANTILES = (0.5, 0.95, 0.99)
 
 
@@ -128,10 +122,10 @@ def _compared(row: Row, direct: Row) -> Row:
 
 
 def _backend(settings: Settings, ending: contextlib.ExitStack) -> Server:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "bench.gateway_bench.backend"]
-    process = _started([*command, "--port", str(port), "--token-s", str(settings.token_s)], ending)
-    _wait_until_up(f"http://127.0.0.1:{port}/v1/models", process)
+    process = started([*command, "--port", str(port), "--token-s", str(settings.token_s)], ending)
+    wait_until_up(f"http://127.0.0.1:{port}/v1/models", process)
     return Server("direct", port, process.pid, {})
 
 
@@ -140,11 +134,11 @@ def _slosgate(backend: Server, ending: contextlib.ExitStack) -> Server:
     redis = valkey.start()
     ending.callback(redis.stop)
     config = f'[[replicas]]\nurl = "http://127.0.0.1:{backend.port}"\nmodel = "{MODEL}"\nprofile = "h200-opt-13b"\n'
-    port = _free_port()
+    port = free_port()
     program = [sys.executable, "-c", "from gateway.cli import main; main()", "serve"]
-    options = ["--config", _file(config, "toml", ending), "--redis", redis.url, "--port", str(port)]
-    process = _started([*program, *options], ending)
-    _wait_until_up(f"http://127.0.0.1:{port}/ready", process)
+    options = ["--config", file(config, "toml", ending), "--redis", redis.url, "--port", str(port)]
+    process = started([*program, *options], ending)
+    wait_until_up(f"http://127.0.0.1:{port}/ready", process)
     return Server("slosgate", port, process.pid, SLO)
 
 
@@ -159,48 +153,8 @@ def _litellm(backend: Server, ending: contextlib.ExitStack) -> Server:
         # Neither proxy checks keys here.
         "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n"
     )
-    port = _free_port()
-    options = ["--config", _file(config, "yaml", ending), "--host", "127.0.0.1", "--port", str(port)]
-    process = _started([program, *options, "--num_workers", "1", "--telemetry", "False"], ending)
-    _wait_until_up(f"http://127.0.0.1:{port}/health/liveliness", process)
+    port = free_port()
+    options = ["--config", file(config, "yaml", ending), "--host", "127.0.0.1", "--port", str(port)]
+    process = started([program, *options, "--num_workers", "1", "--telemetry", "False"], ending)
+    wait_until_up(f"http://127.0.0.1:{port}/health/liveliness", process)
     return Server("litellm", port, process.pid, {})
-
-
-def _file(text: str, suffix: str, ending: contextlib.ExitStack) -> str:
-    path = Path(ending.enter_context(tempfile.TemporaryDirectory())) / f"config.{suffix}"
-    path.write_text(text)
-    return str(path)
-
-
-def _started(command: list[str], ending: contextlib.ExitStack) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    ending.callback(process.wait)
-    ending.callback(process.terminate)
-    return process
-
-
-def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
-    end_s = time.monotonic() + START_S
-    while time.monotonic() < end_s and process.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=2):
-            return
-        time.sleep(0.1)
-    ended = f": it ended with code {process.returncode}" if process.poll() is not None else f" within {START_S:g} s"
-    raise RunError(f"{url} did not come up{ended}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time that a process and its children have used, from /proc; 0 where there is none."""
-    total = 0.0
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        total = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            total += sum(cpu_s(int(child)) for child in children.read_text().split())
-    return total

@@ -14,6 +14,7 @@ from gateway.errors import InvalidRequest, ModelNotFound, NotAdmitted, Unavailab
 from gateway.exchange import Exchange, Placement
 from gateway.fleet import Fleet, Replica
 from gateway.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
+from gateway.metrics import Metrics
 from gateway.mirror import Mirror
 from planner.controller import Arrival, Decision, ReplicaState, place
 
@@ -28,11 +29,13 @@ class _Choice:
 
 class Admission:
     def __init__(
-        self, fleet: Fleet, ledger: Ledger, config: AdmissionConfig, *, clock: Callable[[], float] = time.time
-    ) -> None:
+        self, fleet: Fleet, ledger: Ledger, config: AdmissionConfig, metrics: Metrics, *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
         self._fleet = fleet
         self._ledger = ledger
         self._config = config
+        self._metrics = metrics
         self._clock = clock
 
     def candidates(self, model: str, tried: frozenset[str] = frozenset()) -> list[Replica]:
@@ -108,7 +111,8 @@ class Admission:
             return _Choice(least, Decision(0, False, math.inf, "the replica's hardware profile is unknown", None))
         now_s = self._clock()
         states = [state_of(replica, mirror, now_s) for replica, mirror in planned]
-        decision = place(_arrival(exchange, now_s), states, now_s, hop_limit=self._config.hop_limit)
+        with self._metrics.planner_call("place"):
+            decision = place(_arrival(exchange, now_s), states, now_s, hop_limit=self._config.hop_limit)
         return _Choice(planned[decision.replica][0], _without_empty_promise(exchange, decision))
 
     async def _commit(self, exchange: Exchange, choice: _Choice) -> None:

@@ -88,11 +88,16 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is too large; accepted: at most {limit} bytes")
 
 
-def routes(gateway: Gateway) -> list[BaseRoute]:
-    async def models(request: Request) -> Response:
+class Pages:
+    """What operators and clients look up: models, health, metrics, decision records."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def models(self, request: Request) -> Response:
         """The models of all living replicas, merged."""
         listed: dict[str, object] = {}
-        for replica in gateway.fleet.living():
+        for replica in self._gateway.fleet.living():
             window = {"max_model_len": replica.mirror.profile.max_model_tokens} if replica.mirror else {}
             created = int(replica.started_at_s)
             listed.setdefault(
@@ -101,54 +106,57 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
             )
         return _json({"object": "list", "data": list(listed.values())})
 
-    async def health(request: Request) -> Response:
+    async def health(self, request: Request) -> Response:
         """The process lives."""
         return _json({"status": "ok"})
 
-    async def ready(request: Request) -> Response:
+    async def ready(self, request: Request) -> Response:
         """It can serve: there is a replica, and Redis answers."""
         replicas = {
             replica.name: {"model": replica.model, "url": replica.url, "plans": replica.plans}
-            for replica in gateway.fleet.living()
+            for replica in self._gateway.fleet.living()
         }
-        good = bool(replicas) and gateway.ledger.available
-        body = {"ready": good, "state_available": gateway.ledger.available, "replicas": replicas}
+        available = self._gateway.ledger.available
+        good = bool(replicas) and available
+        body = {"ready": good, "state_available": available, "replicas": replicas}
         return _json(body, status=200 if good else 503)
 
-    async def metrics(request: Request) -> Response:
-        page = gateway.metrics.page(
-            gateway.fleet, gateway.clock(), planned=gateway.planning.planned, planning_s=gateway.planning.planning_s
-        )
+    async def metrics(self, request: Request) -> Response:
+        now_s = self._gateway.clock()
+        page = self._gateway.metrics.page(self._gateway.fleet, now_s, self._gateway.headroom.requests(now_s))
         return Response(page, media_type="text/plain; version=0.0.4")
 
-    async def record(request: Request) -> Response:
+    async def record(self, request: Request) -> Response:
         """What was decided about one request, and what became of it."""
-        _admin_only(gateway, request)
-        found = gateway.records.get(request.path_params["request_id"])
+        _admin_only(self._gateway, request)
+        found = self._gateway.records.get(request.path_params["request_id"])
         if found is None:
             raise HTTPException(404)
         return _json(found)
 
-    async def records(request: Request) -> Response:
+    async def records(self, request: Request) -> Response:
         """The newest records."""
-        _admin_only(gateway, request)
+        _admin_only(self._gateway, request)
         count = request.query_params.get("limit", "100")
         if not count.isdigit():
             raise InvalidRequest(f"limit must be a number of records, not {count!r}", param="limit")
-        return _json({"object": "list", "data": gateway.records.newest(int(count))})
+        return _json({"object": "list", "data": self._gateway.records.newest(int(count))})
 
+
+def routes(gateway: Gateway) -> list[BaseRoute]:
+    pages = Pages(gateway)
     return [
         Route("/v1/completions", Completions(gateway, "completions"), methods=["POST"]),
         Route("/v1/chat/completions", Completions(gateway, "chat"), methods=["POST"]),
-        Route("/v1/models", models),
+        Route("/v1/models", pages.models),
         Route("/v1/{path:path}", Others(gateway), methods=["GET", "POST", "DELETE"]),
         Route("/tokenize", Others(gateway), methods=["POST"]),
         Route("/detokenize", Others(gateway), methods=["POST"]),
-        Route("/health", health),
-        Route("/ready", ready),
-        Route("/metrics", metrics),
-        Route("/admin/requests", records),
-        Route("/admin/requests/{request_id}", record),
+        Route("/health", pages.health),
+        Route("/ready", pages.ready),
+        Route("/metrics", pages.metrics),
+        Route("/admin/requests", pages.records),
+        Route("/admin/requests/{request_id}", pages.record),
     ]
 
 

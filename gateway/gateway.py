@@ -20,6 +20,7 @@ from gateway.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
 from gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
 from gateway.exchange import Exchange
 from gateway.fleet import Fleet, Replica
+from gateway.headroom import Headroom
 from gateway.keys import Holder, Keys
 from gateway.ledger import Ledger
 from gateway.lengths import Lengths
@@ -46,13 +47,16 @@ class Gateway:
         self.upstream = Upstream(connect_timeout_s=config.server.connect_timeout_s)
         self.ledger = Ledger(redis_url, f"gw-{uuid4().hex[:12]}", timeout_s=config.redis.timeout_s)
         self.fleet = Fleet(self.ledger, self.upstream, config.replicas, clock=clock, random=random)
-        self.admission = Admission(self.fleet, self.ledger, config.admission, clock=clock)
-        self.planning = Planning(self.fleet, self.ledger, interval_s=config.admission.plan_interval_s, clock=clock)
+        self.metrics = Metrics()
+        self.headroom = Headroom(self.fleet)
+        self.admission = Admission(self.fleet, self.ledger, config.admission, self.metrics, clock=clock)
+        self.planning = Planning(
+            self.fleet, self.ledger, self.metrics, interval_s=config.admission.plan_interval_s, clock=clock
+        )
         self.overflow = Overflow(config, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
         self.passthrough = Passthrough(self.upstream, self.fleet)
         self.lengths = Lengths()
-        self.metrics = Metrics()
         self.keys = Keys(config.keys)
         self.records = Records(config.admin.records, log_stream(config.server.log_requests))
 
@@ -92,7 +96,8 @@ class Gateway:
             raise
         finally:
             self.lengths.learn(exchange)
-            self.metrics.ended(exchange)
+            self.headroom.note(exchange)
+            self.metrics.ended(exchange, self.clock())
             self.records.keep(exchange, self.clock(), error)
 
     def _exchange(

@@ -1,102 +1,146 @@
-"""Prometheus metrics of one gateway; names follow vLLM's and the OpenTelemetry GenAI conventions."""
+"""Prometheus metrics of one gateway.
+
+What OpenTelemetry's GenAI conventions name has that name and those attributes (`gen_ai.server.time_to_first_token` is
+gen_ai_server_time_to_first_token_seconds); the rest is slosgate's own, with vLLM's label for the model.
+"""
 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gateway.exchange import Exchange
 from gateway.fleet import Fleet
 
+MOST_MODELS = 64  # label values; a client that invents names must not fill the memory of whoever scrapes
+OTHER = "other"
 TTFT_BUCKETS_S = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0,
 )  # fmt: skip
 TPOT_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+DURATION_BUCKETS_S = tuple(0.01 * 2**k for k in range(14))
 ERROR_BUCKETS_S = (-5.0, -1.0, -0.5, -0.2, -0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+PLANNER_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+ADMISSION_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
 
 
 class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        r = self.registry
-        labels = ("model", "slo_class")
-        self._requests = Counter(
-            "slosgate_requests", "Requests by how they ended.", (*labels, "admission", "outcome"), registry=r
+        self._models: set[str] = set()
+        by_class = ("model_name", "slo_class")
+        gen_ai = ("gen_ai_request_model", "gen_ai_operation_name", "slo_class")
+        self._requests = self._counter("requests", "Requests by how they ended.", *by_class, "admission", "outcome")
+        self._offered = self._counter("slo_offered", "Requests with an SLO, refused ones included.", *by_class)
+        self._attained = self._counter("slo_attained", "Answers that kept their SLO.", *by_class)
+        self._refused = self._counter("refused_requests", "Requests refused, by reason.", "code")
+        self._prompt = self._counter("prompt_tokens", "Prompt tokens of answered requests.", "model_name")
+        self._generated = self._counter("generation_tokens", "Output tokens of answered requests.", "model_name")
+        self._ttft = self._histogram(
+            "gen_ai_server_time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS_S, *gen_ai
         )
-        self._attained = Counter("slosgate_slo_attained", "Answers that kept their SLO.", labels, registry=r)
-        self._offered = Counter(
-            "slosgate_slo_offered", "Requests with an SLO, refused ones included.", labels, registry=r
+        self._tpot = self._histogram(
+            "gen_ai_server_time_per_output_token_seconds", "Time per token after the first.", TPOT_BUCKETS_S, *gen_ai
         )
-        self._ttft = Histogram(
-            "slosgate_time_to_first_token_seconds", "Time to first token.", labels, buckets=TTFT_BUCKETS_S, registry=r
+        self._duration = self._histogram(
+            "gen_ai_server_request_duration_seconds", "Arrival to end.", DURATION_BUCKETS_S, *gen_ai, "error_type"
         )
-        self._tpot = Histogram(
-            "slosgate_time_per_output_token_seconds", "Time per token after the first.", labels,
-            buckets=TPOT_BUCKETS_S, registry=r,
-        )  # fmt: skip
-        self._error = Histogram(
-            "slosgate_ttft_prediction_error_seconds", "Actual minus predicted time to first token.", labels,
-            buckets=ERROR_BUCKETS_S, registry=r,
-        )  # fmt: skip
-        self._tokens = Counter("slosgate_tokens", "Tokens of answered requests.", ("model", "kind"), registry=r)
-        self._refused = Counter("slosgate_refused_requests", "Requests refused, by reason.", ("code",), registry=r)
-        self._decision = Histogram(
-            "slosgate_admission_seconds", "From a parsed request to its place, Redis included.",
-            buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0), registry=r,
-        )  # fmt: skip
-        self._replicas = Gauge("slosgate_replicas", "Living replicas.", ("model",), registry=r)
-        self._in_flight = Gauge("slosgate_requests_in_flight", "Requests on a replica.", ("replica",), registry=r)
-        self._breaker = Gauge(
-            "slosgate_replica_breaker_state",
-            "Circuit breaker: 0 closed, 1 half-open, 2 open.",
-            ("replica",),
-            registry=r,
+        self._predicted = self._histogram(
+            "slosgate_predicted_time_to_first_token_seconds", "As predicted at admission.", TTFT_BUCKETS_S, *by_class
         )
-        self._breaks = Gauge("slosgate_replica_breaks", "Times that a replica's breaker has opened.", registry=r)
-        self._state = Gauge("slosgate_state_available", "1 while Redis answers.", registry=r)
-        self._plans = Gauge("slosgate_plans_published", "Plans this gateway has published.", registry=r)
-        self._planning = Gauge("slosgate_planning_seconds", "Time this gateway has spent planning.", registry=r)
+        self._error = self._histogram(
+            "slosgate_ttft_prediction_error_seconds", "Actual less predicted TTFT.", ERROR_BUCKETS_S, *by_class
+        )
+        self._decision = self._histogram(
+            "slosgate_admission_seconds", "From a parsed request to its place, Redis included.", ADMISSION_BUCKETS_S
+        )
+        self._planner = self._histogram(
+            "slosgate_planner_seconds", "Time of a planner call: place, promote or plan.", PLANNER_BUCKETS_S, "call"
+        )
+        self._plans = self._counter("plans_published", "Plans this gateway has published.")
+        self._replicas = self._gauge("replicas", "Living replicas.", "model_name")
+        self._headroom = self._gauge(
+            "headroom_requests", "How many more requests like the recent ones could be guaranteed now.", "model_name"
+        )
+        self._in_flight = self._gauge("requests_in_flight", "Requests on a replica.", "replica")
+        self._breaker = self._gauge(
+            "replica_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", "replica"
+        )
+        self._breaks = self._gauge("replica_breaks", "Times that a replica's breaker has opened.")
+        self._state = self._gauge("state_available", "1 while Redis answers.")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"slosgate_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"slosgate_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
     def refused(self, code: str) -> None:
         self._refused.labels(code).inc()
 
     def refused_slo(self, exchange: Exchange) -> None:
         if exchange.contract.has_slo:
-            self._offered.labels(exchange.completion.model, exchange.contract.slo_class).inc()
+            self._offered.labels(*self._class(exchange)).inc()
 
     def decided(self, seconds: float) -> None:
         self._decision.observe(seconds)
 
-    def ended(self, exchange: Exchange) -> None:
-        labels = (exchange.completion.model, exchange.contract.slo_class)
-        admission = "overflow" if exchange.overflow else exchange.admission
-        self._requests.labels(*labels, admission, exchange.outcome or "failed").inc()
+    def planner_call(self, call: str) -> AbstractContextManager[object]:
+        """Times one call of the planner: `place`, `promote` or `plan`."""
+        return self._planner.labels(call).time()
+
+    def published(self) -> None:
+        self._plans.inc()
+
+    def ended(self, exchange: Exchange, now_s: float) -> None:
+        """Count an exchange that was admitted and has ended, well or not."""
+        labels = self._class(exchange)
+        outcome = exchange.outcome or "failed"
+        self._requests.labels(*labels, "overflow" if exchange.overflow else exchange.admission, outcome).inc()
         if exchange.contract.has_slo:
             self._offered.labels(*labels).inc()
             self._attained.labels(*labels).inc(exchange.attained)
-        self._tokens.labels(labels[0], "output").inc(exchange.tokens)
-        self._tokens.labels(labels[0], "prompt").inc(exchange.prompt_tokens)
+        self._generated.labels(labels[0]).inc(exchange.tokens)
+        self._prompt.labels(labels[0]).inc(exchange.prompt_tokens)
+        gen_ai = (labels[0], "chat" if exchange.completion.kind == "chat" else "text_completion", labels[1])
+        error = "" if outcome == "completed" else outcome
+        self._duration.labels(*gen_ai, error).observe(now_s - exchange.arrival_s)
         if not math.isfinite(exchange.first_token_s):
             return
         ttft_s = exchange.first_token_s - exchange.arrival_s
-        self._ttft.labels(*labels).observe(ttft_s)
+        self._ttft.labels(*gen_ai).observe(ttft_s)
         if math.isfinite(exchange.predicted_ttft_s):
+            self._predicted.labels(*labels).observe(exchange.predicted_ttft_s)
             self._error.labels(*labels).observe(ttft_s - exchange.predicted_ttft_s)
         if exchange.tokens > 1:
-            self._tpot.labels(*labels).observe((exchange.last_token_s - exchange.first_token_s) / (exchange.tokens - 1))
+            tpot_s = (exchange.last_token_s - exchange.first_token_s) / (exchange.tokens - 1)
+            self._tpot.labels(*gen_ai).observe(tpot_s)
 
-    def page(self, fleet: Fleet, now_s: float, *, planned: int, planning_s: float) -> bytes:
+    def _class(self, exchange: Exchange) -> tuple[str, str]:
+        return self._model(exchange.completion.model), exchange.contract.slo_class
+
+    def _model(self, name: str) -> str:
+        """The model as a label."""
+        if name not in self._models and len(self._models) >= MOST_MODELS:
+            return OTHER
+        self._models.add(name)
+        return name
+
+    def page(self, fleet: Fleet, now_s: float, headroom: dict[str, int]) -> bytes:
         """The text for /metrics."""
-        self._replicas.clear()
-        self._in_flight.clear()
-        self._breaker.clear()
+        for gauge in (self._replicas, self._in_flight, self._breaker, self._headroom):
+            gauge.clear()
         for replica in fleet.living():
-            self._replicas.labels(replica.model).inc()
+            self._replicas.labels(self._model(replica.model)).inc()
             self._in_flight.labels(replica.name).set(len(replica.mirror.jobs) if replica.mirror else len(replica.own))
             self._breaker.labels(replica.name).set(replica.breaker.state(now_s))
+        for model, requests in headroom.items():
+            self._headroom.labels(self._model(model)).inc(requests)
         self._breaks.set(fleet.breaks)
         self._state.set(fleet.ledger.available)
-        self._plans.set(planned)
-        self._planning.set(planning_s)
         return generate_latest(self.registry)

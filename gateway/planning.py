@@ -19,22 +19,23 @@ from engines.messages import Plan, PlannedIteration
 from gateway.admission import state_of
 from gateway.fleet import Fleet, Replica
 from gateway.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
+from gateway.metrics import Metrics
 from gateway.mirror import Mirror
 from planner.controller import plan_replica, promote
 
 
 class Planning:
     def __init__(
-        self, fleet: Fleet, ledger: Ledger, *, interval_s: float, clock: Callable[[], float] = time.time
-    ) -> None:
+        self, fleet: Fleet, ledger: Ledger, metrics: Metrics, *,
+        interval_s: float, clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
         self._fleet = fleet
         self._ledger = ledger
+        self._metrics = metrics
         self._interval_s = interval_s
         self._clock = clock
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
-        self.planned = 0  # plans published
-        self.planning_s = 0.0  # time spent in the planner
         fleet.on_news(self._note)
 
     def _note(self, replica: Replica) -> None:
@@ -62,17 +63,18 @@ class Planning:
             await self._promote(replica, mirror)
             plan = self._next_plan(replica, mirror)
             mirror.epoch = plan.epoch
-            self.planned += await self._ledger.publish_plan(plan)
+            if await self._ledger.publish_plan(plan):
+                self._metrics.published()
         except (StoreDown, Conflict):
             # A conflict means that someone else has just admitted here: its change arrives and wakes us again.
             return
 
     async def _promote(self, replica: Replica, mirror: Mirror) -> None:
         """Guarantee best-effort requests that have room now, by compare-and-set like any admission."""
-        began_s = time.perf_counter()
         now_s = self._clock()
-        found = [mirror.entries.get(request_id) for request_id in promote(state_of(replica, mirror, now_s), now_s)]
-        self.planning_s += time.perf_counter() - began_s
+        with self._metrics.planner_call("promote"):
+            promoted = promote(state_of(replica, mirror, now_s), now_s)
+        found = [mirror.entries.get(request_id) for request_id in promoted]
         entries = tuple(msgspec.structs.replace(e, guaranteed=True) for e in found if e is not None and _has_slo(e))
         if not entries:
             return
@@ -87,9 +89,8 @@ class Planning:
 
     def _next_plan(self, replica: Replica, mirror: Mirror) -> Plan:
         now_s = self._clock()
-        began_s = time.perf_counter()
-        planned = plan_replica(state_of(replica, mirror, now_s), now_s)
-        self.planning_s += time.perf_counter() - began_s
+        with self._metrics.planner_call("plan"):
+            planned = plan_replica(state_of(replica, mirror, now_s), now_s)
         return Plan(
             replica=replica.name,
             epoch=mirror.epoch + 1,

@@ -1,0 +1,69 @@
+"""Headroom: how many more requests like the recent ones could be guaranteed right now. An autoscaler's signal.
+
+Utilization says how busy replicas are; this says what they could still promise, in the planner's own terms: so many
+copies of the typical request are put to the admission program at once, and what it takes is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gateway.admission import state_of
+from gateway.exchange import Exchange
+from gateway.fleet import Fleet
+from planner.controller import Arrival, admitted, possible, with_arrival
+
+COPIES = 32  # counted up to, per replica
+LEARNING_RATE = 0.02
+LONGEST_S = 3600.0  # stands for an SLO that is absent
+
+
+@dataclass(slots=True)
+class _Typical:
+    """Exponentially weighted means of what requests under an SLO ask for."""
+
+    ttft_s: float
+    tpot_s: float
+    prompt_tokens: float
+    output_tokens: float
+
+    def learn(self, other: _Typical) -> None:
+        for name in self.__slots__:
+            mean = getattr(self, name)
+            setattr(self, name, mean + LEARNING_RATE * (getattr(other, name) - mean))
+
+    def arrival(self) -> Arrival:
+        return Arrival("typical", self.ttft_s, self.tpot_s, round(self.prompt_tokens), round(self.output_tokens))
+
+
+class Headroom:
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._typical: dict[str, _Typical] = {}
+
+    def note(self, exchange: Exchange) -> None:
+        """Learn from a request what the next ones will be like."""
+        if not (math.isfinite(exchange.ttft_s) and exchange.attempts):
+            return
+        tpot_s = min(exchange.contract.tpot_s, LONGEST_S)
+        seen = _Typical(exchange.ttft_s, tpot_s, exchange.prompt_tokens, exchange.output_tokens)
+        self._typical.setdefault(exchange.completion.model, seen).learn(seen)
+
+    def requests(self, now_s: float) -> dict[str, int]:
+        """Per model, over all its living replicas; models that nobody has asked for under an SLO are left out."""
+        found: dict[str, int] = {}
+        for replica in self._fleet.living():
+            typical = self._typical.get(replica.model)
+            if typical is None or replica.mirror is None:
+                continue
+            state, arrival, room = state_of(replica, replica.mirror, now_s), typical.arrival(), 0
+            if possible(arrival, state.profile):
+                rows = with_arrival(arrival, state, now_s)
+                rows = np.concatenate([rows, np.repeat(rows[-1:], COPIES - 1)])
+                candidate = np.arange(len(rows)) >= len(rows) - COPIES
+                room = int(admitted(rows, candidate, state, now_s).accepted.sum())
+            found[replica.model] = found.get(replica.model, 0) + room
+        return found

@@ -213,6 +213,7 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float) -> ReplicaState:
         jobs=mirror.jobs,
         free_blocks=mirror.free_blocks,
         busy_for_s=mirror.busy_for_s(now_s),
+        firm_tokens=mirror.firm_tokens,
     )
 
 
@@ -224,6 +225,7 @@ def _arrival(exchange: Exchange, now_s: float) -> Arrival:
         prompt_tokens=exchange.prompt_tokens,
         output_tokens=exchange.output_tokens,
         weight=exchange.contract.weight,
+        at_once=exchange.contract.when_full != "best-effort",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.completion import Completion
 from gateway.contract import Contract
@@ -100,6 +100,10 @@ class Exchange:
     def planned_deadline_s(self) -> float:
         """What is planned for: the deadline, less what a plan can't see."""
         return self.arrival_s + max(self.ttft_s - self.headroom_s, self.ttft_s * (1 - HEADROOM_SHARE))
+
+    def promote(self) -> None:
+        """It has been promised its SLO after all; a client that has its first token already was told otherwise."""
+        self.attempts[-1] = replace(self.placement, guaranteed=True)
 
     def cut(self, reason: str) -> None:
         """End the answer from outside: the client hung up ("hung-up"), the replica is "lost", or "timeout"."""

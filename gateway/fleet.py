@@ -53,6 +53,8 @@ class Answer(Protocol):
 
     def cut(self, reason: str) -> None: ...
 
+    def promote(self) -> None: ...
+
 
 class Replica:
     """One server. `mirror` is None when its hardware profile is unknown: it gets best effort only."""
@@ -93,6 +95,8 @@ class Replica:
         """A best-effort request is guaranteed from now on, if it is still here."""
         if entry.request_id in self.own:
             self.own[entry.request_id] = entry
+        if answer := self.answers.get(entry.request_id):
+            answer.promote()
         if self.mirror and entry.request_id in self.mirror.entries:
             self.mirror.add(entry)
 

@@ -9,6 +9,7 @@ import numpy as np
 from engines.messages import RequestProgress, Telemetry
 from gateway.ledger import Head, LedgerEntry
 from planner.jobs import JobTable
+from planner.lengths import LengthHistogram, firm_tokens
 from planner.profile import HardwareProfile
 
 UNKNOWN_OUTPUT_TOKENS = 128  # what a request that bypassed the gateways is expected to generate yet
@@ -31,6 +32,8 @@ class Mirror:
         self.epoch = 0  # newest plan that this gateway or the replica knows of
         self.free_blocks = profile.kv_blocks
         self.heard_s = -math.inf  # our clock, when the latest telemetry came
+        self.firm_tokens = math.inf  # see planner.controller.ReplicaState
+        self._prompts = LengthHistogram()  # of everyone who was sent here, by whichever gateway
         self._busy_for_s = 0.0
         self._clock_ahead_s = math.inf  # our clock minus the replica's, as far as messages can tell
         self._shown: set[str] = set()  # ids that telemetry has shown
@@ -45,6 +48,9 @@ class Mirror:
         known = self.entries.get(entry.request_id)
         self.entries[entry.request_id] = entry
         self._ended.pop(entry.request_id, None)
+        if known is None:
+            self._prompts = self._prompts.observe(entry.prompt_tokens)
+            self.firm_tokens = firm_tokens(self._prompts)
         if known is None and entry.request_id not in self.jobs:
             self.jobs.add(
                 entry.request_id,

@@ -1,4 +1,11 @@
-"""The planner's front door: what a gateway asks. Where does an arrival go, who can be promoted, what runs next?"""
+"""The planner's front door: what a gateway asks. Where does an arrival go, who can be promoted, what runs next?
+
+A promise is final, so it is given once it costs nobody anything. In a burst most requests are kept by dropping the
+longest prompts (Moore and Hodgson, see `planner.slack`), which may be the first to come: one that is promised on
+arrival takes the place of several short ones. Hence only a prompt of which at most `firm_tokens` are left, the median
+prompt of late, is promised; a longer one competes with its deadline until so little of it is left. Who has to know at
+once, because the alternative is a refusal, is told at once (`Arrival.at_once`).
+"""
 
 from __future__ import annotations
 
@@ -31,6 +38,7 @@ class ReplicaState:
     free_blocks: int
     busy_for_s: float = 0.0  # how much longer the iteration in flight takes
     prefix_tokens: int = 0  # tokens of this arrival's prompt that are cached there
+    firm_tokens: float = math.inf  # prompt tokens left, per unit of weight, up to which a request is promised its SLO
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,7 @@ class Arrival:
     acceptance: float = 0.0
     switch_at: int = 0
     next_tpot_s: float = math.inf
+    at_once: bool = False  # promised now or never
 
     @property
     def has_slo(self) -> bool:
@@ -85,7 +94,8 @@ def place(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, h
     """Route and admit in one call. Raises ValueError without replicas.
 
     Replicas are asked in the order of what the request would cost there; the first that can guarantee it, with all it
-    has guaranteed already, takes it. After `hop_limit` of them it is best effort where it waits least.
+    has guaranteed already, takes it, with a promise if that costs nobody anything. After `hop_limit` of them it is
+    best effort where it waits least.
     """
     if not replicas:
         raise ValueError("no replica to place the request on")
@@ -101,8 +111,10 @@ def place(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, h
         candidate = np.zeros(len(rows), np.bool_)
         candidate[-1] = True
         if admitted(rows, candidate, replicas[i], now_s).accepted[-1]:
-            victims = make_room(rows, replicas[i])
-            return Decision(i, True, min(costs[i], arrival.ttft_s), "fits", None, victims)
+            predicted_s = min(costs[i], arrival.ttft_s)
+            if not arrival.at_once and rows["prompt_left"][-1] > replicas[i].firm_tokens * arrival.weight:
+                return Decision(i, False, predicted_s, "fits, but shorter prompts may come first", None)
+            return Decision(i, True, predicted_s, "fits", None, make_room(rows, replicas[i]))
     retry_s = max(SHORTEST_RETRY_S, costs[fitting[0]] - arrival.ttft_s)
     return Decision(fitting[0], False, costs[fitting[0]], "no replica can guarantee it now", retry_s)
 
@@ -177,17 +189,27 @@ def make_room(rows: Jobs, replica: ReplicaState) -> tuple[str, ...]:
 
 
 def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
-    """Best-effort requests, by deadline, that can be guaranteed from now on without harm to a guarantee."""
+    """Best-effort requests that can be guaranteed from now on without harm to a guarantee.
+
+    Those whose first token came in time hold their memory already; of the others, by deadline, whoever is admitted.
+    """
     rows = state.jobs.rows
-    hopeful = ~rows["guaranteed"] & (rows["prompt_left"] > 0) & (rows["deadline_s"] > now_s)
-    hopeful &= (rows["deadline_s"] < math.inf) & ~rows["held"]
-    candidates = np.flatnonzero(hopeful)
-    if not candidates.size:
-        return ()
+    hopeful = ~rows["guaranteed"] & ~rows["held"] & (rows["deadline_s"] < math.inf)
+    begun = hopeful & (rows["prompt_left"] == 0) & (rows["due_base_s"] <= rows["deadline_s"])
+    waiting = hopeful & (rows["prompt_left"] > 0) & (rows["deadline_s"] > now_s)
+    waiting &= rows["prompt_left"] <= state.firm_tokens * rows["weight"]
+    return tuple(state.jobs.ids[row] for row in np.flatnonzero(begun | _admissible(state, waiting, now_s)))
+
+
+def _admissible(state: ReplicaState, waiting: NDArray[np.bool_], now_s: float) -> NDArray[np.bool_]:
+    """Which of the rows that wait are admitted; those with the first deadlines are examined."""
+    rows = state.jobs.rows
+    candidates = np.flatnonzero(waiting)
     candidate = np.zeros(len(rows), np.bool_)
+    if not candidates.size:
+        return candidate
     candidate[candidates[np.argsort(rows["deadline_s"][candidates], kind="stable")][:PROMOTION_LIMIT]] = True
-    accepted = admitted(rows, candidate, state, now_s).accepted
-    return tuple(state.jobs.ids[row] for row in np.flatnonzero(accepted))
+    return admitted(rows, candidate, state, now_s).accepted
 
 
 def plan_replica(state: ReplicaState, now_s: float, *, horizon_s: float = 0.5, max_iterations: int = 32) -> ReplicaPlan:

@@ -22,14 +22,14 @@ FADE = 0.995
 
 @dataclass(frozen=True, slots=True)
 class LengthHistogram:
-    """Observed output lengths of one class."""
+    """Observed lengths: the outputs of one class, or prompts."""
 
     counts: tuple[float, ...] = (0.0,) * BINS
     total: float = 0.0
     since_halving: int = 0
 
     def observe(self, tokens: int) -> LengthHistogram:
-        """Count a finished output."""
+        """Count one more."""
         at = bin_of(tokens)
         fade = 0.5 if self.since_halving >= HALVE_AFTER else 1.0
         counts = tuple(c * fade + (i == at) for i, c in enumerate(self.counts))
@@ -96,6 +96,12 @@ class ClassStatistics:
         """alpha of the class, 0 (no drafts) while unknown."""
         seen = self.acceptance.get(name)
         return (seen.rate or 0.0) if seen else 0.0
+
+
+def firm_tokens(prompts: LengthHistogram) -> float:
+    """Up to which prompt length a request is promised its SLO on arrival: the median; inf while too few are known."""
+    median = prompts.quantile(0.5)
+    return math.inf if median is None else median
 
 
 def bin_of(tokens: int) -> int:

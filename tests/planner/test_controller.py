@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,28 @@ def test_best_effort_makes_room_for_a_guarantee() -> None:
     state.jobs.add("loose", deadline_s=INF, tpot_s=INF, prompt_left=0, context=1600, generated=5, output=400,
                    guaranteed=False)  # fmt: skip
     assert place(arrival(), [state], 0.0).preempt == ("loose",)
+
+
+def test_a_long_prompt_is_promised_only_when_little_of_it_is_left() -> None:
+    state = replace(replica("a"), firm_tokens=400)
+    assert place(arrival(prompt_tokens=400), [state], 0.0).guaranteed
+    waits = place(arrival(prompt_tokens=1000), [state], 0.0)
+    assert (waits.guaranteed, waits.retry_after_s) == (False, None)
+    assert place(replace(arrival(prompt_tokens=1000), at_once=True), [state], 0.0).guaranteed
+    assert place(replace(arrival(prompt_tokens=1000), weight=2.5), [state], 0.0).guaranteed
+
+    state.jobs.add("new", deadline_s=0.3, tpot_s=0.1, prompt_left=1000, output=100, guaranteed=False)
+    assert promote(state, 0.0) == ()
+    state.jobs["new"]["prompt_left"] = 400
+    assert promote(state, 0.0) == ("new",)
+
+
+def test_whoever_got_the_first_token_in_time_is_promised_the_others() -> None:
+    state = replica("a")
+    for name, due_base_s in (("early", 0.3), ("late", 0.4)):
+        state.jobs.add(name, deadline_s=0.3, due_base_s=due_base_s, tpot_s=0.1, prompt_left=0, context=500, generated=1,
+                       output=100, guaranteed=False)  # fmt: skip
+    assert promote(state, 0.5) == ("early",)
 
 
 def test_promotion_never_costs_a_guarantee_its_slo() -> None:

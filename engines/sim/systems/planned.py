@@ -17,6 +17,7 @@ from engines.sim.policies.slosgate import SlosgatePolicy
 from engines.sim.state import EngineState
 from engines.sim.systems.base import BEST_EFFORT, GUARANTEED, Fleet, Settings, StageJob, equal_replicas
 from planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
+from planner.lengths import LengthHistogram, firm_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class PlannedSystem:
         self._rates = AcceptanceRates()
         self._policies: list[SlosgatePolicy] = []
         self.replicas = equal_replicas(settings, self._policy)
+        self._prompts = LengthHistogram()
         self._turns = cycle(range(len(self.replicas)))
         self._jobs: dict[str, StageJob] = {}
         self._effort: list[set[str]] = [set() for _ in self.replicas]  # best effort on each replica
@@ -48,6 +50,7 @@ class PlannedSystem:
     def arrive(self, fleet: Fleet, job: StageJob, now_s: float) -> None:
         self._jobs[job.id] = job
         arrival = self._arrival(job)
+        self._prompts = self._prompts.observe(job.stage.prompt_tokens)
         number, decision = self._place(job, arrival, now_s)
         guaranteed = decision.guaranteed or not self._front_end.defers
         job.admission = GUARANTEED if guaranteed else BEST_EFFORT
@@ -145,6 +148,7 @@ class PlannedSystem:
             free_blocks=replica.state.pool.free,
             busy_for_s=replica.in_flight.end_s - now_s if replica.in_flight else 0.0,
             prefix_tokens=prefix_tokens,
+            firm_tokens=firm_tokens(self._prompts),
         )
 
     def _policy(self, state: EngineState) -> SlosgatePolicy:

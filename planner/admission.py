@@ -180,7 +180,7 @@ def run_dp(table: Floats, load_left: float, front: int) -> tuple[Bools, float, b
     log = np.empty((n * 2 * front + 1, 2), np.int64)  # (step before, candidate accepted)
     log[0] = -1
     steps, count, exact = 1, 1, True
-    front_, next_ = np.zeros((front, 5)), np.empty((front, 5))
+    front_, next_ = np.zeros((front, 7)), np.empty((front, 7))  # a state, its needs at the near and the far deadline
     for k in range(n):
         near_d, far_d = table[min(k + 1, n - 1), DEADLINE], table[n - 1, DEADLINE]
         most_s = table[k:, BUDGET].max()
@@ -194,14 +194,17 @@ def run_dp(table: Floats, load_left: float, front: int) -> tuple[Bools, float, b
                 steps += 1
             elif taking or table[k, FORCED]:
                 continue
-            bound = state.v + value_bound(table, order, k + 1, most_s - (state.w + state.u * near_d), unit)
-            if bound <= known + MARGIN or dominated(next_, grown, state, near_d, far_d):
+            near_s, far_s = state.w + state.u * near_d, state.w + state.u * far_d
+            bound = state.v + value_bound(table, order, k + 1, most_s - near_s, unit)
+            if bound <= known + MARGIN:
                 continue
-            grown = drop_dominated(next_, grown, state, near_d, far_d)
+            grown, dominated = drop_dominated(next_, grown, state, near_s, far_s)
+            if dominated:
+                continue
             if grown == front:
                 exact = False
                 continue
-            next_[grown] = state
+            next_[grown] = (state.w, state.u, state.m, state.v, state.step, near_s, far_s)
             grown += 1
         front_, next_ = next_, front_
         count = grown
@@ -223,33 +226,19 @@ def traced(log: NDArray[np.int64], step: int, n: int) -> Bools:
 
 
 @compiled
-def no_worse(a: Floats, state: State, near_d: float, far_d: float) -> bool:
-    """Whether kept state `a` is at least as good as `state` in every respect."""
-    if a[3] < state.v or a[1] > state.u or a[2] > state.m:
-        return False
-    return a[0] + a[1] * near_d <= state.w + state.u * near_d and a[0] + a[1] * far_d <= state.w + state.u * far_d  # type: ignore[no-any-return]
+def drop_dominated(states: Floats, count: int, state: State, near_s: float, far_s: float) -> tuple[int, bool]:
+    """Remove the kept states that this one beats: (how many are left, whether one of them is at least as good).
 
-
-@compiled
-def dominated(states: Floats, count: int, state: State, near_d: float, far_d: float) -> bool:
-    """Whether some kept state is at least as good."""
-    for i in range(count):  # noqa: SIM110 - compiled
-        if no_worse(states[i], state, near_d, far_d):
-            return True
-    return False
-
-
-@compiled
-def drop_dominated(states: Floats, count: int, state: State, near_d: float, far_d: float) -> int:
-    """Remove the kept states that this one beats; returns how many are left."""
+    Kept states don't beat each other, so when one is at least as good, none before it was removed.
+    """
     kept = 0
     for i in range(count):
         a = states[i]
-        beaten = a[3] <= state.v and a[1] >= state.u and a[2] >= state.m
-        beaten = beaten and a[0] + a[1] * near_d >= state.w + state.u * near_d
-        if beaten and a[0] + a[1] * far_d >= state.w + state.u * far_d:
+        if a[3] >= state.v and a[1] <= state.u and a[2] <= state.m and a[5] <= near_s and a[6] <= far_s:
+            return count, True
+        if a[3] <= state.v and a[1] >= state.u and a[2] >= state.m and a[5] >= near_s and a[6] >= far_s:
             continue
         if kept != i:
-            states[kept] = states[i]
+            states[kept] = a
         kept += 1
-    return kept
+    return kept, False

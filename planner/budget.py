@@ -213,12 +213,13 @@ def drafts_of(job: Any, tiers: Floats, lengths: Ints, n: int) -> int:
 
 
 @compiled
-def tokens_due(job: Any, t_s: float, now_s: float) -> float:
-    """n_j(t): tokens of a running job that are due by t."""
-    due = token_due_s(job, job.generated)
-    if t_s < due:
-        return 0.0
-    return min(float(still_to_emit(job)), (t_s - max(due, now_s)) / tier_s(job) + 1.0)
+def charge(table: Floats, job: Any, cost_s: float, now_s: float) -> None:
+    """Take n_j(d_k) w_j from every P_k: what the tokens of a running job that are due by then cost."""
+    due_s = token_due_s(job, job.generated) - now_s
+    first_s, per_s, most = max(due_s, 0.0), 1.0 / tier_s(job), float(still_to_emit(job))
+    for k in range(len(table)):
+        if table[k, DEADLINE] >= due_s:
+            table[k, BUDGET] -= min(most, (table[k, DEADLINE] - first_s) * per_s + 1.0) * cost_s
 
 
 @compiled
@@ -255,8 +256,7 @@ def formulate(
         drafts = drafts_of(job, tiers, lengths, n_tiers)
         cost_s = token_cost_s(coef, job.context, drafts, job.acceptance)
         running_load += cost_s / tier_s(job)
-        for k in range(len(row)):
-            table[k, BUDGET] -= tokens_due(job, now_s + table[k, DEADLINE], now_s) * cost_s
+        charge(table, job, cost_s, now_s)
     step_s = iteration_s(coef, 0.0, 0.0, 0.0, float(longest))
     left = 1.0 - step_s / tau_s - running_load if tau_s < np.inf else np.inf
     memory_room(jobs, candidate, row, constant_s, block_tokens, now_s, free_blocks, table)

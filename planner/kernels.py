@@ -70,13 +70,20 @@ def token_budget(coef: Floats, tau_s: float, new: float, context: float, sequenc
 
 @compiled
 def worthwhile_s(coef: Floats) -> float:
-    """The shortest iteration that prefills at nearly the best rate: an iteration can't be interrupted."""
-    best = token_budget(coef, 1.0, 0.0, 0.0, 1.0, 0.0)
-    if best == np.inf:
+    """The shortest iteration that prefills at nearly the best rate: an iteration can't be interrupted.
+
+    In tau seconds, term i lets (tau - s_i - b_i) / (a_i + c_i) prompt tokens through. All do at a share W of the best
+    rate from tau = max_i (s_i + b_i) / (1 - W f_i) on, f_i being the slope a_i + c_i relative to the steepest.
+    """
+    steepest = 0.0
+    for i in range(len(coef)):
+        steepest = max(steepest, coef[i, 0] + coef[i, 1])
+    if steepest == 0.0:
         return np.inf
-    tau_s = 0.005
-    while tau_s < 1.0 and token_budget(coef, tau_s, 0.0, 0.0, 1.0, 0.0) < WORTHWHILE * best * tau_s:
-        tau_s *= 1.05
+    tau_s = 0.0
+    for i in range(len(coef)):
+        a, c, s, _, b = coef[i]
+        tau_s = max(tau_s, (s + b) / (1.0 - WORTHWHILE * (a + c) / steepest))
     return tau_s
 
 
@@ -100,6 +107,15 @@ def tier_s(job: Any) -> float:
     if 0 < job.switch_at < job.generated:
         return job.next_tpot_s  # type: ignore[no-any-return]
     return job.tpot_s  # type: ignore[no-any-return]
+
+
+@compiled
+def memory_share(jobs: Any, block_tokens: int, free_blocks: int) -> float:
+    """Share of the KV memory that jobs hold."""
+    held = 0
+    for row in range(len(jobs)):
+        held += blocks_for(jobs[row].context, block_tokens)
+    return held / max(1, held + free_blocks)
 
 
 @compiled

@@ -16,6 +16,7 @@ from gateway.fleet import Fleet, Replica
 from gateway.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
 from gateway.metrics import Metrics
 from gateway.mirror import Mirror
+from gateway.prefixes import BLOCK_BYTES
 from planner.controller import Arrival, Decision, ReplicaState, place
 
 LATER_S = 1.0  # what a client is told to wait when the plan can't say how long
@@ -110,7 +111,7 @@ class Admission:
             least = min(replicas, key=lambda replica: len(replica.own))
             return _Choice(least, Decision(0, False, math.inf, "the replica's hardware profile is unknown", None))
         now_s = self._clock()
-        states = [state_of(replica, mirror, now_s) for replica, mirror in planned]
+        states = [state_of(replica, mirror, now_s, _likely_prefix(exchange, replica)) for replica, mirror in planned]
         with self._metrics.planner_call("place"):
             decision = place(_arrival(exchange, now_s), states, now_s, hop_limit=self._config.hop_limit)
         return _Choice(planned[decision.replica][0], _without_empty_promise(exchange, decision))
@@ -205,7 +206,7 @@ def reachable(exchange: Exchange, replicas: list[Replica], *, stated: bool) -> N
         )
 
 
-def state_of(replica: Replica, mirror: Mirror, now_s: float) -> ReplicaState:
+def state_of(replica: Replica, mirror: Mirror, now_s: float, likely_prefix_tokens: int = 0) -> ReplicaState:
     replica.observe()
     return ReplicaState(
         name=replica.name,
@@ -214,7 +215,15 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float) -> ReplicaState:
         free_blocks=mirror.free_blocks,
         busy_for_s=mirror.busy_for_s(now_s),
         firm_tokens=mirror.firm_tokens,
+        likely_prefix_tokens=likely_prefix_tokens,
     )
+
+
+def _likely_prefix(exchange: Exchange, replica: Replica) -> int:
+    """Prompt tokens that the replica has seen before, in its whole blocks of text."""
+    size = exchange.completion.prompt_bytes
+    shared = replica.prefixes.shared(exchange.completion.prefix) * BLOCK_BYTES
+    return int(exchange.prompt_tokens * min(1.0, shared / size)) if size else 0
 
 
 def _arrival(exchange: Exchange, now_s: float) -> Arrival:

@@ -25,7 +25,7 @@ from engines import profiles
 from engines.sim import policies
 from engines.sim.command import sim
 from engines.vllm.command import CONTEXT_SETTINGS, vllm
-from gateway import overflow, valkey
+from gateway import overflow, tokenizing, valkey
 from gateway.app import create_app
 from gateway.config import Config, ConfigError, load, problem_at
 from gateway.contract import describe
@@ -85,8 +85,9 @@ def _read(path: Path) -> Config:
         for replica in config.replicas:
             if replica.profile:
                 load_profile(replica.profile)
-        if found := [problem_at(path.read_text(encoding="utf-8"), *problem) for problem in overflow.problems(config)]:
-            raise ConfigError(found)
+        found = [*overflow.problems(config), *tokenizing.problems(config)]
+        if found:
+            raise ConfigError([problem_at(path.read_text(encoding="utf-8"), *problem) for problem in found])
     except ConfigError as exc:
         for problem in exc.problems:
             typer.echo(f"{path}: {problem}", err=True)

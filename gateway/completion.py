@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from engines.messages import SloArgs
 from gateway.errors import InvalidRequest
+from gateway.prefixes import Hashes, leading_blocks
 
 Kind = Literal["completions", "chat"]
 
@@ -29,6 +31,7 @@ class _Body(Struct, frozen=True):
     best_of: int | None = None
     ignore_eos: bool | None = None
     service_tier: str | None = None
+    cache_salt: str | None = None
     vllm_xargs: Raw | UnsetType = UNSET
 
 
@@ -47,6 +50,7 @@ class Completion:
     sequences: int  # outputs generated at once; a guarantee covers one
     service_tier: str | None
     has_xargs: bool
+    prefix: Hashes = ()  # the prompt's leading blocks
 
 
 _DECODER = msgspec.json.Decoder(_Body)
@@ -76,7 +80,16 @@ def parse(body: bytes, kind: Kind) -> Completion:
         sequences=prompts * max(fields.n or 1, fields.best_of or 1),
         service_tier=fields.service_tier,
         has_xargs=fields.vllm_xargs is not UNSET,
+        prefix=leading_blocks((kind, fields.cache_salt), _texts(fields, kind)),
     )
+
+
+def _texts(fields: _Body, kind: Kind) -> Iterator[bytes]:
+    """The prompt as the client wrote it."""
+    if kind == "completions":
+        yield bytes(fields.prompt or b"")
+    else:
+        yield from (bytes(message) for message in fields.messages or ())
 
 
 def _decode(body: bytes) -> _Body:

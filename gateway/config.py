@@ -14,6 +14,8 @@
     [keys.team-a]                 # an API key's contract
     sha256 = "..."                # sha256sum of the key; the key itself is nowhere
     classes = ["interactive"]
+    [models."facebook/opt-13b"]
+    tokenizer = "tokenizer.json"  # counts prompts exactly
     [[replicas]]                  # servers without the plug-in: admission and routing only
     url = "http://10.0.0.7:8000"
     profile = "h200-opt-13b"
@@ -104,6 +106,12 @@ class OverflowConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     token_ids: bool = False  # prompts of token ids may go there: right only where the tokenizer is the same
 
 
+class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of a model beside what its replicas say."""
+
+    tokenizer: str = ""  # path of its tokenizer.json, for exact counts (extra `tokenizers`); else learned from usage
+
+
 class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An OpenAI-compatible server without the plug-in. Without a profile it only gets best effort."""
 
@@ -128,6 +136,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     classes: dict[str, ClassConfig] = msgspec.field(default_factory=dict)
     keys: dict[str, KeyConfig] = {}
     overflow: dict[str, OverflowConfig] = {}
+    models: dict[str, ModelConfig] = {}
     replicas: tuple[ReplicaConfig, ...] = ()
 
     def __post_init__(self) -> None:
@@ -193,7 +202,12 @@ _SINGLE: dict[str, type[Struct]] = {
     "admission": AdmissionConfig,
     "admin": AdminConfig,
 }
-_NAMED: dict[str, type[Struct]] = {"classes": ClassConfig, "keys": KeyConfig, "overflow": OverflowConfig}
+_NAMED: dict[str, type[Struct]] = {
+    "classes": ClassConfig,
+    "keys": KeyConfig,
+    "overflow": OverflowConfig,
+    "models": ModelConfig,
+}
 
 
 class _Builder:
@@ -330,6 +344,7 @@ def _syntax_problem(message: str) -> Problem:
 
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")
+_PART = re.compile(r"""\s*("[^"]*"|'[^']*'|[^.]+)""")
 _KEY = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
 
 
@@ -349,4 +364,4 @@ def _key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
 
 
 def _path(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
+    return tuple(part.strip().strip("\"'") for part in _PART.findall(dotted))

@@ -6,6 +6,7 @@ import asyncio
 import math
 import re
 from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 from gateway.completion import Completion
 from gateway.contract import Contract
@@ -16,6 +17,16 @@ CHECK_EVERY = 20  # and is looked at every so many tokens
 HEADROOM_SHARE = 1 / 3  # of the TTFT SLO, at most
 
 _COUNTS = re.compile(rb'"(prompt_tokens|completion_tokens)"\s*:\s*(\d+)')
+
+
+class Size(NamedTuple):
+    """How long a prompt is, in what could be counted: "exact" tokens, "tokens" without a chat template's, "bytes"."""
+
+    unit: Literal["exact", "tokens", "bytes"]
+    amount: int
+
+
+UNMEASURED = Size("bytes", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,7 @@ class Exchange:
     output_tokens: int  # planning value
     ttft_s: float  # SLO, absolute; inf without one
     headroom_s: float = 0.0  # how much sooner the plan wants the first token
+    size: Size = UNMEASURED  # of the prompt, as measured on arrival
     tokens: int = 0  # output tokens seen
     first_token_s: float = math.nan
     last_token_s: float = math.nan

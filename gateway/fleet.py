@@ -25,6 +25,7 @@ from gateway.breaker import Breaker, State
 from gateway.config import ReplicaConfig
 from gateway.ledger import Change, Head, Ledger, LedgerEntry, StoreDown
 from gateway.mirror import Mirror
+from gateway.prefixes import Hashes, Prefixes
 from gateway.upstream import Target, Upstream, UpstreamError
 from planner.profile import HardwareProfile
 
@@ -73,6 +74,7 @@ class Replica:
         self.alive = True
         self.started_at_s = 0.0
         self.breaker = breaker
+        self.prefixes = Prefixes()
         self.own: dict[str, LedgerEntry] = {}  # what this gateway answers for
         self.answers: dict[str, Answer] = {}
 
@@ -166,9 +168,10 @@ class Fleet:
         now_s = self._clock()
         return [r for r in fit if r.breaker.state(now_s) is not State.OPEN and not r.silent(now_s)] or fit
 
-    def dispatched(self, replica: Replica) -> None:
+    def dispatched(self, replica: Replica, prefix: Hashes = ()) -> None:
         """A request leaves for the replica; `succeeded` or `failed` follows, unless its client hangs up."""
         replica.breaker.dispatched(self._clock())
+        replica.prefixes.note(prefix)
 
     def succeeded(self, replica: Replica) -> None:
         replica.breaker.succeeded()
@@ -228,6 +231,7 @@ class Fleet:
         replica.started_at_s = info.started_at_s
         if known is not None and known.started_at_s == info.started_at_s:
             replica.own, replica.answers, replica.breaker = known.own, known.answers, known.breaker
+            replica.prefixes = known.prefixes
         self.replicas[info.name] = replica
         await self.reload(replica, restore=self.ledger.available)
 

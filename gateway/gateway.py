@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from starlette.types import Receive, Send
 
+from gateway import tokenizing
 from gateway.admission import Admission, reachable
 from gateway.background import kept_up
 from gateway.completion import Kind, parse
@@ -30,6 +31,7 @@ from gateway.passthrough import Passthrough
 from gateway.planning import Planning
 from gateway.records import Records, log_stream
 from gateway.relay import Relay
+from gateway.tokenizing import Tokenizers
 from gateway.upstream import Upstream
 
 IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
@@ -56,7 +58,7 @@ class Gateway:
         self.overflow = Overflow(config, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
         self.passthrough = Passthrough(self.upstream, self.fleet)
-        self.lengths = Lengths()
+        self.lengths = Lengths(Tokenizers(tokenizing.files(config)))
         self.keys = Keys(config.keys)
         self.records = Records(config.admin.records, log_stream(config.server.log_requests))
 
@@ -109,9 +111,10 @@ class Gateway:
         contract = resolve(headers, completion.service_tier, self.config, holder.config if holder else None)
         contract = self.overflow.applied(contract, completion)
         replicas = self._candidates(completion.model, contract)
-        prompt_tokens = self.lengths.prompt_tokens(completion)
+        size = self.lengths.size(completion)
+        prompt_tokens = self.lengths.prompt_tokens(completion, size)
         window = _window(replicas) - prompt_tokens
-        if window < 1 and completion.prompt_tokens is not None:
+        if window < 1 and size.unit == "exact":
             raise InvalidRequest(
                 f"the prompt has {prompt_tokens} tokens; accepted: at most {_window(replicas) - 1}, so that the answer "
                 f"fits into the model's window of {_window(replicas)}",
@@ -127,6 +130,7 @@ class Gateway:
             output_tokens=self.lengths.output_tokens(completion, contract.slo_class, max(1, window)),
             ttft_s=_ttft_s(contract, prompt_tokens, replicas),
             headroom_s=self.config.admission.headroom_ms / 1000,
+            size=size,
             key=holder.name if holder else "",
             # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
             authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),

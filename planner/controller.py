@@ -38,6 +38,7 @@ class ReplicaState:
     free_blocks: int
     busy_for_s: float = 0.0  # how much longer the iteration in flight takes
     prefix_tokens: int = 0  # tokens of this arrival's prompt that are cached there
+    likely_prefix_tokens: int = 0  # that may be: counts where the arrival is routed, not in what it is promised
     firm_tokens: float = math.inf  # prompt tokens left, per unit of weight, up to which a request is promised its SLO
 
 
@@ -128,7 +129,7 @@ def possible(arrival: Arrival, profile: HardwareProfile) -> bool:
 
 def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
     """The cost that orders replicas: prefill work queued there and our own, beside one step of its decodes."""
-    own = max(1, arrival.prompt_tokens - replica.prefix_tokens)
+    own = max(1, arrival.prompt_tokens - max(replica.prefix_tokens, replica.likely_prefix_tokens))
     queued, decodes, context = waiting_load(replica.jobs.rows)
     perf = replica.profile.perf
     step_s = perf.iteration_s(decodes, context + decodes, decodes) if decodes else 0.0

@@ -85,6 +85,7 @@ def test_check_config_explains_a_good_file(tmp_path: Path) -> None:
     [
         ("[server]\nprt = 1", "line 2: server.prt: unknown key"),
         ('[[replicas]]\nurl = "http://h"\nprofile = "zx81"', "zx81"),
+        ('[models."m-1.3b"]\ntokenizer = "nowhere.json"', "line 2: models.m-1.3b.tokenizer: 'nowhere.json' is no"),
     ],
 )
 def test_check_config_ends_with_2_for_a_bad_file(tmp_path: Path, text: str, said: str) -> None:

@@ -1,7 +1,11 @@
-"""slosbench profile fit ITERATIONS.jsonl [--out PROFILE.json] [--json RESULT.json] [--figure FIGURE.png]"""
+"""slosbench profile fit ITERATIONS.jsonl [--out PROFILE.json] [--json RESULT.json] [--figure FIGURE.png]
+slosbench profile run --url http://127.0.0.1:8001 [--redis URL] [--out PROFILE.json] [--iterations FILE.jsonl]
+"""
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +14,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import results
-from bench.errors import InputError
+from bench import profiling, results
+from bench.errors import InputError, RunError
 from bench.predictor import Fitted, draw, fit_file
 from engines import profiles
 from planner.perf_model import PerfModel
+from planner.profile import HardwareProfile
 
 app = typer.Typer(no_args_is_help=True, help="Fit a performance model to measured iterations.")
 
@@ -56,6 +61,47 @@ def fit(
         write_profile(fitted, base, iterations.name, out)
 
 
+@app.command("run")
+def run(
+    url: Annotated[str, typer.Option(help="Base address of a live replica, as it registered in Redis.")],
+    redis: Annotated[
+        str, typer.Option(envvar="SLOSGATE_REDIS", help="Redis or Valkey that the replica reports to.")
+    ] = "redis://127.0.0.1:6379/0",
+    out: Annotated[Path | None, typer.Option(help="Hardware profile to write.")] = None,
+    iterations: Annotated[Path | None, typer.Option(help="File that gets the iterations, for `profile fit`.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long requests are sent.")] = 80.0,
+    terms: Annotated[int, typer.Option(min=1, max=6, help="Terms of the model: T is their maximum.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of prompts, held-out split and starts.")] = 0,
+) -> None:
+    """Measure an otherwise idle replica's profile over HTTP, in two minutes; its iterations come by its telemetry."""
+    measured = asyncio.run(profiling.measure(url, redis, seconds, seed))
+    with tempfile.TemporaryDirectory() as folder:
+        lines = iterations or Path(folder) / "iterations.jsonl"
+        lines.parent.mkdir(parents=True, exist_ok=True)
+        lines.write_bytes(measured.lines())
+        try:
+            fitted = fit_file(lines, terms, seed)
+        except ValueError as error:
+            raise RunError(f"cannot fit what {measured.info.name} reported: {error}") from None
+    console = Console()
+    console.print(terms_table(fitted.model))
+    console.print(errors_table(fitted))
+    console.print(f"request overhead {measured.overhead_s * 1e3:.1f} ms")
+    if json:
+        config = {"url": url, "replica": measured.info.name, "seconds": seconds, "terms": terms}
+        result = results.begin("profile run", config, seed=seed, hardware=measured.info.profile.name)
+        result.rows = [*fitted.rows(), {"phase": "overhead", "request_overhead_s": measured.overhead_s}]
+        results.write(result, json)
+    if out:
+        said = (
+            f"slosbench profile run against {measured.info.name} ({measured.info.engine}): {len(fitted.data.seconds)} "
+            f"iterations; request overhead: TTFT of lone prompts over HTTP less their iterations"
+        )
+        known = msgspec.structs.replace(measured.info.profile, request_overhead_s=measured.overhead_s, source=said)
+        save(with_model(known, fitted), out)
+
+
 def terms_table(model: PerfModel) -> Table:
     """The fitted coefficients, in microseconds a unit."""
     table = Table(title="T = max over terms")
@@ -82,12 +128,22 @@ def write_profile(fitted: Fitted, base: str, source: str, out: Path) -> None:
         known = profiles.load(base)
     except profiles.UnknownProfile as error:
         raise InputError(str(error)) from None
-    # Iterations without drafts say nothing of draft steps: those keep the base's cost.
+    said = f"slosbench profile fit of {source}: {len(fitted.data.seconds)} iterations; all else from {base}"
+    save(with_model(msgspec.structs.replace(known, source=said), fitted), out)
+
+
+def with_model(known: HardwareProfile, fitted: Fitted) -> HardwareProfile:
+    """A profile with the fitted model in place of its own."""
+    # Iterations without drafts say nothing of draft steps: those keep their known cost.
     step_s = max(term.per_draft_step_s for term in known.perf.terms)
     kept = tuple(
         msgspec.structs.replace(term, per_draft_step_s=term.per_draft_step_s or step_s) for term in fitted.model.terms
     )
-    said = f"slosbench profile fit of {source}: {len(fitted.data.seconds)} iterations; all else from {base}"
-    profile = msgspec.structs.replace(known, name=out.stem, perf=PerfModel(kept), source=said)
+    return msgspec.structs.replace(known, perf=PerfModel(kept))
+
+
+def save(profile: HardwareProfile, out: Path) -> None:
+    """Write a profile under the file's name."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
+    named = msgspec.structs.replace(profile, name=out.stem)
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(named), indent=2) + b"\n")

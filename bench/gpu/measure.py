@@ -1,6 +1,6 @@
 """Real vLLM on one GPU: the same loads on stock `vllm serve` and on slosgate in front of it.
 
-    python -m bench.gpu.measure vllm     --load coder=2,2.5,3,4 --load chatbot=6,8 --requests 200 --out out/gpu
+    python -m bench.gpu.measure vllm     --load coder=2,2.5,3,4@560 --load chatbot=6,8 --requests 200 --out out/gpu
     python -m bench.gpu.measure slosgate --load coder=4,5,6,7   --load chatbot=6,8 --requests 200 --out out/gpu
 
 `slosgate` is gateway and plug-in, `plug-in` the engine alone, planning for itself. Every rate offers about the same
@@ -55,14 +55,17 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def measure(
     system: Annotated[str, typer.Argument(help="vllm, plug-in or slosgate.")],
-    load: Annotated[list[str], typer.Option(help="SCENARIO=RATE,RATE,...; in requests per second.")],
-    requests: Annotated[int, typer.Option(help="Requests offered at each rate, about.")] = 300,
+    load: Annotated[
+        list[str] | None, typer.Option(help="SCENARIO=RATE,RATE,...[@REQUESTS]; in requests per second.")
+    ] = None,
+    requests: Annotated[int, typer.Option(help="Requests offered at each rate, about, unless a load says.")] = 300,
     gpu: Annotated[int, typer.Option(help="First GPU to use.")] = 0,
     replicas: Annotated[int, typer.Option(help="Replicas, each on a GPU of its own; without a gateway in turn.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for results and logs.")] = Path("out/gpu"),
     option: Annotated[list[str] | None, typer.Option(help="A further option for `vllm serve`, as NAME=VALUE.")] = None,
     label: Annotated[str, typer.Option(help="The system's name in the result, if not the system's own.")] = "",
+    profile: Annotated[bool, typer.Option(help="Measure the engine's profile first (slosgate only).")] = False,
     minutes: Annotated[float, typer.Option(help="No further rate is started after this long.")] = 9.0,
 ) -> None:
     """Start one system, offer it every load, write what became of the requests."""
@@ -73,7 +76,7 @@ def measure(
     name = label or system
     config = {
         "system": system,
-        "load": load,
+        "load": load or [],
         "requests": requests,
         "replicas": replicas,
         "engine_options": [*ENGINE_OPTIONS, *(option or [])],
@@ -85,11 +88,13 @@ def measure(
         target = Target(tuple(urls), MODEL, slo_headers=system == "slosgate", slo_args=system == "plug-in")
         for url in urls:
             _warm_up(url)
-        for scenario, rate in _loads(load):
-            if time.monotonic() + requests / rate + DRAIN_S > ends_s:
+        if profile:
+            _profile(started, out / f"{name}-profile")
+        for scenario, rate, count in _loads(load or [], requests):
+            if time.monotonic() + count / rate + DRAIN_S > ends_s:
                 console.print(f"no time left for {scenario} at {rate:g}")
                 continue
-            result.rows.append(_row(name, scenario, rate, requests / rate, seed, replicas, target))
+            result.rows.append(_row(name, scenario, rate, count / rate, seed, replicas, target))
             results.write(result, out / f"{name}.json")
             console.print(running.table(result.rows[-1:]))
     console.print(running.table(result.rows))
@@ -103,6 +108,13 @@ def _warm_up(url: str) -> None:
         request = urllib.request.Request(f"{url}/v1/completions", msgspec.json.encode(body), headers)
         with urllib.request.urlopen(request, timeout=60):
             pass
+
+
+def _profile(servers: _Servers, out: Path) -> None:
+    """`slosbench profile run` against the first engine: OUT.json, its iterations beside it."""
+    command = [sys.executable, "-c", "from bench.cli import main; main()", "profile", "run"]
+    command += ["--url", servers.engine_url, "--redis", servers.redis_url, "--out", f"{out}.json"]
+    subprocess.run([*command, "--iterations", f"{out}-iterations.jsonl", "--json", f"{out}-result.json"], check=True)
 
 
 def _row(
@@ -121,14 +133,16 @@ def _row(
     }  # fmt: skip
 
 
-def _loads(loads: Sequence[str]) -> Iterator[tuple[str, float]]:
+def _loads(loads: Sequence[str], requests: int) -> Iterator[tuple[str, float, int]]:
+    """(scenario, requests per second, requests)."""
     for load in loads:
         scenario, _, rates = load.partition("=")
+        rates, _, count = rates.partition("@")
         for rate in rates.split(","):
-            yield scenario, float(rate)
+            yield scenario, float(rate), int(count or requests)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class _Servers:
     """How the servers of one measurement are started."""
 
@@ -138,12 +152,15 @@ class _Servers:
     options: list[str]  # further ones for `vllm serve`
     out: Path
     first_gpu: int
+    redis_url: str = ""
+    engine_url: str = ""  # of the first one
 
     @contextlib.contextmanager
     def serving(self, replicas: int) -> Iterator[list[str]]:
         """The addresses that requests go to, ready for them."""
         port = FIRST_PORT + 10 * self.first_gpu
         ports = range(port + 1, port + 1 + replicas)
+        self.engine_url = f"http://127.0.0.1:{ports[0]}"
         with contextlib.ExitStack() as ending:
             if self.system != "slosgate":
                 self._engines(ports, [], ending)
@@ -151,6 +168,7 @@ class _Servers:
                 return
             redis = valkey.start()
             ending.callback(redis.stop)
+            self.redis_url = redis.url
             config = self.out / "gateway.toml"
             config.write_text("".join(f"[classes.{c}]\n" for c in ("coder", "chatbot", "summarizer")))
             command = [*GATEWAY, "serve", "--config", str(config), "--redis", redis.url, "--port", str(port)]

@@ -106,8 +106,7 @@ class RealTimeEngine:
             self._work.clear()
             iteration = self.replica.start(start_s)
             if iteration is None:
-                await self._work.wait()
-                start_s = self.clock.now_s()
+                start_s = await self._next_start_s()
                 continue
             # Sleep even when late: the server has to breathe.
             await asyncio.sleep(max(0.0, iteration.end_s - self.clock.now_s()))
@@ -117,6 +116,16 @@ class RealTimeEngine:
             if lag_s > MAX_LAG_S:
                 self.late_s += lag_s
                 start_s += lag_s
+
+    async def _next_start_s(self) -> float:
+        """Wait until there is something to do; when to begin with it."""
+        if not self.replica.unseen:
+            await self._work.wait()
+            return self.clock.now_s()
+        # It came after the moment at which the last iteration ended, and before this task took notice of that.
+        start_s = max(self.clock.now_s(), self.replica.ready_s(self.replica.unseen[0][1]))
+        await asyncio.sleep(start_s - self.clock.now_s())
+        return start_s
 
     def _deliver(self, outcome: Outcome) -> None:
         done = set(outcome.done.tolist())

@@ -14,13 +14,9 @@ where tau_w is how long the slack rule lets prefills run without a break (`kerne
 the running job j are due by t, which ends when its output does. An accepted candidate takes its prompt x once and
 decodes from its deadline on, so a set S is feasible when for every k in S
 
-    sum_{j in S, j <= k} (p_j + u_j (d_k - d_j)) <= P_k                 p_j = R (a x_j + c (context_j + x_j))
+    sum_{j in S, j <= k} (p_j + u_j (d_k - d_j)) <= P_k                 p_j = a x_j + c (context_j + x_j)
     sum_{j in S, j <= k} m_j <= M_k                                     memory over time
     U_running + sum_{j in S} u_j <= 1 - b / tau                         the decodes alone can be sustained
-
-R is 1, and `RESERVE` while memory is no concern, but at most what lets a prompt that fits alone fit: a guarantee can't
-be dropped any more when a burst of shorter prompts follows, so those that use a burst's time up are promised nothing
-at first. As best effort they are served in the same order, and are promoted once the queue is short.
 
 M_k is the memory that guaranteed running jobs leave, at the worst time from the latest start of prefill k on: what
 finishes earlier has given its blocks back. m_j is the whole of a candidate's prompt and output.
@@ -41,7 +37,6 @@ from planner.kernels import (
     Ints,
     blocks_for,
     iteration_s,
-    memory_share,
     still_to_emit,
     tier_s,
     token_due_s,
@@ -52,8 +47,6 @@ from planner.speculation import expected_tokens, tier_lengths
 
 MARGIN = 1e-9  # seconds or tokens: rounding, so that every solver draws the line at the same place
 MOST_TIERS = 16
-RESERVE = 1.5  # a prompt counts so many times, while memory is no concern: what is promised can't make way in a burst
-SPACIOUS = 0.5  # below this share of the KV memory; beyond, best effort would be preempted for the next guarantee
 FAR_S = 30.0  # a TPOT SLO without a TTFT SLO is admitted as if its first token were due then
 
 
@@ -266,10 +259,6 @@ def formulate(
         charge(table, job, cost_s, now_s)
     step_s = iteration_s(coef, 0.0, 0.0, 0.0, float(longest))
     left = 1.0 - step_s / tau_s - running_load if tau_s < np.inf else np.inf
-    if memory_share(jobs, block_tokens, free_blocks) < SPACIOUS:
-        for k in range(len(row)):
-            alone_s = table[k, PREFILL]
-            table[k, PREFILL] = max(alone_s, min(RESERVE * alone_s, table[k, BUDGET]))
     memory_room(jobs, candidate, row, constant_s, block_tokens, now_s, free_blocks, table)
     return row, table, left
 

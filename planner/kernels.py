@@ -110,15 +110,6 @@ def tier_s(job: Any) -> float:
 
 
 @compiled
-def memory_share(jobs: Any, block_tokens: int, free_blocks: int) -> float:
-    """Share of the KV memory that jobs hold."""
-    held = 0
-    for row in range(len(jobs)):
-        held += blocks_for(jobs[row].context, block_tokens)
-    return held / max(1, held + free_blocks)
-
-
-@compiled
 def still_to_emit(job: Any) -> int:
     """Output tokens expected from here on; at least one, since a job that outlives its estimate goes on."""
     return max(1, job.output - job.generated)  # type: ignore[no-any-return]

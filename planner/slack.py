@@ -35,7 +35,6 @@ from planner.kernels import (
     insert_sorted,
     iteration_s,
     load_s,
-    memory_share,
     peak_tokens,
     still_to_emit,
     tier_s,
@@ -422,3 +421,12 @@ def carried_tokens(jobs: Jobs, prefill: Ints, coef: Floats, period: float, step:
         if now_s < job.deadline_s < np.inf:
             waiting += job.prompt_left
     return max(0, min(room, waiting))
+
+
+@compiled
+def memory_share(jobs: Jobs, block_tokens: int, free_blocks: int) -> float:
+    """Share of the KV memory that jobs hold."""
+    held = 0
+    for row in range(len(jobs)):
+        held += blocks_for(jobs[row].context, block_tokens)
+    return held / max(1, held + free_blocks)

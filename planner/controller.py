@@ -21,7 +21,7 @@ from planner.compiling import compiled
 from planner.jobs import Jobs, JobTable
 from planner.profile import HardwareProfile
 from planner.rollout import roll_forward
-from planner.slack import coefficients
+from planner.slack import coefficients, next_batch
 
 HOP_LIMIT = 4  # replicas asked for a guarantee before the request becomes best effort
 SHORTEST_RETRY_S = 0.05
@@ -111,6 +111,9 @@ def place(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, h
         rows = with_arrival(arrival, replicas[i], now_s)
         candidate = np.zeros(len(rows), np.bool_)
         candidate[-1] = True
+        own = int(rows["prompt_left"][-1])
+        if unseen_s(replicas[i], now_s) + soonest_s(own, replicas[i].profile) > arrival.ttft_s:
+            continue
         if admitted(rows, candidate, replicas[i], now_s).accepted[-1]:
             predicted_s = min(costs[i], arrival.ttft_s)
             if not arrival.at_once and rows["prompt_left"][-1] > replicas[i].firm_tokens * arrival.weight:
@@ -135,6 +138,23 @@ def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
     step_s = perf.iteration_s(decodes, context + decodes, decodes) if decodes else 0.0
     work_s = replica.profile.request_overhead_s + perf.iteration_s(queued + own, queued + own, 1)
     return replica.busy_for_s + step_s + work_s
+
+
+def unseen_s(replica: ReplicaState, now_s: float) -> float:
+    """How long an arrival waits for the first iteration that can carry it.
+
+    Beside the iteration in flight, the next one was chosen without it too, as asynchronous scheduling does.
+    """
+    if not replica.busy_for_s:
+        return 0.0
+    start_s = now_s + replica.busy_for_s
+    following = next_batch(replica.jobs.rows, replica.profile, start_s, replica.free_blocks)
+    return replica.busy_for_s + following.duration_s
+
+
+def soonest_s(prompt_tokens: int, profile: HardwareProfile) -> float:
+    """The least TTFT from then on."""
+    return profile.request_overhead_s + profile.perf.iteration_s(prompt_tokens, prompt_tokens, 1)
 
 
 @compiled
@@ -199,6 +219,10 @@ def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
     begun = hopeful & (rows["prompt_left"] == 0) & (rows["due_base_s"] <= rows["deadline_s"])
     waiting = hopeful & (rows["prompt_left"] > 0) & (rows["deadline_s"] > now_s)
     waiting &= rows["prompt_left"] <= state.firm_tokens * rows["weight"]
+    if waiting.any():
+        from_s = now_s + unseen_s(state, now_s)
+        for row in np.flatnonzero(waiting & (rows["context"] == 0)):
+            waiting[row] = from_s + soonest_s(int(rows["prompt_left"][row]), state.profile) <= rows["deadline_s"][row]
     return tuple(state.jobs.ids[row] for row in np.flatnonzero(begun | _admissible(state, waiting, now_s)))
 
 

@@ -45,6 +45,7 @@ class PlannedSystem:
         self._turns = cycle(range(len(self.replicas)))
         self._jobs: dict[str, StageJob] = {}
         self._effort: list[set[str]] = [set() for _ in self.replicas]  # best effort on each replica
+        self._promoted: list[set[str]] = [set() for _ in self.replicas]
         self._epochs = [count(1) for _ in self.replicas]
 
     def arrive(self, fleet: Fleet, job: StageJob, now_s: float) -> None:
@@ -63,6 +64,7 @@ class PlannedSystem:
     def served(self, fleet: Fleet, job: StageJob, now_s: float) -> bool:
         del self._jobs[job.id]
         self._effort[job.replica].discard(job.id)
+        self._promoted[job.replica].discard(job.id)
         self._plan(fleet, job.replica, now_s)
         return True
 
@@ -115,6 +117,7 @@ class PlannedSystem:
         for job_id in promoted:
             rows["guaranteed"][state.jobs.row_of(job_id)] = True
             self._effort[number].discard(job_id)
+            self._promoted[number].add(job_id)
             self._jobs[job_id].admission = GUARANTEED
             self._jobs[job_id].promoted_s = now_s
         planned = plan_replica(state, now_s, horizon_s=self._front_end.horizon_s)
@@ -131,7 +134,7 @@ class PlannedSystem:
                 )
                 for step in planned.horizon
             ),
-            guaranteed=promoted,
+            guaranteed=tuple(self._promoted[number]),
             hold=planned.hold,
             preempt=(*planned.preempt, *preempt),
         )

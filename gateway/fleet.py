@@ -26,7 +26,7 @@ from gateway.config import ReplicaConfig
 from gateway.ledger import Change, Head, Ledger, LedgerEntry, StoreDown
 from gateway.mirror import Mirror
 from gateway.prefixes import Hashes, Prefixes
-from gateway.upstream import Target, Upstream, UpstreamError
+from gateway.upstream import Upstream, UpstreamError
 from planner.profile import HardwareProfile
 
 SCAN_S = 0.4
@@ -66,7 +66,6 @@ class Replica:
     ) -> None:  # fmt: skip
         self.name = name
         self.url = url.rstrip("/")
-        self.target = Target.of(self.url)
         self.model = model
         self.mirror = Mirror(profile) if profile else None
         self.supports_plans = supports_plans
@@ -337,13 +336,13 @@ class Fleet:
 
     async def _healthy(self, url: str) -> bool:
         with suppress(UpstreamError):
-            return (await self._upstream.fetch(Target.of(url), "/health", timeout_s=PROBE_TIMEOUT_S))[0] < 500
+            return (await self._upstream.fetch(url.rstrip("/"), "/health", timeout_s=PROBE_TIMEOUT_S))[0] < 500
         return False
 
     async def _model_of(self, url: str) -> str | None:
         """The first model that a server offers."""
         with suppress(UpstreamError, msgspec.MsgspecError, IndexError):
-            _, body = await self._upstream.fetch(Target.of(url), "/v1/models", timeout_s=PROBE_TIMEOUT_S)
+            _, body = await self._upstream.fetch(url.rstrip("/"), "/v1/models", timeout_s=PROBE_TIMEOUT_S)
             return msgspec.json.decode(body, type=_Models).data[0].id
         return None
 

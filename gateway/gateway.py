@@ -163,7 +163,7 @@ class Gateway:
                 with suppress(asyncio.CancelledError):
                     await task
             await self.ledger.close()
-            self.upstream.close()
+            await self.upstream.close()
 
 
 def _window(replicas: list[Replica]) -> int:

@@ -53,7 +53,7 @@ class Passthrough:
         for last, replica in ((r is replicas[-1], r) for r in replicas):
             self._fleet.dispatched(replica)
             try:
-                async with self._upstream.request(method, replica.target, path, body=body, headers=headers) as answer:
+                async with self._upstream.request(method, replica.url, path, body=body, headers=headers) as answer:
                     if answer.status in _NOT_HERE and not last:
                         continue
                     first = await answer.next()

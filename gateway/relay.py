@@ -136,7 +136,7 @@ class Relay:
         try:
             async with self._upstream.request(
                 "POST",
-                replica.target,
+                replica.url,
                 PATHS[exchange.completion.kind],
                 body=self._body(exchange),
                 headers=_upstream_headers(exchange),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ class Sample:
 @dataclass
 class Soak:
     rate_rps: float
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)  # admissions, "hung up", and "failed: WHY"
     samples: list[Sample] = field(default_factory=list)
     left: Sample | None = None
 
@@ -91,8 +92,13 @@ class Soak:
             yield f"{self.left.sockets} sockets stayed open; at most {IDLE_SOCKETS} are idle connections"
         if self.slope_kb_per_min > GROWTH_KB_PER_MIN:
             yield f"memory grew by {self.slope_kb_per_min:.0f} kB a minute; at most {GROWTH_KB_PER_MIN:.0f} is unrest"
-        if self.outcomes["failed"]:
-            yield f"{self.outcomes['failed']} answers failed"
+        if self.failed:
+            yield f"{sum(self.failed.values())} answers failed: {self.failed}"
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """How many answers failed, by reason."""
+        return {name: count for name, count in self.outcomes.items() if name.startswith("failed")}
 
 
 @contextlib.contextmanager
@@ -147,14 +153,22 @@ class Clients:
                 outcomes[await self._ask(body, headers)] += 1
         except TimeoutError:
             outcomes["hung up"] += 1
-        except aiohttp.ClientError:
-            outcomes["failed"] += 1
+        except aiohttp.ClientError as exc:
+            outcomes[f"failed: {type(exc).__name__}"] += 1
 
     async def _ask(self, body: dict[str, Any], headers: dict[str, str]) -> str:
         async with self._session.post(self._url, json=body, headers=headers) as answer:
             text = await answer.read()
         whole = text.endswith(b"data: [DONE]\n\n") if body["stream"] else text.startswith(b"{")
-        return answer.headers["x-slo-admission"] if answer.status == 200 and whole else "failed"
+        if answer.status == 200 and whole:
+            return answer.headers["x-slo-admission"]
+        return f"failed: {answer.status} {_error_code(text)}"
+
+
+def _error_code(text: bytes) -> str:
+    """The code of the error in an answer, or of the last event of a stream."""
+    found = re.findall(rb'"code": ?"(\w+)"', text)
+    return found[-1].decode() if found else "broke off"
 
 
 async def soak(found: Stack, *, minutes: float, share: float, seed: int, progress: Progress) -> Soak:
@@ -224,7 +238,9 @@ def _row(run: Soak) -> Row:
         "rate_rps": round(run.rate_rps, 2),
         "requests": sum(run.outcomes.values()),
         **{name.replace(" ", "_").replace("-", "_"): run.outcomes[name] for name in
-           ("guaranteed", "best-effort", "hung up", "failed")},
+           ("guaranteed", "best-effort", "hung up")},
+        "failed": sum(run.failed.values()),
+        "failures": run.failed,
         "most_ledger_entries": max((s.ledger for s in run.samples), default=0),
         "most_sockets": max((s.sockets for s in run.samples), default=0),
         "ledger_entries_left": run.left.ledger,

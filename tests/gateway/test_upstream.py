@@ -8,15 +8,16 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from gateway.upstream import BUFFER_BYTES, Target, Upstream, UpstreamError
+from gateway.upstream import Upstream, UpstreamError
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
+PIECE_BYTES = 256 * 1024
 PLAIN = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 @asynccontextmanager
-async def server(serve: Serve) -> AsyncIterator[tuple[Target, list[int]]]:
+async def server(serve: Serve) -> AsyncIterator[tuple[str, list[int]]]:
     """A server on a free port, and how many connections it has taken."""
     connections: list[int] = []
     ended: list[asyncio.Event] = []
@@ -34,7 +35,7 @@ async def server(serve: Serve) -> AsyncIterator[tuple[Target, list[int]]]:
 
     listening = await asyncio.start_server(handle, "127.0.0.1", 0)
     try:
-        yield Target.of(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"), connections
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", connections
     finally:
         listening.close()
         for event in ended:
@@ -46,8 +47,10 @@ async def asks(reader: asyncio.StreamReader) -> bytes:
 
 
 @pytest.fixture
-def upstream() -> Upstream:
-    return Upstream(connect_timeout_s=1.0)
+async def upstream() -> AsyncIterator[Upstream]:
+    found = Upstream(connect_timeout_s=1.0)
+    yield found
+    await found.close()
 
 
 async def test_connections_are_used_again(upstream: Upstream) -> None:
@@ -60,7 +63,6 @@ async def test_connections_are_used_again(upstream: Upstream) -> None:
         for _ in range(3):
             assert await upstream.fetch(target, "/", timeout_s=5) == (200, b"ok")
         assert len(connections) == 1
-        upstream.close()
 
 
 async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(upstream: Upstream) -> None:
@@ -73,7 +75,6 @@ async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(upstream:
         for _ in range(2):
             assert await upstream.fetch(target, "/", timeout_s=5) == (200, b"ok")
         assert len(connections) == 2
-        upstream.close()
 
 
 async def test_an_answer_may_end_with_its_connection(upstream: Upstream) -> None:
@@ -104,8 +105,8 @@ async def test_says_what_went_wrong(upstream: Upstream, sent: bytes, said: str) 
 
 
 async def test_nobody_there_and_nobody_answering(upstream: Upstream) -> None:
-    with pytest.raises(UpstreamError, match="no connection to 127"):
-        await upstream.fetch(Target.of("http://127.0.0.1:1"), "/", timeout_s=5)
+    with pytest.raises(UpstreamError, match=r"no connection: .*127\.0\.0\.1"):
+        await upstream.fetch("http://127.0.0.1:1", "/", timeout_s=5)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -117,7 +118,7 @@ async def test_nobody_there_and_nobody_answering(upstream: Upstream) -> None:
 
 async def test_a_slow_reader_holds_the_server_back(upstream: Upstream) -> None:
     """What the relay does not take stays with the server: memory is bounded, whatever it sends."""
-    size = 64 * BUFFER_BYTES
+    size = 64 * PIECE_BYTES
     sent = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -125,13 +126,11 @@ async def test_a_slow_reader_holds_the_server_back(upstream: Upstream) -> None:
         await asks(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
         for _ in range(64):
-            writer.write(b"x" * BUFFER_BYTES)
+            writer.write(b"x" * PIECE_BYTES)
             await writer.drain()
-            sent += BUFFER_BYTES
+            sent += PIECE_BYTES
 
-    async with server(serve) as (target, _):
-        async with upstream.request("GET", target, "/") as answer:
-            await asyncio.sleep(0.3)
-            assert sent < size
-            assert len(await answer.read()) == size
-        upstream.close()
+    async with server(serve) as (target, _), upstream.request("GET", target, "/") as answer:
+        await asyncio.sleep(0.3)
+        assert sent < size
+        assert len(await answer.read()) == size

@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: install test lint format demo clean test-vllm soak
+REPRODUCTIONS := headline scaling ablation burst overhead predictor
+SCENARIOS := chatbot coder summarizer mixed tool-calling reasoning
+
+.PHONY: install test lint format demo reproduce bench clean test-vllm soak
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +44,27 @@ format: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python -m bench.demo --out out/demo
+
+# All tables and figures of the paper's evaluation, on one page. Searches are kept: a second run asks only what changed.
+reproduce: $(STAMP)
+	for name in $(REPRODUCTIONS); do \
+		$(BIN)/slosbench reproduce $$name --json out/reproduce/$$name.json || exit $$?; done
+	$(BIN)/slosbench report $(REPRODUCTIONS:%=out/reproduce/%.json) --out out/reproduce/report.html \
+		--title "The paper's evaluation, reproduced"
+
+# One scenario's capacity on every system, as a page.
+.PHONY: $(SCENARIOS:%=scenario-%)
+$(SCENARIOS:%=scenario-%): scenario-%: $(STAMP)
+	$(BIN)/slosbench capacity --scenario $* --system vllm,vllm-v0,sarathi,distserve,slos-serve-ar,slos-serve \
+		--json out/scenario-$*.json
+	$(BIN)/slosbench report out/scenario-$*.json --out out/scenario-$*.html --title "Capacity: $*"
+
+# What planning a call and passing through the gateway cost on this machine.
+bench: $(STAMP)
+	$(BIN)/slosbench plan-bench --json out/bench/plan.json
+	$(BIN)/slosbench gateway-bench --against litellm --json out/bench/gateway.json
+	$(BIN)/slosbench report out/bench/plan.json out/bench/gateway.json --out out/bench/report.html \
+		--title "What slosgate costs"
 
 # Ten minutes at 80 % load with clients that hang up at random: what stays behind fails it.
 soak: $(STAMP)

@@ -1,8 +1,8 @@
 """Capacity: the highest request rate that keeps enough requests within their SLOs.
 
 Rates come from one fixed geometric grid, so that searches of different systems ask for the same loads and results can
-be kept. Attainment near the threshold is noisy, hence the rule: every rate is measured with several seeds, pooled, and
-the answer is the highest rate of which the grid's next lower ones hold as well.
+be kept. Attainment near the threshold is noisy, hence the rule: a rate is measured with several seeds, pooled, unless
+the first ones leave no doubt, and the answer is the highest rate of which the grid's next lower ones hold as well.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from engines.sim import systems
 
 ACCEPTANCE = 0.7  # of drafted tokens, in every comparison with speculation
 SEEDS = 3
+SURE_Z = 2.576  # an attainment whose 99 % interval leaves the target out needs no further seed
 LOAD_MODULES = ("bench.load", "bench.scenarios", "bench.attainment", "engines.profiles", "engines.sim.cluster")
 
 
@@ -149,11 +150,16 @@ class Workers:
     def submit(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
         return self._pool.submit(function, *arguments)
 
-    def count(self, question: Question, rate_rps: float) -> Count:
-        """Pooled over the question's seeds."""
-        parts = [self.submit(count, question, rate_rps, seed) for seed in range(question.seeds)]
-        done = [part.result() for part in parts]
-        return Count(sum(c.attained for c in done), sum(c.offered for c in done))
+    def count(self, question: Question, rate_rps: float, target: float) -> Count:
+        """Pooled over the question's seeds, as many as it takes to tell on which side of `target` it is."""
+        pooled = Count(0, 0)
+        for seed in range(question.seeds):
+            one = self.submit(count, question, rate_rps, seed).result()
+            pooled = Count(pooled.attained + one.attained, pooled.offered + one.offered)
+            low, high = wilson(pooled.attained, pooled.offered, SURE_Z)
+            if not low <= target <= high:
+                break
+        return pooled
 
 
 def capacities(
@@ -183,9 +189,9 @@ def _better(question: Question, target: float, limit: float, known_rps: float, w
     """The capacity of a setting, if it is above what another one is known to reach."""
     if known_rps:
         next_rps = rate_of(step_of(known_rps) + 1)
-        if workers.count(question, next_rps).attainment < target:
+        if workers.count(question, next_rps, target).attainment < target:
             return None
-    found = search(lambda rate: workers.count(question, rate), target, known_rps or limit / 2)
+    found = search(lambda rate: workers.count(question, rate, target), target, known_rps or limit / 2)
     return found if found.rate_rps > known_rps else None
 
 

@@ -143,10 +143,10 @@ def _slosgate(backend: Server, ending: contextlib.ExitStack) -> Server:
 
 
 def _litellm(backend: Server, ending: contextlib.ExitStack) -> Server:
-    """The LiteLLM proxy with one worker."""
-    program = shutil.which("litellm", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    """The LiteLLM proxy with one worker; the first on the PATH, since it may live in an environment of its own."""
+    program = shutil.which("litellm", path=f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}")
     if program is None:
-        raise InputError("--against litellm needs the litellm proxy: pip install 'slosgate[litellm]'")
+        raise InputError("--against litellm needs the litellm proxy on the PATH: pip install 'litellm[proxy]'")
     config = (
         f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n      model: openai/{MODEL}\n"
         f"      api_base: http://127.0.0.1:{backend.port}/v1\n      api_key: none\n"

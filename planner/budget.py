@@ -10,9 +10,10 @@ Before its deadline every accepted prompt must be computed, beside the decodes. 
 
     P_k = (d_k - now) (1 - b / min(tau, tau_w)) - b - sum over running j of  n_j(d_k) w_j
 
-where tau_w is how long the slack rule lets prefills run without a break (`kernels.worthwhile_s`), and n_j(t) tokens of
-the running job j are due by t, which ends when its output does. An accepted candidate takes its prompt x once and
-decodes from its deadline on, so a set S is feasible when for every k in S
+where tau_w is how long the slack rule lets prefills run without a break (`kernels.worthwhile_s`), b + v s what such an
+iteration loses to being one (`lost_s`), and n_j(t) tokens of the running job j are due by t, which ends when its output
+does. An accepted candidate takes its prompt x once and decodes from its deadline on, so a set S is feasible when for
+every k in S
 
     sum_{j in S, j <= k} (p_j + u_j (d_k - d_j)) <= P_k                 p_j = a x_j + c (context_j + x_j)
     sum_{j in S, j <= k} m_j <= M_k                                     memory over time
@@ -39,6 +40,7 @@ from planner.kernels import (
     iteration_s,
     still_to_emit,
     tier_s,
+    token_budget,
     token_due_s,
     worthwhile_s,
 )
@@ -223,6 +225,16 @@ def charge(table: Floats, job: Any, cost_s: float, now_s: float) -> None:
 
 
 @compiled
+def lost_s(coef: Floats, big: int, tau_s: float, drafts: int) -> float:
+    """b + v s: what an iteration of tau seconds prefills less than the steepest term alone would let it, in seconds.
+
+    More than that term's own constant where another one limits an iteration as short as this.
+    """
+    tokens = token_budget(coef, tau_s, 0.0, 0.0, 1.0, float(drafts))
+    return tau_s - max(0.0, tokens) * (coef[big, 0] + coef[big, 1]) if tokens < np.inf else 0.0
+
+
+@compiled
 def formulate(
     jobs: Jobs, candidate: Bools, coef: Floats, block_tokens: int, cap: int, now_s: float, free_blocks: int,
     tightest: float,
@@ -231,7 +243,7 @@ def formulate(
     tiers, lengths, n_tiers, tau_s = lengths_for(jobs, candidate, coef, cap, tightest)
     big = steepest(coef)
     longest = lengths.max() if len(lengths) else 0
-    constant_s = iteration_s(coef[big : big + 1], 0.0, 0.0, 0.0, float(longest))
+    constant_s = lost_s(coef, big, min(tau_s, worthwhile_s(coef)), longest)
     row = by_deadline(jobs, candidate)
     table = np.zeros((len(row), 9))
     for k in range(len(row)):

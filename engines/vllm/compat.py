@@ -47,6 +47,11 @@ class ClampedScheduler(Scheduler):  # type: ignore[misc]  # vLLM is untyped here
             self._aligns_mamba_blocks: bool = self.need_mamba_block_aligned_split
             self.need_mamba_block_aligned_split = True
 
+    def mind_allowance(self, needed: bool) -> None:
+        """Whether vLLM has to ask about each request in the next schedule(), where a version leaves that open."""
+        if not HAS_LOOKAHEAD_HOOK:
+            self.need_mamba_block_aligned_split = needed or self._aligns_mamba_blocks
+
     def clamp(self, request: Any, computed: int, tokens: int) -> int:
         """What a request gets that wants more than its allowance, after `computed` tokens.
 

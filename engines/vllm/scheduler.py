@@ -117,11 +117,14 @@ class SyncSloScheduler(ClampedScheduler):
         start_s = self._flights.expected_end_s(now_s)
         if start_s - now_s > self._commit_ahead_s:
             # Requests that arrive while a long iteration runs should have a say in the next one.
+            self.mind_allowance(True)
             return self._schedule_within({}, args, kwargs)
         self._preempt(self.follower.to_preempt(self._blocks_left))
         batch = self._next_batch(start_s)
         selection = self._tracker.select(self._with_usable_drafts(batch))
         self._offer(selection)
+        # A decode for each of all that run is what vLLM does by itself.
+        self.mind_allowance(bool(self._waits or batch.prefill.size) or len(selection.requests) < len(self.running))
         output = self._schedule_within(selection.allowance, args, kwargs)
         self._refused = bool(selection.requests) and not output.num_scheduled_tokens
         if selection.requests or output.preempted_req_ids:

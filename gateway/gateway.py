@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 from starlette.types import Receive, Send
@@ -34,6 +34,8 @@ from gateway.relay import Relay
 from gateway.tokenizing import Tokenizers
 from gateway.upstream import Upstream
 
+CANCEL_TIMES = 5
+CANCEL_S = 2.0
 IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
 
 
@@ -157,13 +159,20 @@ class Gateway:
         finally:
             # The last answers have just struck their requests off the ledger: that must still reach Redis.
             await self.ledger.flush()
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError):
-                    await task
+            await _ended(tasks)
             await self.ledger.close()
             await self.upstream.close()
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they end: a library under them may swallow a cancellation that comes at a bad moment."""
+    pending = set(tasks)
+    for _ in range(CANCEL_TIMES):
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_S)
+        if not pending:
+            return
 
 
 def _window(replicas: list[Replica]) -> int:

@@ -13,15 +13,16 @@ from gateway.api import routes
 from gateway.config import Config
 from gateway.errors import GatewayError, handle
 from gateway.gateway import Gateway
-from planner.warmup import warm_up
 
 
 def create_app(config: Config, redis_url: str, *, clock: Callable[[], float] = time.time) -> Starlette:
-    """A gateway on the Redis at `redis_url`; `clock` gives wall-clock seconds."""
+    """A gateway on the Redis at `redis_url`; `clock` gives wall-clock seconds.
+
+    Whoever serves it calls `planner.warm_up` first, or the first request waits for a compiler.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        warm_up()
         gateway = Gateway(config, redis_url, clock=clock)
         app.router.routes.extend(routes(gateway))
         async with gateway.running():

@@ -51,6 +51,7 @@ def serve(
     settings = _with_options(_read(config) if config else Config(), redis, host, port)
     # uvicorn drains on SIGTERM and then raises it again: by then it means a good end, with Valkey stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    planner.warm_up()  # before uvicorn takes the signals: compiling may take a minute, and must be ended by one
     with _redis_url(settings) as url:
         print(f"slosgate: state in {url}; add a replica with: slosgate engine sim --redis {url}", flush=True)  # noqa: T201
         uvicorn.Server(_server_config(settings, url)).run()

@@ -127,7 +127,8 @@ async def test_best_effort_is_held_preempted_and_finished(engine: EngineServer, 
 
 
 async def test_a_client_that_hangs_up_frees_its_blocks(engine: EngineServer, watcher: Watcher) -> None:
-    request = asyncio.create_task(complete(engine, engine.long_prompt, engine.output, slo_id="a"))
+    # So long an answer that it is still under way when a busy machine's report comes late.
+    request = asyncio.create_task(complete(engine, 100, 15 * engine.output, slo_id="a"))
     await watcher.until(lambda report: here(report, "a") and of(report, "a").generated_tokens > 3)
     request.cancel()
     gone = await watcher.until(lambda report: here(report))

@@ -15,7 +15,8 @@ from zlib import crc32
 
 import msgspec
 
-from engines.messages import Plan, PlannedIteration
+from engines.messages import Plan
+from engines.plans import horizon_of
 from gateway.admission import state_of
 from gateway.fleet import Fleet, Replica
 from gateway.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
@@ -95,15 +96,7 @@ class Planning:
             replica=replica.name,
             epoch=mirror.epoch + 1,
             issued_at_s=now_s,
-            horizon=tuple(
-                PlannedIteration(
-                    token_budget=step.token_budget,
-                    duration_s=step.duration_s,
-                    speculation=step.speculation,
-                    prefill=step.prefill,
-                )
-                for step in planned.horizon
-            ),
+            horizon=horizon_of(planned),
             guaranteed=tuple(e.request_id for e in mirror.entries.values() if e.guaranteed),
             hold=planned.hold,
             preempt=planned.preempt,

@@ -243,7 +243,8 @@ def formulate(
     tiers, lengths, n_tiers, tau_s = lengths_for(jobs, candidate, coef, cap, tightest)
     big = steepest(coef)
     longest = lengths.max() if len(lengths) else 0
-    constant_s = lost_s(coef, big, min(tau_s, worthwhile_s(coef)), longest)
+    unbroken_s = min(tau_s, worthwhile_s(coef))
+    constant_s = lost_s(coef, big, unbroken_s, longest)
     row = by_deadline(jobs, candidate)
     table = np.zeros((len(row), 9))
     for k in range(len(row)):
@@ -258,7 +259,7 @@ def formulate(
         table[k, VALUE] = job.weight
         table[k, FORCED] = 0.0 if candidate[row[k]] else 1.0
         table[k, BARRED] = 1.0 if strictest_s(job) < tightest else 0.0
-    share = 1.0 - constant_s / min(tau_s, worthwhile_s(coef))
+    share = 1.0 - constant_s / unbroken_s
     table[:, BUDGET] = table[:, DEADLINE] * share - constant_s
     running_load = 0.0
     for j in range(len(jobs)):

@@ -143,7 +143,14 @@ def with_prompt(load: Load, job: Any, sign: int) -> Load:
 
 @compiled
 def urgent(
-    jobs: Jobs, prefill: Ints, coef: Floats, now_s: float, slack_s: float, step_s: float, stretch: float
+    jobs: Jobs,
+    prefill: Ints,
+    coef: Floats,
+    now_s: float,
+    slack_s: float,
+    step_s: float,
+    stretch: float,
+    cap_s: float,
 ) -> Bools:
     """Moore-Hodgson: which of `prefill` (by deadline) to serve in time.
 
@@ -164,7 +171,7 @@ def urgent(
         chosen[i] = True
         work = with_prompt(work, job, 1)
         sure = HEADROOM if job.guaranteed else 1.0
-        while now_s + finish_s(sure * broken_up_s(coef, work), slack_s, step_s, stretch) > job.deadline_s:
+        while now_s + finish_s(sure * broken_up_s(coef, cap_s, work), slack_s, step_s, stretch) > job.deadline_s:
             longest = -1
             for j in range(i + 1):
                 droppable = chosen[j] and not jobs[prefill[j]].guaranteed
@@ -344,10 +351,10 @@ def choose(
     if len(due):
         slack_s = min(slack_s, due[0] - now_s - together_s)
     stretch = stretch_of(coef, period, step)
-    chosen = urgent(jobs, prefill, coef, now_s, slack_s, step_s, stretch)
+    chosen = urgent(jobs, prefill, coef, now_s, slack_s, step_s, stretch, cap_s)
     order, n_urgent = startable(jobs, prefill, chosen, block_tokens, max_sequences, free_blocks)
     taken = np.zeros(len(order), np.int64)
-    if n_urgent and (len(decode) == 0 or urgent_work_s(jobs, order[:n_urgent], coef) <= slack_s):
+    if n_urgent and (len(decode) == 0 or urgent_work_s(jobs, order[:n_urgent], coef, cap_s) <= slack_s):
         spare = free_blocks - growth_blocks(jobs, decode, block_tokens)
         tau_s = min(slack_s, cap_s)
         load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, Load(0, 0, 0, 0), spare, taken)
@@ -370,19 +377,19 @@ def choose(
 
 
 @compiled
-def urgent_work_s(jobs: Jobs, order: Ints, coef: Floats) -> float:
+def urgent_work_s(jobs: Jobs, order: Ints, coef: Floats, cap_s: float) -> float:
     """Time to prefill all of `order`."""
     work = Load(0, 0, 0, 0)
     for i in range(len(order)):
         work = with_prompt(work, jobs[order[i]], 1)
-    return broken_up_s(coef, work)
+    return broken_up_s(coef, cap_s, work)
 
 
 @compiled
-def broken_up_s(coef: Floats, work: Load) -> float:
-    """How long prefill work takes in iterations of `worthwhile_s`, which run at that share of the best rate."""
+def broken_up_s(coef: Floats, cap_s: float, work: Load) -> float:
+    """How long prefill work takes in iterations of `cap_s` (`worthwhile_s`), at that share of the best rate."""
     whole_s = load_s(coef, work)
-    return whole_s if whole_s <= worthwhile_s(coef) else whole_s / WORTHWHILE
+    return whole_s if whole_s <= cap_s else whole_s / WORTHWHILE
 
 
 @compiled

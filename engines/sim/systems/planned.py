@@ -11,7 +11,8 @@ from itertools import count, cycle
 
 import msgspec
 
-from engines.messages import Plan, PlannedIteration, SloArgs
+from engines.messages import Plan, SloArgs
+from engines.plans import horizon_of
 from engines.sim.acceptance import AcceptanceRates
 from engines.sim.policies.slosgate import SlosgatePolicy
 from engines.sim.state import EngineState
@@ -125,15 +126,7 @@ class PlannedSystem:
             replica=str(number),
             epoch=next(self._epochs[number]),
             issued_at_s=now_s,
-            horizon=tuple(
-                PlannedIteration(
-                    token_budget=step.token_budget,
-                    duration_s=step.duration_s,
-                    speculation=step.speculation,
-                    prefill=step.prefill,
-                )
-                for step in planned.horizon
-            ),
+            horizon=horizon_of(planned),
             guaranteed=tuple(self._promoted[number]),
             hold=planned.hold,
             preempt=(*planned.preempt, *preempt),

@@ -21,7 +21,7 @@ import numpy as np
 
 from bench.attainment import BEST_EFFORT, GUARANTEED, REJECTED, UNSAID, RequestOutcome, StageOutcome
 from bench.errors import InputError
-from bench.load import Call, Load, Offered
+from bench.load import Call, Load, Offered, unserved
 from bench.results import Row
 
 LATE_S = 0.010  # a request that leaves later than this after its time counts as late
@@ -71,7 +71,7 @@ async def replay(
     """Send every request when it is due; requests still running `drain_s` after the last arrival are given up."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
-    outcomes = [_planned(request) for request in load.requests]
+    outcomes = [unserved(request) for request in load.requests]
     run = LiveRun(outcomes)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         client = _Client(session, target, np.random.default_rng(seed), time.perf_counter, run)
@@ -87,22 +87,6 @@ async def model_at(url: str) -> str:
             return str((await response.json())["data"][0]["id"])
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"--url {url!r} must be the base address of an OpenAI-compatible server: {error}") from None
-
-
-def _planned(request: Offered) -> RequestOutcome:
-    """The outcome of a request of which nothing is known yet: every stage missing."""
-    stages = [
-        StageOutcome(
-            arrival_s=request.arrival_s,
-            ttft_slo_s=call.ttft_slo_s,
-            tpot_slo_s=call.tpot_slo_s,
-            output_tokens=call.output_tokens,
-            switch_at=call.switch_at,
-            next_tpot_slo_s=call.next_tpot_slo_s,
-        )
-        for call in request.calls
-    ]
-    return RequestOutcome(request.slo_class, request.arrival_s, stages)
 
 
 class _Client:

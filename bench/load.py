@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from bench import scenarios
+from bench.attainment import RequestOutcome, StageOutcome
 from bench.scenarios import Scenario, StageSlo
 from planner.profile import HardwareProfile
 from traces.records import Stage
@@ -80,6 +81,22 @@ def offer(
         trace_source=", ".join(f"{p.name} ({p.source})" for p in made.record.provenance),
         record=msgspec.to_builtins(made.record),
     )
+
+
+def unserved(request: Offered) -> RequestOutcome:
+    """The outcome of a request of which nothing is known yet: every stage arrives with it and misses all its tokens."""
+    stages = [
+        StageOutcome(
+            arrival_s=request.arrival_s,
+            ttft_slo_s=call.ttft_slo_s,
+            tpot_slo_s=call.tpot_slo_s,
+            output_tokens=call.output_tokens,
+            switch_at=call.switch_at,
+            next_tpot_slo_s=call.next_tpot_slo_s,
+        )
+        for call in request.calls
+    ]
+    return RequestOutcome(request.slo_class, request.arrival_s, stages)
 
 
 def _calls(stages: Sequence[Stage], slos: Sequence[StageSlo], profile: HardwareProfile) -> Iterator[Call]:

@@ -56,7 +56,7 @@ def read(path: Path) -> Result:
 
 
 def code_version() -> str:
-    """The commit of the checkout (`-dirty` with local changes), or the installed version outside of one."""
+    """The checkout's commit (`-dirty` with local changes), outside of one the installed version, else "unknown"."""
     here = Path(__file__).parent
     try:
         done = subprocess.run(
@@ -65,6 +65,10 @@ def code_version() -> str:
             text=True,
             check=True,
         )
+        return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
+        pass  # no git, or files that were copied without it
+    try:
         return metadata.version("slosgate")
-    return done.stdout.strip()
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import tuning
-from bench.attainment import RequestOutcome, StageOutcome
-from bench.load import Call, Load, Offered
+from bench.attainment import BEST_EFFORT, UNSAID, RequestOutcome
+from bench.load import Call, Load, Offered, unserved
 from bench.results import Row
 from engines.sim import systems
 from engines.sim.cluster import Run
@@ -75,22 +75,13 @@ def _stage(call: Call) -> SimStage:
 
 def _outcome(request: Offered, jobs: Iterator[StageJob]) -> RequestOutcome:
     """Takes the request's jobs from the run's, which stand in the same order."""
-    mine = [(call, next(jobs)) for call in request.calls]
-    stages = [
-        StageOutcome(
-            arrival_s=job.arrival_s,
-            ttft_slo_s=call.ttft_slo_s,
-            tpot_slo_s=call.tpot_slo_s,
-            output_tokens=call.output_tokens,
-            token_s=job.token_s,
-            switch_at=call.switch_at,
-            next_tpot_slo_s=call.next_tpot_slo_s,
-        )
-        for call, job in mine
-    ]
-    admissions = {job.admission for _, job in mine} - {""}
-    admission = "best-effort" if "best-effort" in admissions else next(iter(admissions), "")
-    return RequestOutcome(request.slo_class, request.arrival_s, stages, admission)
+    outcome, admissions = unserved(request), set()
+    for stage, job in zip(outcome.stages, jobs, strict=False):  # in this order zip takes no job too many
+        stage.arrival_s, stage.token_s = job.arrival_s, job.token_s
+        admissions.add(job.admission)
+    admissions.discard(UNSAID)
+    outcome.admission = BEST_EFFORT if BEST_EFFORT in admissions else next(iter(admissions), UNSAID)
+    return outcome
 
 
 def _replicas(run: Run) -> Row:

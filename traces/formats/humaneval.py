@@ -1,4 +1,4 @@
-"""HumanEval: 164 Python problems. Lengths for load, and the texts as real prompts for live runs.
+"""HumanEval: lengths of 164 Python problems.
 
 Lengths as CSV with task_id and prompt/output tokens by tokenizer (DeepSeek's are used); the original JSON lines have
 task_id, prompt, canonical_solution, test and entry_point, and are counted by the tokenizer given. No arrivals.
@@ -13,7 +13,7 @@ from traces.formats import plain
 from traces.formats.base import Dataset, Format, Reading
 from traces.formats.text import read_pairs
 from traces.records import TraceRequest
-from traces.rows import field, json_lines, open_text
+from traces.rows import open_text
 
 LENGTHS = ("prompt_tokens_deepseek", "output_tokens_deepseek")
 
@@ -24,11 +24,6 @@ def read(path: Path, reading: Reading) -> Iterator[TraceRequest]:
         if text.read(1) == "{":
             return read_pairs(path, "prompt", "canonical_solution", reading)
     return plain.read_lengths(path, LENGTHS, reading)
-
-
-def prompts(path: Path) -> list[str]:
-    """The problems' texts, from the original file."""
-    return [str(field(row, "prompt", path, line)) for line, row in json_lines(path)]
 
 
 FORMAT = Format(

@@ -21,6 +21,10 @@ every k in S
 
 M_k is the memory that guaranteed running jobs leave, at the worst time from the latest start of prefill k on: what
 finishes earlier has given its blocks back. m_j is the whole of a candidate's prompt and output.
+
+Best effort whose first token came in time counts as guaranteed, since it is promised next; so does the memory of best
+effort within a prefill that can still be in time, which is why its own m_j is 0. What else best effort holds, it must
+give back when a guarantee needs it.
 """
 
 from __future__ import annotations
@@ -125,8 +129,22 @@ def problems(
 
 @compiled
 def takes_part(jobs: Jobs, candidate: Bools, row: int) -> bool:
-    """Whether a row is in the budget: running guarantees, forced prefills and candidates."""
-    return bool(candidate[row] or (jobs[row].guaranteed and not jobs[row].held))
+    """Whether a row is in the budget: candidates, guarantees, and who is as good as promised."""
+    return bool(candidate[row] or (jobs[row].guaranteed and not jobs[row].held) or begun_in_time(jobs[row]))
+
+
+@compiled
+def begun_in_time(job: Any) -> bool:
+    """Whether best effort decodes after a first token in time: it has its memory, and what is left is promised next."""
+    decodes = job.prompt_left == 0 and not job.held
+    return bool(decodes and job.deadline_s < np.inf and job.due_base_s <= job.deadline_s)
+
+
+@compiled
+def midway(job: Any, now_s: float) -> bool:
+    """Whether best effort is within a prefill that can still be in time: its memory is taken, promised or not."""
+    hopeful = not job.guaranteed and not job.held and now_s < job.deadline_s < np.inf
+    return bool(hopeful and job.context > 0 and job.prompt_left > 0)
 
 
 @compiled
@@ -256,6 +274,8 @@ def formulate(
         table[k, PREFILL] = coef[big, 0] * job.prompt_left + coef[big, 1] * context
         table[k, LOAD] = decode_s / strictest_s(job)
         table[k, MEMORY] = blocks_for(context + job.output, block_tokens) * block_tokens
+        if midway(job, now_s):
+            table[k, MEMORY] = 0.0
         table[k, VALUE] = job.weight
         table[k, FORCED] = 0.0 if candidate[row[k]] else 1.0
         table[k, BARRED] = 1.0 if strictest_s(job) < tightest else 0.0
@@ -306,6 +326,8 @@ def memory_room(
     for j in range(len(jobs)):
         job = jobs[j]
         capacity += blocks_for(job.context, block_tokens) * block_tokens
+        if midway(job, now_s):
+            capacity -= blocks_for(job.context + job.prompt_left + job.output, block_tokens) * block_tokens
         if candidate[j] or job.prompt_left > 0 or not takes_part(jobs, candidate, j):
             continue
         tpot = tier_s(job)

@@ -227,10 +227,11 @@ def startable(
     """The prefills that may run, urgent ones first, and how many of them are urgent.
 
     A prefill that has begun may go on. One that hasn't needs the residents' peak with it to fit into the memory, and a
-    free sequence. Behind a guarantee that doesn't fit nobody else starts; behind best effort that doesn't fit, smaller
-    urgent ones may.
+    free sequence; best effort leaves room for the guarantees that still wait. Behind a guarantee that doesn't fit
+    nobody else starts; behind best effort that doesn't fit, smaller urgent ones may.
     """
     remaining, context, count, begun, capacity = residents(jobs, block_tokens, free_blocks)
+    sure_remaining, sure_context, sure = with_waiting_guarantees(jobs, prefill, remaining, context, count)
     order = np.empty(len(prefill), np.int64)
     n, n_urgent = 0, 0
     blocked = False
@@ -244,18 +245,38 @@ def startable(
                     continue
                 rem, ctx = still_to_emit(job), job.prompt_left
                 share = 1.0 if wanted else FILLER_SHARE
+                peak = peak_tokens(remaining, context, count, rem, ctx, block_tokens)
+                if not job.guaranteed:
+                    peak = peak_tokens(sure_remaining, sure_context, sure, rem, ctx, block_tokens)
                 # An empty replica never waits: whatever fits alone may start.
-                if count and peak_tokens(remaining, context, count, rem, ctx, block_tokens) > share * capacity:
+                if count and peak > share * capacity:
                     blocked = job.guaranteed or not wanted
                     continue
                 insert_sorted(remaining, context, count, rem, ctx)
                 count += 1
+                if not job.guaranteed:
+                    insert_sorted(sure_remaining, sure_context, sure, rem, ctx)
+                    sure += 1
                 begun += 1
             order[n] = prefill[i]
             n += 1
         if wanted:
             n_urgent = n
     return order[:n], n_urgent
+
+
+@compiled
+def with_waiting_guarantees(
+    jobs: Jobs, prefill: Ints, remaining: Ints, context: Ints, count: int
+) -> tuple[Ints, Ints, int]:
+    """The residents and every guaranteed prefill that has not begun, sorted as `residents` are."""
+    remaining, context = remaining.copy(), context.copy()
+    for i in range(len(prefill)):
+        job = jobs[prefill[i]]
+        if job.guaranteed and job.context == 0:
+            insert_sorted(remaining, context, count, still_to_emit(job), job.prompt_left)
+            count += 1
+    return remaining, context, count
 
 
 @compiled

@@ -52,22 +52,30 @@ def late_s(job: StageJob) -> float:
     seed=st.integers(0, 10_000), rate_rps=st.floats(1.0, 40.0), kv_blocks=st.integers(400, 8000),
     system=st.sampled_from(["slos-serve", "slos-serve-ar"]),
 )  # fmt: skip
-def test_no_promise_is_ever_taken_back(seed: int, rate_rps: float, kv_blocks: int, system: str) -> None:
-    jobs = promised(system, arrivals(seed, rate_rps), kv_blocks)
-    assert all(job.finished for job in jobs)
-    # The budget model counts time as if it could be divided at will; iterations can't be.
-    assert sum(late_s(job) > 0 for job in jobs) <= 3
+def test_whatever_was_promised_is_served_to_the_end(seed: int, rate_rps: float, kv_blocks: int, system: str) -> None:
+    requests = arrivals(seed, rate_rps)
+    wanted = {request.id: request.stages[0].output_tokens for request in requests}
+    jobs = promised(system, requests, kv_blocks)
+    assert jobs
+    assert all(job.finished and len(job.token_s) == wanted[job.id] for job in jobs)
 
 
 @pytest.mark.parametrize("system", ["slos-serve", "slos-serve-ar"])
 @pytest.mark.parametrize(
-    ("rate_rps", "share"),
-    # One replica can compute some 30 of these prompts a second, and nothing else beside them.
-    [(5.0, 1.0), (15.0, 0.99), (25.0, 0.99), (50.0, 0.96)],
-    ids=["light", "full", "beyond", "twice what fits"],
-)
-def test_promises_are_kept_in_time(system: str, rate_rps: float, share: float) -> None:
-    jobs = [job for seed in range(15) for job in promised(system, arrivals(seed, rate_rps), 6000)]
+    ("rate_rps", "kv_blocks", "share"),
+    # One replica can compute some 30 of these prompts a second, and nothing else beside them; 400 blocks hold eight of
+    # them. The budget model counts time and memory as if they could be divided at will; iterations can't be.
+    [
+        (5.0, 6000, 1.0), (15.0, 6000, 1.0), (25.0, 6000, 0.99), (50.0, 6000, 0.99),
+        (15.0, 400, 0.98), (27.0, 400, 0.98), (27.0, 800, 0.99), (50.0, 400, 0.98),
+    ],
+    ids=[
+        "light", "full", "beyond", "twice what fits",
+        "little memory", "little memory, beyond", "half the memory, beyond", "little memory, twice what fits",
+    ],
+)  # fmt: skip
+def test_promises_are_kept_in_time(system: str, rate_rps: float, kv_blocks: int, share: float) -> None:
+    jobs = [job for seed in range(15) for job in promised(system, arrivals(seed, rate_rps), kv_blocks)]
     in_time = [job for job in jobs if late_s(job) <= 0]
-    assert len(jobs) > 300
+    assert len(jobs) > 225
     assert len(in_time) >= share * len(jobs)

@@ -2,10 +2,10 @@
 
     python -m bench.gateway_bench.soak --minutes 10 --json out/soak.json
 
-One gateway, a private Valkey and two simulated replicas. What they can guarantee is measured first, by offering more;
-then clients ask at the given share of it, streaming or not, under an SLO or not, and some hang up before or in the
-middle of their answer. The exit code is 1 when ledger entries or sockets stay, when memory keeps growing, or when an
-answer fails.
+One gateway, a private Valkey and two simulated replicas. What they can do is measured first, by clients that each wait
+for their answer before they ask again; then requests come at the given share of that rate, streaming or not, under an
+SLO or not, and some clients hang up before or in the middle of their answer. The exit code is 1 when ledger entries or
+sockets stay, when memory keeps growing, or when an answer fails.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ REPLICAS = ("replica-0", "replica-1")
 MODEL = "facebook/opt-13b"
 SLO = {"x-slo-ttft-ms": "2000", "x-slo-tpot-ms": "100"}
 HANG_UPS = 0.3  # of the clients
-CALIBRATION_S = 15.0
-CALIBRATION_RPS = 60.0  # more than the two replicas can guarantee
+FAILURES_KEPT = 100  # in the result file
+CALIBRATION_S = 20.0
+CALIBRATION_CLIENTS = 64  # enough to keep both replicas busy
 SPEED = 0.4  # of an H200: the machine must not be what limits
 DRAIN_S = 100.0  # longer than replicas keep idle connections
 IDLE_SOCKETS = 16  # to Redis, to replicas for their health, and listening
@@ -69,9 +70,22 @@ class Sample:
 
 
 @dataclass
+class Outcomes:
+    """How requests ended: admissions, "hung up", and "failed: WHY"; of the first failures all that is known."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def failed(self, why: str, **known: Any) -> None:
+        self.counts[f"failed: {why}"] += 1
+        if len(self.failures) < FAILURES_KEPT:
+            self.failures.append({"why": why, "at": time.time(), **known})
+
+
+@dataclass
 class Soak:
     rate_rps: float
-    outcomes: Counter[str] = field(default_factory=Counter)  # admissions, "hung up", and "failed: WHY"
+    outcomes: Outcomes = field(default_factory=Outcomes)
     samples: list[Sample] = field(default_factory=list)
     left: Sample | None = None
 
@@ -98,7 +112,7 @@ class Soak:
     @property
     def failed(self) -> dict[str, int]:
         """How many answers failed, by reason."""
-        return {name: count for name, count in self.outcomes.items() if name.startswith("failed")}
+        return {name: count for name, count in self.outcomes.counts.items() if name.startswith("failed")}
 
 
 @contextlib.contextmanager
@@ -129,7 +143,24 @@ class Clients:
         self._url = f"{url}/v1/completions"
         self._draw = draw
 
-    async def offer(self, rate_rps: float, seconds: float, outcomes: Counter[str], *, hang_ups: float) -> None:
+    async def patient(self, clients: int, seconds: float, outcomes: Outcomes) -> float:
+        """Requests per second that so many clients get answered who wait for each answer: no request is left out, as
+        the long ones would be of an overload."""
+        end_s = time.perf_counter() + seconds
+
+        async def one() -> None:
+            while time.perf_counter() < end_s:
+                await self._one(outcomes, hangs_up=False)
+
+        asking = [asyncio.create_task(one()) for _ in range(clients)]
+        await asyncio.sleep(seconds / 4)  # they begin all at once
+        before = outcomes.counts.total()
+        await asyncio.sleep(seconds / 2)
+        answered = outcomes.counts.total() - before
+        await asyncio.gather(*asking)
+        return answered / (seconds / 2)
+
+    async def offer(self, rate_rps: float, seconds: float, outcomes: Outcomes, *, hang_ups: float) -> None:
         began_s = time.perf_counter()
         async with asyncio.TaskGroup() as tasks:
             due_s = 0.0
@@ -137,9 +168,9 @@ class Clients:
                 await asyncio.sleep(max(0.0, began_s + due_s - time.perf_counter()))
                 tasks.create_task(self._one(outcomes, self._draw.random() < hang_ups))
 
-    async def _one(self, outcomes: Counter[str], hangs_up: bool) -> None:
+    async def _one(self, outcomes: Outcomes, hangs_up: bool) -> None:
         draw = self._draw
-        body = {
+        body: dict[str, Any] = {
             "model": MODEL,
             "prompt": [draw.randrange(1000, 20_000)] * draw.randint(50, 1000),
             "max_tokens": draw.randint(10, 100),
@@ -148,21 +179,26 @@ class Clients:
         }
         headers = SLO if draw.random() < 0.8 else {}
         patience_s = draw.uniform(0.0, 1.5) if hangs_up else None
+        asked_s = time.perf_counter()
+        asked = {"prompt_tokens": len(body["prompt"]), "stream": body["stream"], "slo": bool(headers)}
         try:
-            async with asyncio.timeout(patience_s):
-                outcomes[await self._ask(body, headers)] += 1
-        except TimeoutError:
-            outcomes["hung up"] += 1
-        except aiohttp.ClientError as exc:
-            outcomes[f"failed: {type(exc).__name__}"] += 1
+            async with asyncio.timeout(patience_s) as patience:
+                await self._ask(body, headers, outcomes)
+        except (TimeoutError, aiohttp.ClientError) as exc:
+            if patience.expired():
+                outcomes.counts["hung up"] += 1
+            else:
+                outcomes.failed(type(exc).__name__, said=str(exc), after_s=time.perf_counter() - asked_s, **asked)
 
-    async def _ask(self, body: dict[str, Any], headers: dict[str, str]) -> str:
+    async def _ask(self, body: dict[str, Any], headers: dict[str, str], outcomes: Outcomes) -> None:
         async with self._session.post(self._url, json=body, headers=headers) as answer:
             text = await answer.read()
         whole = text.endswith(b"data: [DONE]\n\n") if body["stream"] else text.startswith(b"{")
         if answer.status == 200 and whole:
-            return answer.headers["x-slo-admission"]
-        return f"failed: {answer.status} {_error_code(text)}"
+            outcomes.counts[answer.headers["x-slo-admission"]] += 1
+            return
+        said = {"request_id": answer.headers.get("x-request-id"), "said": text[-300:].decode(errors="replace")}
+        outcomes.failed(f"{answer.status} {_error_code(text)}", **said)
 
 
 def _error_code(text: bytes) -> str:
@@ -175,11 +211,8 @@ async def soak(found: Stack, *, minutes: float, share: float, seed: int, progres
     """Calibrate, load, drain."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         clients = Clients(session, found.url, random.Random(seed))
-        task = progress.add_task("measuring what can be guaranteed", total=None)
-        guaranteed: Counter[str] = Counter()
-        await clients.offer(CALIBRATION_RPS, CALIBRATION_S, guaranteed, hang_ups=0.0)
-        # Those with an SLO are four fifths of the requests; all of them must fit at full load.
-        run = Soak(share * guaranteed["guaranteed"] / CALIBRATION_S / 0.8)
+        task = progress.add_task("measuring what the replicas can do", total=None)
+        run = Soak(share * await clients.patient(CALIBRATION_CLIENTS, CALIBRATION_S, Outcomes()))
         progress.update(task, description=f"{run.rate_rps:.1f} requests/s", total=minutes * 60)
         watching = asyncio.create_task(_watch(found, run, progress, task))
         await clients.offer(run.rate_rps, minutes * 60, run.outcomes, hang_ups=HANG_UPS)
@@ -210,7 +243,7 @@ async def _sample(found: Stack, at_s: float) -> Sample:
 
 def main(
     minutes: Annotated[float, typer.Option(help="How long.")] = 10.0,
-    load: Annotated[float, typer.Option(help="Share of what the replicas can guarantee.")] = 0.8,
+    load: Annotated[float, typer.Option(help="Share of what the replicas can do.")] = 0.8,
     seed: Annotated[int, typer.Option(help="Of arrivals, lengths and hang-ups.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
 ) -> None:
@@ -236,11 +269,11 @@ def _row(run: Soak) -> Row:
     rss = [sample.rss_kb for sample in run.samples] or [run.left.rss_kb]
     return {
         "rate_rps": round(run.rate_rps, 2),
-        "requests": sum(run.outcomes.values()),
-        **{name.replace(" ", "_").replace("-", "_"): run.outcomes[name] for name in
+        "requests": sum(run.outcomes.counts.values()),
+        **{name.replace(" ", "_").replace("-", "_"): run.outcomes.counts[name] for name in
            ("guaranteed", "best-effort", "hung up")},
         "failed": sum(run.failed.values()),
-        "failures": run.failed,
+        "failures": run.outcomes.failures,
         "most_ledger_entries": max((s.ledger for s in run.samples), default=0),
         "most_sockets": max((s.sockets for s in run.samples), default=0),
         "ledger_entries_left": run.left.ledger,
@@ -254,7 +287,8 @@ def _row(run: Soak) -> Row:
 def _table(row: Row) -> Table:
     table = Table("what", "how much", title="Soak")
     for name, value in row.items():
-        table.add_row(name.replace("_", " "), str(value))
+        if name != "failures":
+            table.add_row(name.replace("_", " "), str(value))
     return table
 
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.messages import IterationReport, Plan, PlannedIteration, RequestProgress, SloArgs, Telemetry
+from engines.messages import DraftReport, IterationReport, Plan, PlannedIteration, RequestProgress, SloArgs, Telemetry
 from planner.batch import Batch
 from planner.compiling import compiled
 from planner.controller import ReplicaState, plan_replica, promote
@@ -169,6 +169,7 @@ class PlanFollower:
         kv_blocks_total: int,
         kv_blocks_free: int,
         iterations: tuple[IterationReport, ...] = (),
+        drafts: tuple[DraftReport, ...] = (),
     ) -> Telemetry:
         """The replica's report."""
         return Telemetry(
@@ -180,6 +181,7 @@ class PlanFollower:
             kv_blocks_free=kv_blocks_free,
             iterations=iterations,
             progress=self.progress(),
+            drafts=drafts,
         )
 
     def _plan_alone(self, now_s: float, free_blocks: int) -> None:

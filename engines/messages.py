@@ -53,6 +53,14 @@ class IterationReport(msgspec.Struct, frozen=True, array_like=True):
     draft_steps: int = 0
 
 
+class DraftReport(msgspec.Struct, frozen=True, array_like=True):
+    """How the drafts of one SLO class fared: a draft counts up to its first rejected token, later ones say nothing."""
+
+    slo_class: str
+    accepted: int
+    rejected: int
+
+
 class RequestProgress(msgspec.Struct, frozen=True, array_like=True):
     """Where one request stands on its replica."""
 
@@ -65,7 +73,8 @@ class RequestProgress(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica's report. `progress` is complete: a request that is not in it is not on the replica."""
+    """One replica's report. `progress` is complete: a request that is not in it is not on the replica. `iterations`
+    and `drafts` are those since the last report."""
 
     replica: str
     sent_at_s: float
@@ -75,6 +84,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     kv_blocks_free: int
     iterations: tuple[IterationReport, ...] = ()
     progress: tuple[RequestProgress, ...] = ()
+    drafts: tuple[DraftReport, ...] = ()
 
 
 class SloArgs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

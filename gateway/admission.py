@@ -149,12 +149,13 @@ class Admission:
             gateway=self._ledger.gateway,
             slo_class=exchange.contract.slo_class,
             arrival_s=exchange.arrival_s,
-            deadline_s=exchange.planned_deadline_s,
+            has_slo=exchange.contract.has_slo,
+            deadline_s=exchange.turn_s,
             tpot_s=exchange.contract.tpot_s,
-            weight=exchange.contract.weight,
+            weight=exchange.weight,
             prompt_tokens=exchange.prompt_tokens,
             output_tokens=exchange.output_tokens,
-            acceptance=0.0,
+            acceptance=exchange.acceptance,
             guaranteed=guaranteed,
             dispatched_s=self._clock(),
         )
@@ -233,7 +234,8 @@ def _arrival(exchange: Exchange, now_s: float) -> Arrival:
         tpot_s=exchange.contract.tpot_s,
         prompt_tokens=exchange.prompt_tokens,
         output_tokens=exchange.output_tokens,
-        weight=exchange.contract.weight,
+        weight=exchange.weight,
+        acceptance=exchange.acceptance,
         at_once=exchange.contract.when_full != "best-effort",
     )
 

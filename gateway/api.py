@@ -123,7 +123,8 @@ class Pages:
 
     async def metrics(self, request: Request) -> Response:
         now_s = self._gateway.clock()
-        page = self._gateway.metrics.page(self._gateway.fleet, now_s, self._gateway.headroom.requests(now_s))
+        gateway = self._gateway
+        page = gateway.metrics.page(gateway.fleet, gateway.drafts, now_s, gateway.headroom.requests(now_s))
         return Response(page, media_type="text/plain; version=0.0.4")
 
     async def record(self, request: Request) -> Response:

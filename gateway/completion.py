@@ -149,8 +149,9 @@ def _merged(body: bytes, args: SloArgs) -> bytes:
 
 
 def slo_args(
-    request_id: str, slo_class: str, *, ttft_left_s: float, tpot_s: float, guaranteed: bool, weight: float, output: int
-) -> SloArgs:
+    request_id: str, slo_class: str, *, ttft_left_s: float, tpot_s: float, guaranteed: bool, weight: float,
+    output: int, acceptance: float,
+) -> SloArgs:  # fmt: skip
     """What the replica is told. Durations without an SLO (inf) are left out."""
     return SloArgs(
         slo_id=request_id,
@@ -160,4 +161,5 @@ def slo_args(
         slo_guaranteed=int(guaranteed),
         slo_weight=weight,
         slo_output_tokens=output,
+        slo_acceptance=round(acceptance, 3),
     )

@@ -66,6 +66,7 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     # Plans aim this much before the TTFT SLO (but at most a third of it): what the plan can't see, which is the way to
     # the replica and back and the steps of both event loops.
     headroom_ms: Annotated[float, Meta(ge=0)] = 15.0
+    patience_s: Positive = 30.0  # how long a request without an SLO may be overtaken by best effort that has one
 
 
 class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

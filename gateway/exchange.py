@@ -15,6 +15,7 @@ from gateway.fleet import Replica
 TOLERANCE = 1.05  # the paper's rule: a token counts as on time within 5 %
 CHECK_EVERY = 20  # and is looked at every so many tokens
 HEADROOM_SHARE = 1 / 3  # of the TTFT SLO, at most
+WEIGHT_WITHOUT_SLO = 1e-3  # of a request that only stands in line: whoever has an SLO goes first
 
 _COUNTS = re.compile(rb'"(prompt_tokens|completion_tokens)"\s*:\s*(\d+)')
 
@@ -48,7 +49,9 @@ class Exchange:
     prompt_tokens: int  # exact for token ids, an estimate for text
     output_tokens: int  # planning value
     ttft_s: float  # SLO, absolute; inf without one
+    acceptance: float = 0.0  # planning value for the chance that a drafted token is accepted; 0: no drafts
     headroom_s: float = 0.0  # how much sooner the plan wants the first token
+    patience_s: float = math.inf  # without an SLO it may be overtaken for so long
     size: Size = UNMEASURED  # of the prompt, as measured on arrival
     tokens: int = 0  # output tokens seen
     first_token_s: float = math.nan
@@ -112,6 +115,15 @@ class Exchange:
     def planned_deadline_s(self) -> float:
         """What is planned for: the deadline, less what a plan can't see."""
         return self.arrival_s + max(self.ttft_s - self.headroom_s, self.ttft_s * (1 - HEADROOM_SHARE))
+
+    @property
+    def turn_s(self) -> float:
+        """When the first token is due; without an SLO, when nobody may overtake it any more."""
+        return self.planned_deadline_s if self.contract.has_slo else self.arrival_s + self.patience_s
+
+    @property
+    def weight(self) -> float:
+        return self.contract.weight * (1.0 if self.contract.has_slo else WEIGHT_WITHOUT_SLO)
 
     def promote(self) -> None:
         """It has been promised its SLO after all; a client that has its first token already was told otherwise."""

@@ -10,7 +10,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import msgspec
 
 from engines import profiles
 from engines.channel import STORE_ERRORS, ReplicaInfo, live_replicas, telemetry_reports
+from engines.messages import DraftReport
 from gateway.background import kept_up
 from gateway.breaker import Breaker, State
 from gateway.config import ReplicaConfig
@@ -147,11 +148,16 @@ class Fleet:
         self.breaks = 0  # times that a breaker has opened
         self._returned_s = 0.0
         self._listeners: list[Callable[[Replica], None]] = []
+        self._draft_listeners: list[Callable[[Replica, Iterable[DraftReport]], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def on_news(self, listener: Callable[[Replica], None]) -> None:
         """Call `listener` with a replica whose jobs have changed."""
         self._listeners.append(listener)
+
+    def on_drafts(self, listener: Callable[[Replica, Iterable[DraftReport]], None]) -> None:
+        """Call `listener` with what replicas report of their drafts."""
+        self._draft_listeners.append(listener)
 
     def tell(self, replica: Replica) -> None:
         for listener in self._listeners:
@@ -260,6 +266,8 @@ class Fleet:
                     replica = self.replicas.get(report.replica)
                     if replica is not None and replica.mirror is not None:
                         replica.mirror.take(report, self._clock())
+                        for listener in self._draft_listeners:
+                            listener(replica, report.drafts)
                         self.tell(replica)
             await asyncio.sleep(RESUBSCRIBE_S)
 

@@ -18,6 +18,7 @@ from gateway.background import kept_up
 from gateway.completion import Kind, parse
 from gateway.config import Config
 from gateway.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
+from gateway.drafts import Drafts
 from gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
 from gateway.exchange import Exchange
 from gateway.fleet import Fleet, Replica
@@ -60,6 +61,8 @@ class Gateway:
         self.overflow = Overflow(config, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
         self.passthrough = Passthrough(self.upstream, self.fleet)
+        self.drafts = Drafts(config.classes)
+        self.fleet.on_drafts(self.drafts.learn)
         self.lengths = Lengths(Tokenizers(tokenizing.files(config)))
         self.keys = Keys(config.keys)
         self.records = Records(config.admin.records, log_stream(config.server.log_requests))
@@ -131,7 +134,9 @@ class Gateway:
             prompt_tokens=prompt_tokens,
             output_tokens=self.lengths.output_tokens(completion, contract.slo_class, max(1, window)),
             ttft_s=_ttft_s(contract, prompt_tokens, replicas),
+            acceptance=self.drafts.planning_value(replicas, completion.model, contract.slo_class),
             headroom_s=self.config.admission.headroom_ms / 1000,
+            patience_s=self.config.admission.patience_s,
             size=size,
             key=holder.name if holder else "",
             # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.

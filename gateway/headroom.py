@@ -29,6 +29,7 @@ class _Typical:
     tpot_s: float
     prompt_tokens: float
     output_tokens: float
+    acceptance: float
 
     def learn(self, other: _Typical) -> None:
         for name in self.__slots__:
@@ -36,7 +37,10 @@ class _Typical:
             setattr(self, name, mean + LEARNING_RATE * (getattr(other, name) - mean))
 
     def arrival(self) -> Arrival:
-        return Arrival("typical", self.ttft_s, self.tpot_s, round(self.prompt_tokens), round(self.output_tokens))
+        return Arrival(
+            "typical", self.ttft_s, self.tpot_s, round(self.prompt_tokens), round(self.output_tokens),
+            acceptance=self.acceptance,
+        )  # fmt: skip
 
 
 class Headroom:
@@ -49,7 +53,7 @@ class Headroom:
         if not (math.isfinite(exchange.ttft_s) and exchange.attempts):
             return
         tpot_s = min(exchange.contract.tpot_s, LONGEST_S)
-        seen = _Typical(exchange.ttft_s, tpot_s, exchange.prompt_tokens, exchange.output_tokens)
+        seen = _Typical(exchange.ttft_s, tpot_s, exchange.prompt_tokens, exchange.output_tokens, exchange.acceptance)
         self._typical.setdefault(exchange.completion.model, seen).learn(seen)
 
     def requests(self, now_s: float) -> dict[str, int]:

@@ -41,7 +41,8 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str
     slo_class: str
     arrival_s: float
-    deadline_s: float  # when the first token is due; inf without an SLO
+    has_slo: bool
+    deadline_s: float  # when the first token is due; without an SLO, when nobody may overtake it any more
     tpot_s: float
     weight: float
     prompt_tokens: int

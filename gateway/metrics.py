@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from gateway.drafts import Drafts
 from gateway.exchange import Exchange
 from gateway.fleet import Fleet
 
@@ -64,6 +65,7 @@ class Metrics:
         self._headroom = self._gauge(
             "headroom_requests", "How many more requests like the recent ones could be guaranteed now.", "model_name"
         )
+        self._acceptance = self._gauge("draft_acceptance_ratio", "Drafted tokens accepted, as planned with.", *by_class)
         self._in_flight = self._gauge("requests_in_flight", "Requests on a replica.", "replica")
         self._breaker = self._gauge(
             "replica_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", "replica"
@@ -131,9 +133,9 @@ class Metrics:
         self._models.add(name)
         return name
 
-    def page(self, fleet: Fleet, now_s: float, headroom: dict[str, int]) -> bytes:
+    def page(self, fleet: Fleet, drafts: Drafts, now_s: float, headroom: dict[str, int]) -> bytes:
         """The text for /metrics."""
-        for gauge in (self._replicas, self._in_flight, self._breaker, self._headroom):
+        for gauge in (self._replicas, self._in_flight, self._breaker, self._headroom, self._acceptance):
             gauge.clear()
         for replica in fleet.living():
             self._replicas.labels(self._model(replica.model)).inc()
@@ -141,6 +143,8 @@ class Metrics:
             self._breaker.labels(replica.name).set(replica.breaker.state(now_s))
         for model, requests in headroom.items():
             self._headroom.labels(self._model(model)).inc(requests)
+        for model, slo_class, acceptance in drafts:
+            self._acceptance.labels(self._model(model), slo_class).set(acceptance)
         self._breaks.set(fleet.breaks)
         self._state.set(fleet.ledger.available)
         return generate_latest(self.registry)

@@ -120,6 +120,7 @@ class Mirror:
             output=entry.output_tokens if entry else p.generated_tokens + UNKNOWN_OUTPUT_TOKENS,
             guaranteed=entry.guaranteed if entry else False,
             weight=entry.weight if entry else 1.0,
+            acceptance=entry.acceptance if entry else 0.0,
         )
 
     def _update(self, progress: list[RequestProgress]) -> None:

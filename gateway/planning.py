@@ -8,7 +8,6 @@ think that they are it, the epochs in Redis let the newer plan win.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from zlib import crc32
@@ -19,7 +18,7 @@ from engines.messages import Plan
 from engines.plans import horizon_of
 from gateway.admission import state_of
 from gateway.fleet import Fleet, Replica
-from gateway.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
+from gateway.ledger import Conflict, Head, Ledger, StoreDown
 from gateway.metrics import Metrics
 from gateway.mirror import Mirror
 from planner.controller import plan_replica, promote
@@ -76,7 +75,7 @@ class Planning:
         with self._metrics.planner_call("promote"):
             promoted = promote(state_of(replica, mirror, now_s), now_s)
         found = [mirror.entries.get(request_id) for request_id in promoted]
-        entries = tuple(msgspec.structs.replace(e, guaranteed=True) for e in found if e is not None and _has_slo(e))
+        entries = tuple(msgspec.structs.replace(e, guaranteed=True) for e in found if e is not None and e.has_slo)
         if not entries:
             return
         base, mirror.head = mirror.head, Head(mirror.head.version + 1, self._ledger.next_commit())
@@ -101,10 +100,6 @@ class Planning:
             hold=planned.hold,
             preempt=planned.preempt,
         )
-
-
-def _has_slo(entry: LedgerEntry) -> bool:
-    return math.isfinite(entry.deadline_s) or math.isfinite(entry.tpot_s)
 
 
 def owner(replica: str, gateways: frozenset[str]) -> str:

@@ -31,6 +31,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     prompt_tokens: int
     planned_output_tokens: int
+    planned_acceptance: float  # of drafted tokens; 0: no drafts were planned
     output_tokens: int
     ttft_slo_ms: float | None
     tpot_slo_ms: float | None
@@ -78,6 +79,7 @@ def record_of(exchange: Exchange, now_s: float, error: GatewayError | None) -> R
         stream=exchange.completion.stream,
         prompt_tokens=exchange.prompt_tokens,
         planned_output_tokens=exchange.output_tokens,
+        planned_acceptance=round(exchange.acceptance, 3),
         output_tokens=exchange.tokens,
         ttft_slo_ms=_ms(exchange.ttft_s),
         tpot_slo_ms=_ms(contract.tpot_s),

@@ -157,11 +157,12 @@ class Relay:
         args = slo_args(
             exchange.request_id,
             exchange.contract.slo_class,
-            ttft_left_s=exchange.planned_deadline_s - self._clock(),
+            ttft_left_s=exchange.turn_s - self._clock(),
             tpot_s=exchange.contract.tpot_s,
             guaranteed=exchange.placement.guaranteed,
-            weight=exchange.contract.weight,
+            weight=exchange.weight,
             output=exchange.output_tokens,
+            acceptance=exchange.acceptance,
         )
         return with_slo_args(exchange.completion, args)
 

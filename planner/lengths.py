@@ -5,7 +5,7 @@ fades. Until a class has been seen often enough the cap (`max_tokens`) is the an
 estimate keeps its guarantee: its planning value grows with it (`planning_tokens`).
 
 Acceptance: with s drafts and k of them accepted, every draft before the first rejection was a trial of its own:
-alpha = accepted / (accepted + rejections), with k < s meaning one rejection; both sums fade exponentially.
+alpha = accepted / (accepted + rejected), with k < s meaning one rejection; both sums fade exponentially.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ BINS = 160  # up to 2^20 tokens
 PER_OCTAVE = 8
 HALVE_AFTER = 512  # observations
 ENOUGH = 20
-FADE = 0.995
+FADE = 0.998  # per draft
+PRIOR = 0.6  # before anything was seen: published rates of draft models lie between 0.5 and 0.8
+PRIOR_TRIALS = 20  # how many trials that belief is worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +53,22 @@ class LengthHistogram:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """How often drafts of one class are accepted."""
+    """How often drafts of one class are accepted. It begins with what is usual: who never drafts never learns."""
 
-    accepted: float = 0.0
-    rejected: float = 0.0
+    accepted: float = PRIOR * PRIOR_TRIALS
+    rejected: float = (1.0 - PRIOR) * PRIOR_TRIALS
 
-    def observe(self, drafts: int, accepted: int) -> Acceptance:
-        """One verification: the first `accepted` of `drafts` tokens were kept."""
-        if not 0 <= accepted <= drafts:
-            raise ValueError(f"accepted must be between 0 and drafts ({drafts}), not {accepted}")
-        return Acceptance(self.accepted * FADE + accepted, self.rejected * FADE + (accepted < drafts))
+    def observe(self, accepted: int, rejected: int) -> Acceptance:
+        """So many more drafts were accepted, and so many were the first of theirs to be rejected."""
+        if accepted < 0 or rejected < 0:
+            raise ValueError(f"accepted and rejected must be at least 0, not {accepted} and {rejected}")
+        fade = FADE ** (accepted + rejected)
+        return Acceptance(self.accepted * fade + accepted, self.rejected * fade + rejected)
 
     @property
-    def rate(self) -> float | None:
-        """alpha; None while too little is known."""
-        trials = self.accepted + self.rejected
-        return self.accepted / trials if trials >= ENOUGH else None
+    def rate(self) -> float:
+        """alpha."""
+        return self.accepted / (self.accepted + self.rejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +76,17 @@ class ClassStatistics:
     """What is known of every class of requests."""
 
     lengths: dict[str, LengthHistogram] = field(default_factory=dict)
-    acceptance: dict[str, Acceptance] = field(default_factory=dict)
 
     def finished(self, name: str, tokens: int) -> ClassStatistics:
         """A request of class `name` ended after `tokens` output tokens."""
         histogram = self.lengths.get(name, LengthHistogram()).observe(tokens)
         return replace(self, lengths={**self.lengths, name: histogram})
 
-    def verified(self, name: str, drafts: int, accepted: int) -> ClassStatistics:
-        """A request of class `name` verified drafts."""
-        seen = self.acceptance.get(name, Acceptance()).observe(drafts, accepted)
-        return replace(self, acceptance={**self.acceptance, name: seen})
-
     def planning_tokens(self, name: str, max_tokens: int, generated: int = 0, q: float = 0.9) -> int:
         """What to plan for: the q-quantile of the class among outputs that got this far, capped by max_tokens."""
         histogram = self.lengths.get(name)
         value = histogram.quantile(q, generated) if histogram else None
         return max_tokens if value is None else max(1, min(max_tokens, max(value, generated + 1)))
-
-    def planning_acceptance(self, name: str) -> float:
-        """alpha of the class, 0 (no drafts) while unknown."""
-        seen = self.acceptance.get(name)
-        return (seen.rate or 0.0) if seen else 0.0
 
 
 def firm_tokens(prompts: LengthHistogram) -> float:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.messages import DraftReport
 from engines.sim.state import Slots
 from planner.compiling import compiled
+from planner.lengths import PRIOR, PRIOR_TRIALS
 
-PRIOR = 0.6  # before anything was seen: published rates of draft models lie between 0.5 and 0.8
-PRIOR_TRIALS = 20  # how many trials that belief is worth
 CLASSES = 64  # further ones share the last rate
 
 
@@ -23,6 +23,7 @@ class AcceptanceRates:
     def __init__(self, prior: float = PRIOR, prior_trials: int = PRIOR_TRIALS) -> None:
         self._number: dict[str, int] = {}
         self.counts = np.full((CLASSES, 2), (prior * prior_trials, prior_trials), dtype=np.float64)  # hits, trials
+        self._reported = self.counts.copy()
 
     def number(self, slo_class: str) -> int:
         """The class's row, which `learn` wants."""
@@ -32,6 +33,14 @@ class AcceptanceRates:
         """The class's rate, as far as it is known."""
         hits, trials = self.counts[self.number(slo_class)]
         return float(hits / trials)
+
+    def news(self) -> tuple[DraftReport, ...]:
+        """What was counted since the last call, class by class."""
+        new = (self.counts - self._reported).astype(np.int64)
+        self._reported = self.counts.copy()
+        names = {number: name for name, number in self._number.items()}
+        counted = ((name, *new[number].tolist()) for number, name in names.items())
+        return tuple(DraftReport(name, hits, trials - hits) for name, hits, trials in counted if trials)
 
     def learn(self, class_of_slot: Slots, decode: Slots, drafts: Slots, emitted: Slots, done: Slots) -> None:
         """Count an iteration's decodes: `emitted` begins with theirs."""

@@ -27,6 +27,9 @@ def sim(
     name: Annotated[str, typer.Option(help="Name of the replica; host:port by default.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of output lengths, noise and draft verdicts.")] = 0,
     noise: Annotated[float, typer.Option(help="Relative deviation of iteration times.", min=0, max=0.5)] = 0.0,
+    acceptance: Annotated[
+        float, typer.Option(help="Chance that a drafted token is accepted; 0: there is no draft model.", min=0, max=1)
+    ] = 0.0,
     speed: Annotated[float, typer.Option(help="Run iterations this many times as fast.", min=0.01, max=1000)] = 1.0,
 ) -> None:
     """Serve the OpenAI API with a simulated replica, in real time."""
@@ -42,6 +45,7 @@ def sim(
             url=url,
             seed=seed,
             noise=noise,
+            acceptance=acceptance,
             speed=speed,
         )
     )

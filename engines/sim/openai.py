@@ -50,7 +50,7 @@ class SimArgs(msgspec.Struct):
 
     sim_session: str = ""  # requests of one session share their prompt's beginning
     sim_cached_tokens: int = 0  # how much of it
-    sim_acceptance: float = 0.0  # chance that a drafted token is accepted
+    sim_acceptance: float | None = None  # chance that a drafted token is accepted, instead of the server's own
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ class SimReplica:
         self.policy.apply(plan)
 
     def telemetry(self, name: str, now_s: float) -> Telemetry:
-        """A report; the iterations in it are those since the last one."""
+        """A report; the iterations and drafts in it are those since the last one."""
         iterations = tuple(self.reports)
         self.reports.clear()
         return Telemetry(
@@ -170,6 +170,7 @@ class SimReplica:
             kv_blocks_free=self.state.pool.free,
             iterations=iterations,
             progress=(*self.policy.progress(), *(self._unseen_progress(slot) for slot, _ in self.unseen)),
+            drafts=self.policy.drafts(),
         )
 
     @property

@@ -13,6 +13,7 @@ import itertools
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -49,6 +50,7 @@ class ServerConfig:
     seed: int = 0
     noise: float = 0.0
     speed: float = 1.0
+    acceptance: float = 0.0  # chance that a drafted token is accepted; 0: there is no draft model
     async_scheduling: bool = True
 
 
@@ -62,7 +64,8 @@ class SimServer:
         self._ids = itertools.count(1)
         self._clock = WallClock()
         self._started_s = self._clock.now_s()
-        self._profile = faster(config.profile, config.speed)
+        profile = faster(config.profile, config.speed)
+        self._profile = profile if config.acceptance else msgspec.structs.replace(profile, max_drafts=0)
 
     def app(self) -> Starlette:
         routes = [
@@ -96,7 +99,7 @@ class SimServer:
             max_tokens=ask.max_tokens,
             cached_tokens=min(ask.sim.sim_cached_tokens, ask.prompt_tokens),
             session=ask.sim.sim_session,
-            acceptance=ask.sim.sim_acceptance,
+            acceptance=self.config.acceptance if ask.sim.sim_acceptance is None else ask.sim.sim_acceptance,
             slo=ask.slo,
         )
         try:

@@ -21,6 +21,7 @@ from collections import deque
 import msgspec
 
 from engines.channel import ReplicaChannel, ReplicaInfo
+from engines.drafts import DraftTally
 from engines.messages import IterationReport, Plan, Telemetry
 from engines.vllm.mailbox import Mailbox
 
@@ -45,6 +46,7 @@ class Courier:
         self._mailbox = mailbox
         self._latest: Telemetry | None = None
         self._iterations: deque[IterationReport] = deque(maxlen=KEPT_ITERATIONS)
+        self._drafts = DraftTally()
 
     async def run(self) -> None:
         hello = msgspec.msgpack.decode(await self._frame(), type=Hello)
@@ -77,6 +79,8 @@ class Courier:
     def _take(self, channel: ReplicaChannel, frame: bytes) -> None:
         self._latest = msgspec.msgpack.decode(memoryview(frame)[1:], type=Telemetry)
         self._iterations.extend(self._latest.iterations)
+        for drafts in self._latest.drafts:
+            self._drafts.add(drafts)
         channel.report(urgent=frame[:1] == URGENT)
 
     def _snapshot(self) -> Telemetry:
@@ -87,8 +91,10 @@ class Courier:
             sent_at_s=now_s,
             busy_for_s=max(0.0, self._latest.busy_for_s - (now_s - self._latest.sent_at_s)),
             iterations=tuple(self._iterations),
+            drafts=self._drafts.reports(),
         )
         self._iterations.clear()
+        self._drafts.clear()
         return report
 
     def _deliver(self, channel: ReplicaChannel, plan: Plan) -> None:

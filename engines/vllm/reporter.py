@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from engines.channel import TELEMETRY_MIN_GAP_S
+from engines.drafts import DraftTally
 from engines.follower import PlanFollower
-from engines.messages import IterationReport
+from engines.messages import DraftReport, IterationReport
 from engines.vllm.link import Link
 
 KEPT_ITERATIONS = 512  # while reports do not get through, older iterations are forgotten
@@ -20,12 +21,18 @@ class Reporter:
         self._follower = follower
         self._replica = replica
         self._iterations: deque[IterationReport] = deque(maxlen=KEPT_ITERATIONS)
+        self._drafts = DraftTally()
         self._sent_at_s = 0.0
 
     def landed(self, report: IterationReport) -> None:
         """An iteration ended."""
         if self._link is not None:
             self._iterations.append(report)
+
+    def verified(self, drafts: DraftReport) -> None:
+        """A request's drafts were verified."""
+        if self._link is not None:
+            self._drafts.add(drafts)
 
     def send(self, now_s: float, busy_for_s: float, free_blocks: int, *, urgent: bool) -> None:
         """Send a report if one is due, or at once when it is urgent (a request ended)."""
@@ -38,7 +45,9 @@ class Reporter:
             kv_blocks_total=self._follower.profile.kv_blocks,
             kv_blocks_free=free_blocks,
             iterations=tuple(self._iterations),
+            drafts=self._drafts.reports(),
         )
         self._sent_at_s = now_s
         if self._link.send(report, urgent=urgent):
             self._iterations.clear()
+            self._drafts.clear()

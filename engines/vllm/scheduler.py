@@ -138,7 +138,7 @@ class SyncSloScheduler(ClampedScheduler):
         landed = self._flights.land(scheduler_output, now_s)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         if landed is not None:
-            self._account(*landed, now_s)
+            self._account(*landed, now_s, model_runner_output)
         return outputs
 
     def shutdown(self) -> None:
@@ -276,7 +276,7 @@ class SyncSloScheduler(ClampedScheduler):
             )
         )
 
-    def _account(self, flight: Flight, report: IterationReport, now_s: float) -> None:
+    def _account(self, flight: Flight, report: IterationReport, now_s: float, output: Any) -> None:
         """An iteration ended: drop what it finished, correct what was assumed, and report."""
         scheduled = flight.output.num_scheduled_tokens
         alive = [self.requests[r] for r in scheduled if r in self.requests]
@@ -289,6 +289,8 @@ class SyncSloScheduler(ClampedScheduler):
         if self._log is not None:
             self._log.write(report, flight.expected_s, self._blocks_left)
         self._reporter.landed(report)
+        for verified in self._tracker.verified(flight.output, output):
+            self._reporter.verified(verified)
         self._report(now_s, urgent=len(alive) < len(scheduled))
 
     def _report(self, now_s: float, *, urgent: bool) -> None:

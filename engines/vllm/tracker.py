@@ -11,7 +11,7 @@ import numpy as np
 from vllm.v1.request import RequestStatus
 
 from engines.follower import PlanFollower
-from engines.messages import SloArgs, read_slo
+from engines.messages import DraftReport, SloArgs, read_slo
 from planner.batch import Batch
 from planner.compiling import compiled
 from planner.jobs import Jobs
@@ -44,6 +44,7 @@ class Tracker:
         self.follower = follower
         self._request_of: dict[str, Any] = {}  # job id -> request
         self._job_of: dict[str, str] = {}  # vLLM's request id -> job id
+        self._class_of: dict[str, str] = {}  # vLLM's request id -> SLO class
         self._steady: Selection | None = None  # the last one of decodes alone, while rows stay where they are
         self._steady_rows = NOBODY  # by row: whether it is in there
 
@@ -56,6 +57,7 @@ class Tracker:
         job_id = request.request_id if slo.slo_id in self._request_of else slo.slo_id
         self._request_of[job_id] = request
         self._job_of[request.request_id] = job_id
+        self._class_of[request.request_id] = slo.slo_class
         self._steady = None
         self.follower.add(
             msgspec.structs.replace(slo, slo_id=job_id),
@@ -70,7 +72,7 @@ class Tracker:
         job_id = self._job_of.pop(request_id, None)
         if job_id is None:
             return False
-        del self._request_of[job_id]
+        del self._request_of[job_id], self._class_of[request_id]
         self._steady = None
         self.follower.remove(job_id)
         return True
@@ -82,6 +84,16 @@ class Tracker:
 
     def request_ids(self) -> list[str]:
         return list(self._job_of)
+
+    def verified(self, scheduled: Any, output: Any) -> Iterator[DraftReport]:
+        """How each request's drafts fared that came back with this output; not those of a request that ends with it,
+        whose last draft may have been cut short."""
+        for request_id, drafts in scheduled.scheduled_spec_decode_tokens.items():
+            slo_class, index = self._class_of.get(request_id), output.req_id_to_index.get(request_id)
+            if slo_class is None or index is None or not output.sampled_token_ids:
+                continue
+            if tokens := len(output.sampled_token_ids[index]):
+                yield DraftReport(slo_class, tokens - 1, int(tokens <= len(drafts)))
 
     def requests(self, job_ids: Iterable[str]) -> Iterator[Any]:
         """The requests of these jobs, in their order."""

@@ -16,7 +16,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from engines import channel
-from engines.messages import IterationReport, Plan, Telemetry
+from engines.messages import DraftReport, IterationReport, Plan, Telemetry
 from tests.engines.conftest import free_port
 
 START_S = 110.0  # a fresh machine compiles the kernels first
@@ -70,6 +70,7 @@ class Watcher:
     def __init__(self, redis: Redis, name: str) -> None:
         self.latest: Telemetry | None = None
         self.iterations: list[IterationReport] = []
+        self.drafts: list[DraftReport] = []
         self._redis = redis
         self._name = name
         self._epoch = 0
@@ -78,6 +79,7 @@ class Watcher:
         async for report in channel.telemetry_reports(self._redis):
             if report.replica == self._name:
                 self.iterations.extend(report.iterations)
+                self.drafts.extend(report.drafts)
                 self.latest = report
 
     async def plan(self, plan: Plan) -> None:

@@ -30,7 +30,7 @@ def engine(
     request: pytest.FixtureRequest, state: Valkey, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EngineServer]:
     log = tmp_path_factory.mktemp("engine") / "log"
-    with sim_engine("contract", state.url, log=log) as url:
+    with sim_engine("contract", state.url, "--acceptance", "0.7", log=log) as url:
         yield EngineServer("contract", url, state.url, long_prompt=1900, chunk=20, output=100)
 
 
@@ -124,6 +124,17 @@ async def test_best_effort_is_held_preempted_and_finished(engine: EngineServer, 
     assert of(empty, "a").generated_tokens == of(stopped, "a").generated_tokens < engine.output
     await watcher.plan(FREE)
     assert (await request).tokens == engine.output
+
+
+async def test_reports_tell_how_drafts_fared(engine: EngineServer, watcher: Watcher) -> None:
+    asked = {"slo_class": "chat", "slo_acceptance": 0.7, "slo_ttft_ms": 5000, "slo_tpot_ms": 100}
+    answers = await asyncio.gather(*(complete(engine, 50, 200, slo_id=f"d{n}", **asked) for n in range(4)))
+    assert [answer.tokens for answer in answers] == [200] * 4
+    await watcher.until(lambda report: here(report))
+    assert {drafts.slo_class for drafts in watcher.drafts} == {"chat"}
+    accepted = sum(drafts.accepted for drafts in watcher.drafts)
+    assert accepted < 800
+    assert accepted / (accepted + sum(drafts.rejected for drafts in watcher.drafts)) == pytest.approx(0.7, abs=0.1)
 
 
 async def test_a_client_that_hangs_up_frees_its_blocks(engine: EngineServer, watcher: Watcher) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from hashlib import sha256
 from itertools import count
 
 import aiohttp
@@ -13,7 +14,11 @@ from engines.channel import key
 from tests.gateway.scripted import Script, ScriptedReplica, scripted_replica
 from tests.processes import Process, running_gateway, running_valkey
 
-CONFIG = """
+ADMIN = {"authorization": "Bearer admin"}
+CONFIG = f"""
+[admin]
+sha256 = "{sha256(b"admin").hexdigest()}"
+
 [classes.interactive]
 ttft_ms = 1000
 tpot_ms = 100

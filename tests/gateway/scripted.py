@@ -279,7 +279,7 @@ async def scripted_replica(
     replica = ScriptedReplica(name, "", script)
     server = await asyncio.start_server(replica.serve, "127.0.0.1", 0, limit=2**25)
     replica.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    profile = msgspec.structs.replace(profiles.load("h200-opt-13b"), model=model)
+    profile = msgspec.structs.replace(profiles.load("h200-opt-13b"), model=model, max_drafts=0)
     info = ReplicaInfo(
         name=name, url=replica.url, model=model, profile=profile, engine="scripted", policy="none",
         started_at_s=time.time(), supports_plans=True,

@@ -14,8 +14,9 @@ from gateway.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
 
 def entry(request_id: str, *, guaranteed: bool = True, gateway: str = "a") -> LedgerEntry:
     return LedgerEntry(
-        request_id=request_id, gateway=gateway, slo_class="default", arrival_s=1.0, deadline_s=2.0, tpot_s=0.05,
-        weight=1.0, prompt_tokens=10, output_tokens=5, acceptance=0.0, guaranteed=guaranteed, dispatched_s=1.0,
+        request_id=request_id, gateway=gateway, slo_class="default", arrival_s=1.0, has_slo=True, deadline_s=2.0,
+        tpot_s=0.05, weight=1.0, prompt_tokens=10, output_tokens=5, acceptance=0.0, guaranteed=guaranteed,
+        dispatched_s=1.0,
     )  # fmt: skip
 
 

@@ -212,7 +212,9 @@ class Audit:
 def _has_room(mirror: Mirror, entry: LedgerEntry, now_s: float) -> bool:
     state = ReplicaState("audit", mirror.profile, mirror.jobs, mirror.free_blocks, mirror.busy_for_s(now_s))
     ttft_s = entry.deadline_s - now_s
-    arrival = Arrival(entry.request_id, ttft_s, entry.tpot_s, entry.prompt_tokens, entry.output_tokens)
+    arrival = Arrival(
+        entry.request_id, ttft_s, entry.tpot_s, entry.prompt_tokens, entry.output_tokens, acceptance=entry.acceptance
+    )
     return place(arrival, [state], now_s).guaranteed
 
 

@@ -34,14 +34,14 @@ def test_a_request_that_outlives_its_estimate_gets_a_longer_one() -> None:
 
 def test_acceptance_is_learned_from_what_was_verified() -> None:
     rng = np.random.default_rng(1)
-    stats = ClassStatistics()
-    assert stats.planning_acceptance("chat") == 0.0
+    chat = Acceptance()
+    assert chat.rate == pytest.approx(0.6)  # what is usual, until something is known
     for _ in range(1500):
         accepted = next((k for k in range(4) if rng.random() > 0.7), 4)
-        stats = stats.verified("chat", 4, accepted)
-    assert stats.planning_acceptance("chat") == pytest.approx(0.7, abs=0.06)
+        chat = chat.observe(accepted, int(accepted < 4))
+    assert chat.rate == pytest.approx(0.7, abs=0.06)
 
 
-def test_more_cannot_be_accepted_than_was_drafted() -> None:
+def test_fewer_than_no_drafts_cannot_be_accepted() -> None:
     with pytest.raises(ValueError, match="accepted"):
-        Acceptance().observe(2, 3)
+        Acceptance().observe(-1, 3)

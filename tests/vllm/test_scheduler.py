@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from bench.gpu.dummy_model import write_model
 from bench.gpu.fake_engine import FakeEngine, make_scheduler
+from engines import channel
 from engines.messages import Plan, PlannedIteration
 from engines.vllm.compat import ClampedScheduler
 from engines.vllm.scheduler import AsyncSloScheduler, SloScheduler, SyncSloScheduler
 from engines.vllm.versions import ANY_VERSION, UnsupportedVllm, require_supported
+from tests.engines.conftest import Valkey, free_port, valkey  # noqa: F401  # a fixture
+from tests.engines.serving import Watcher
 
 pytestmark = pytest.mark.vllm
 
@@ -133,6 +139,53 @@ def test_each_tier_verifies_as_many_drafts_as_planned(make_engine: MakeEngine) -
     assert [step.drafts for step in engine.steps[seen:]] == [{"tight": 2, "loose": 1}] * 4
     engine.run()
     assert engine.emitted == {"tight": 40, "loose": 40}
+
+
+async def test_reports_tell_how_drafts_fared(
+    make_engine: MakeEngine,
+    valkey: Valkey,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with answering_health() as url, channel.connect(valkey.url) as redis:
+        watcher = Watcher(redis, "vllm")
+        watching = asyncio.create_task(watcher.watch())
+        monkeypatch.setenv("SLOSGATE_REDIS", valkey.url)
+        monkeypatch.setenv("SLOSGATE_URL", url)
+        engine = make_engine(drafts=3)
+        await watcher.until(lambda report: not report.progress)  # the courier is there
+        engine.add("a", 10, 1000, slo_class="chat", slo_ttft_ms=500, slo_tpot_ms=100, slo_acceptance=0.7)
+        for _ in range(60):
+            engine.step()
+        engine.drain()
+        engine.abort("a")
+        await watcher.until(lambda report: report.epoch == 0 and not report.progress and bool(watcher.drafts))
+        watching.cancel()
+        engine.scheduler.shutdown()
+    verified = [step for step in engine.steps if step.drafts]
+    assert len(verified) > 40
+    assert {drafts.slo_class for drafts in watcher.drafts} == {"chat"}
+    # Each of them emitted one token beside the accepted drafts, each other decode and the prefill just one.
+    emitting = sum(bool(step.sampling) for step in engine.steps)
+    assert sum(drafts.accepted for drafts in watcher.drafts) == engine.emitted["a"] - emitting
+    assert 0 < sum(drafts.rejected for drafts in watcher.drafts) < len(verified)
+
+
+async def _healthy(request: web.Request) -> web.Response:
+    return web.Response()
+
+
+@asynccontextmanager
+async def answering_health() -> AsyncIterator[str]:
+    """The HTTP server of an engine that has none: its address."""
+    runner = web.AppRunner(web.Application())
+    runner.app.router.add_get("/health", _healthy)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()
 
 
 def test_a_request_without_slo_is_served(make_engine: MakeEngine) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from engines.messages import IterationReport, Plan, RequestProgress
+from engines.messages import DraftReport, IterationReport, Plan, RequestProgress
 from engines.sim.flight import Leg, TokenLog, Totals
 from engines.sim.state import EngineState, Slots
 
@@ -89,6 +89,9 @@ class Policy(Protocol):
 
     def progress(self) -> tuple[RequestProgress, ...]:
         """Where every request on the replica stands."""
+
+    def drafts(self) -> tuple[DraftReport, ...]:
+        """How drafts have fared since the last call."""
 
 
 PolicyFactory: TypeAlias = Callable[[EngineState], Policy]

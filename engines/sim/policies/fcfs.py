@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from engines.messages import IterationReport, Plan, RequestProgress
+from engines.messages import DraftReport, IterationReport, Plan, RequestProgress
 from engines.sim.flight import Leg, TokenLog, Totals, repeat
 from engines.sim.policies.base import Iteration, Outcome, SlotBatch, slots
 from engines.sim.state import EngineState, Sequences, Slots
@@ -73,6 +73,10 @@ class FcfsPolicy:
             RequestProgress(name, left, context, generated, float("inf"), False)
             for name, left, context, generated in zip(ids, *columns, strict=True)
         )
+
+    def drafts(self) -> tuple[DraftReport, ...]:
+        """Nobody plans with it: their draft length is fixed."""
+        return ()
 
     def _all_decodes(self, drafts: int) -> tuple[SlotBatch, int]:
         """One decode step of all that decode, and the KV blocks that it leaves free beside those reserved."""

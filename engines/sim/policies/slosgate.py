@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from engines.follower import PlanFollower, Progress, add_job
-from engines.messages import IterationReport, Plan, RequestProgress, SloArgs
+from engines.messages import DraftReport, IterationReport, Plan, RequestProgress, SloArgs
 from engines.sim.acceptance import AcceptanceRates
 from engines.sim.flight import Leg, TokenLog, Totals
 from engines.sim.following import follow
@@ -118,6 +118,9 @@ class SlosgatePolicy:
 
     def progress(self) -> tuple[RequestProgress, ...]:
         return self.follower.progress()
+
+    def drafts(self) -> tuple[DraftReport, ...]:
+        return self._rates.news()
 
     def _preempt(self, job_id: str) -> None:
         self._state.preempt(self._state.slot_of[job_id])

@@ -209,6 +209,7 @@ class Fleet:
     async def _recover(self) -> None:
         """Redis is there (again): it may have lost what we promised, and we may have missed what others did."""
         self._returned_s = self._clock()
+        await self.ledger.reconnect()
         self.ledger.available = True
         for replica in list(self.living()):
             await self.reload(replica, restore=True)

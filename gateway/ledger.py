@@ -142,6 +142,11 @@ class Ledger:
             await self.redis.delete(key("gateway", self.gateway))
         await self.redis.aclose()
 
+    async def reconnect(self) -> None:
+        """Redis was away: drop the idle connections that died with it, or the next to be used looks like another
+        outage. (redis-py looks at a connection before it uses it, but not long enough to see that it has ended.)"""
+        await self.redis.connection_pool.disconnect(inuse_connections=False)
+
     def next_commit(self) -> str:
         """A name for a commit that no other commit has."""
         return f"{self.gateway}:{next(self._commits)}"

@@ -15,11 +15,14 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from bench import bound, cache, scenarios, tuning, virtual
-from bench.attainment import PAPER, attained, collect, wilson
+from bench.attainment import GUARANTEED, PAPER, attained, collect, wilson
 from bench.capacity import Capacity, Count, rate_of, search, step_of
 from bench.load import Load, offer
 from bench.results import Row
+from bench.virtual import VirtualRun
 from engines import profiles
 from engines.sim import systems
 
@@ -88,16 +91,35 @@ def count(question: Question, rate_rps: float, seed: int) -> Count:
     load = load_of(question, rate_rps, seed)
     if seed and load.requests == load_of(question, rate_rps, 0).requests:
         return Count(0, 0)
-    asked = {**dataclasses.asdict(question), "rate_rps": rate_rps, "seed": seed, "source": load.trace_source}
+    return Count(*_remembered({}, question, load, rate_rps, seed, _counted))
+
+
+def fates(question: Question, rate_rps: float, seed: int) -> Row:
+    """What became of the requests of one virtual run: attained, guarantees given and kept, best effort's throughput."""
+    load = load_of(question, rate_rps, seed)
+    return dict(_remembered({"told": "fates"}, question, load, rate_rps, seed, _told))
+
+
+def _remembered(
+    more: dict[str, Any],
+    question: Question,
+    load: Load,
+    rate_rps: float,
+    seed: int,
+    tell: Callable[[VirtualRun, Load], Any],
+) -> Any:
+    asked = {**more, **dataclasses.asdict(question), "rate_rps": rate_rps, "seed": seed, "source": load.trace_source}
     module = systems.load(tuning.base(question.system)).__module__
-    kept = cache.remembered(
-        asked, (*LOAD_MODULES, module), lambda: _simulate(question, load, seed), alone=("bench.virtual",)
+    return cache.remembered(
+        asked,
+        (*LOAD_MODULES, module),
+        lambda: tell(_simulate(question, load, seed), load),
+        alone=("bench.virtual",),
     )
-    return Count(*kept)
 
 
-def _simulate(question: Question, load: Load, seed: int) -> list[int]:
-    served = virtual.simulate(
+def _simulate(question: Question, load: Load, seed: int) -> VirtualRun:
+    return virtual.simulate(
         load,
         question.system,
         profiles.load(question.hardware),
@@ -108,8 +130,25 @@ def _simulate(question: Question, load: Load, seed: int) -> list[int]:
         drafts=question.drafts,
         prefill_replicas=question.prefill_replicas,
     )
-    hits = attained(collect(served.outcomes), PAPER)
+
+
+def _counted(run: VirtualRun, load: Load) -> list[int]:
+    hits = attained(collect(run.outcomes), PAPER)
     return [int(hits.sum()), len(hits)]
+
+
+def _told(run: VirtualRun, load: Load) -> Row:
+    served = collect(run.outcomes)
+    hits = attained(served, PAPER)
+    guaranteed = np.array([word == GUARANTEED for word in served.admission])
+    return {
+        "offered": len(hits),
+        "attained": int(hits.sum()),
+        "guaranteed": int(guaranteed.sum()),
+        "guarantees_kept": int(hits[guaranteed].sum()),
+        "best_effort": int((~guaranteed).sum()),
+        "best_effort_tokens_per_s": round(run.replicas["best_effort_tokens"] / load.seconds, 2),
+    }
 
 
 def bound_rps(question: Question, target: float) -> float:
@@ -171,18 +210,31 @@ def capacities(
     """The capacity of each question's system at its best setting, in the questions' order."""
 
     def answer(question: Question) -> Answer:
-        per_gpu = workers.submit(bound_rps, question, target).result() / question.replicas
-        best = Answer(question, question, Capacity(0.0, Count(0, 0)), per_gpu * question.replicas)
-        for setting in settings_of(question):
-            limit = per_gpu * setting.replicas
-            found = _better(setting, target, limit, best.per_gpu_rps * setting.replicas, workers)
-            if found is not None:
-                best = Answer(question, setting, found, limit)
+        best = best_of([question], target, workers)
         on_done(best)
         return best
 
     with ThreadPoolExecutor(max(1, len(questions))) as threads:
         return list(threads.map(answer, questions))
+
+
+def best_of(questions: Sequence[Question], target: float, workers: Workers, known: Answer | None = None) -> Answer:
+    """The best setting of several systems, that of the first one when none has any capacity.
+
+    Settings that cannot beat `known`, or one found before, cost one rate each.
+    """
+    best = known
+    for question in questions:
+        per_gpu = workers.submit(bound_rps, question, target).result() / question.replicas
+        best = best or Answer(question, question, Capacity(0.0, Count(0, 0)), per_gpu * question.replicas)
+        for setting in settings_of(question):
+            limit = per_gpu * setting.replicas
+            found = _better(setting, target, limit, best.per_gpu_rps * setting.replicas, workers)
+            if found is not None:
+                best = Answer(question, setting, found, limit)
+    if best is None:
+        raise ValueError("there is no system to choose from")
+    return best
 
 
 def _better(question: Question, target: float, limit: float, known_rps: float, workers: Workers) -> Capacity | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bench.errors import choose
 from engines.sim import systems
+from planner.profile import HardwareProfile
 
 BASELINES = ("vllm", "vllm-v0", "sarathi", "distserve")
 BUDGETS = {"sarathi": (1024, 512, 2048, 256, 4096)}  # tokens an iteration may take
@@ -46,6 +47,13 @@ def base(system: str) -> str:
 def speculates(system: str) -> bool:
     """Whether a system drafts tokens."""
     return system.endswith(SPECULATING) or (system.startswith("slos-serve") and system != "slos-serve-ar")
+
+
+def budget_within(profile: HardwareProfile, tpot_s: float) -> int:
+    """Sarathi-Serve's one budget: the largest of those to tune by whose iteration lasts no longer than a TPOT SLO."""
+    budgets = sorted(BUDGETS["sarathi"])
+    meeting = [n for n in budgets if profile.perf.iteration_s(n, n, 1) <= tpot_s]
+    return meeting[-1] if meeting else budgets[0]
 
 
 def settings(system: str, replicas: int = 1) -> list[Setting]:

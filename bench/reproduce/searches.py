@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
 from bench import results, scenarios, sweeps
 from bench.results import Result, Row
 from bench.show import capacity_table, searching
+from bench.sweeps import Question
 
 SCENARIOS = ("chatbot", "coder", "summarizer", "mixed", "tool-calling", "reasoning")
 
 
 def questions(
-    scenario_names: Sequence[str], systems: Sequence[str], replicas: Sequence[int] = (1,), hardware: str = ""
-) -> list[sweeps.Question]:
-    """Every combination; without `hardware` each scenario runs on its own."""
+    scenario_names: Sequence[str],
+    systems: Sequence[str],
+    replicas: Sequence[int] = (1,),
+    settle: Callable[[Question], Question] = lambda question: question,
+) -> list[Question]:
+    """Every combination, each scenario on its own hardware; `settle` may fix what would be tuned."""
     return [
-        sweeps.Question(scenario=name, system=system, hardware=hardware or scenarios.load(name).hardware, replicas=n)
+        settle(Question(scenario=name, system=system, hardware=scenarios.load(name).hardware, replicas=n))
         for name in scenario_names
         for system in systems
         for n in replicas
     ]
 
 
-def searched(name: str, asked: Sequence[sweeps.Question], target: float, console: Console, seed: int) -> Result:
-    """The capacities as rows of a result, shown on the console."""
+def searched(
+    name: str,
+    asked: Sequence[Question],
+    target: float,
+    console: Console,
+    seed: int,
+    system_name: Callable[[Question], str] = lambda question: question.system,
+) -> Result:
+    """The capacities as rows of a result, shown on the console; `system_name` tells apart one system's settings."""
     hardware = ", ".join(dict.fromkeys(q.hardware for q in asked))
     result = results.begin(f"reproduce {name}", {"attainment": target}, seed=seed, hardware=hardware)
     with sweeps.Workers() as workers, searching(console, len(asked)) as on_done:
         answers = sweeps.capacities(asked, target, workers, on_done)
-    result.rows = [answer.row(target) for answer in answers]
+    result.rows = [answer.row(target) | {"system": system_name(answer.asked)} for answer in answers]
     console.print(capacity_table(result.rows))
     return result
 

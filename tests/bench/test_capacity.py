@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from bench import tuning
 from bench.cli import app
+from engines import profiles
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +55,9 @@ def test_a_baseline_is_tuned_by_what_it_has() -> None:
     assert {s.budget for s in tuning.settings("sarathi")} == {256, 512, 1024, 2048, 4096}
     assert {s.drafts for s in tuning.settings("vllm+sd")} == {1, 2, 4}
     assert {(s.replicas, s.prefill_replicas) for s in tuning.settings("distserve", 4)} == {(4, 1), (4, 2), (4, 3)}
+
+
+def test_one_budget_of_sarathi_keeps_its_iterations_within_the_tight_tpot() -> None:
+    assert tuning.budget_within(profiles.load("a100-opt-13b"), 0.05) == 256
+    assert tuning.budget_within(profiles.load("h200-opt-13b"), 0.05) == 1024
+    assert tuning.budget_within(profiles.load("a100-opt-13b"), 0.001) == 256

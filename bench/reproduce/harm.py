@@ -1,0 +1,123 @@
+"""Do no harm: slosgate beside each scenario's best-tuned baseline, on several kinds of hardware, at 90 and 99 %.
+
+For each case the baselines' capacity is searched with every setting there is to tune, first without speculation, then
+with it. slosgate then serves the very load at which the best of them still holds: without speculation the one, with it
+the other; it does no harm where it holds there too. A model whose context is shorter than a scenario's does not serve
+it; the scenario's own hardware is among those measured in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench import results, scenarios, sweeps, tuning
+from bench.attainment import wilson
+from bench.reproduce.searches import SCENARIOS
+from bench.results import Result, Row
+from bench.sweeps import Answer, Question, Workers
+from engines import profiles
+
+HARDWARE = ("a100-opt-13b", "h200-opt-13b", "h200-llama-3.1-8b")
+TARGETS = (0.9, 0.99)
+PLAIN, SPECULATING = "slos-serve-ar", "slos-serve"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    scenario: str
+    hardware: str
+    target: float
+
+
+def run(console: Console, seed: int) -> Result:
+    cases = [Case(scenario, hardware, target) for target in TARGETS for scenario, hardware in _places()]
+    config = {"hardware": HARDWARE, "attainment": TARGETS}
+    hardware = ", ".join(dict.fromkeys(case.hardware for case in cases))
+    result = results.begin("reproduce harm", config, seed=seed, hardware=hardware)
+    with Workers() as workers, ThreadPoolExecutor(len(cases)) as threads:
+        for rows in threads.map(
+            lambda case: _compare(case, workers, lambda said: console.print(said, style="dim")), cases
+        ):
+            result.rows += rows
+    console.print(table(result.rows))
+    held = sum(row["holds"] for row in result.rows)
+    result.config |= {"held": held, "compared": len(result.rows)}
+    console.print(
+        f"slosgate is at least as good as the best-tuned baseline in {held} of {len(result.rows)} comparisons"
+    )
+    return result
+
+
+def _places() -> Iterator[tuple[str, str]]:
+    """Scenarios with the hardware whose model takes their longest requests."""
+    for name in SCENARIOS:
+        scenario = scenarios.load(name)
+        longest = max(kind.window for kind in scenario.classes.values())
+        for hardware in dict.fromkeys((*HARDWARE, scenario.hardware)):
+            if profiles.load(hardware).max_model_tokens >= longest:
+                yield name, hardware
+
+
+def _compare(case: Case, workers: Workers, say: Callable[[str], None]) -> list[Row]:
+    """Two rows: without speculation, and with it."""
+    plain = [Question(case.scenario, name, case.hardware) for name in tuning.BASELINES]
+    drafting = [replace(one, system=one.system + tuning.SPECULATING) for one in plain]
+    best = sweeps.best_of(plain, case.target, workers)
+    best_of_all = sweeps.best_of(drafting, case.target, workers, known=best)
+    rows = [_row(case, best, PLAIN, workers), _row(case, best_of_all, SPECULATING, workers)]
+    for row in rows:
+        say(
+            f"{row['scenario']} on {row['hardware']} at {case.target:.0%}: {row['baseline']} holds "
+            f"{row['baseline_rps_per_gpu']:.3g} req/s, there {row['system']} attains {row['attainment']:.1%}"
+        )
+    return rows
+
+
+def _row(case: Case, best: Answer, system: str, workers: Workers) -> Row:
+    """Our system at the capacity of the best baseline; it holds by itself where no baseline has any."""
+    rate_rps = best.per_gpu_rps
+    ours = Question(case.scenario, system, case.hardware)
+    count = workers.count(ours, rate_rps, case.target) if rate_rps else best.capacity.count
+    low, high = wilson(count.attained, count.offered)
+    return {
+        "scenario": case.scenario,
+        "hardware": case.hardware,
+        "attainment_target": case.target,
+        "baseline": best.question.system,
+        "budget": best.question.budget,
+        "drafts": best.question.drafts,
+        "prefill_replicas": best.question.prefill_replicas,
+        "gpus": best.question.replicas,
+        "baseline_rps_per_gpu": round(rate_rps, 4),
+        "baseline_attainment": round(best.capacity.count.attainment, 5),
+        "system": system,
+        "attainment": round(count.attainment, 5),
+        "ci_low": round(low, 5),
+        "ci_high": round(high, 5),
+        "holds": not rate_rps or count.attainment >= case.target,
+    }
+
+
+def table(rows: list[Row]) -> Table:
+    """The comparisons, for people."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
+    for head in ("scenario", "hardware", "at", "best baseline", "req/s/GPU", "system", "attains there", ""):
+        shown.add_column(head, no_wrap=True)
+    for row in rows:
+        shown.add_row(
+            row["scenario"],
+            row["hardware"],
+            f"{row['attainment_target']:.0%}",
+            row["baseline"],
+            f"{row['baseline_rps_per_gpu']:.3g}",
+            row["system"],
+            f"{row['attainment']:.1%}",
+            "holds" if row["holds"] else "short",
+        )
+    return shown

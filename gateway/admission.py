@@ -26,6 +26,11 @@ LATER_S = 1.0  # what a client is told to wait when the plan can't say how long
 class _Choice:
     replica: Replica
     decision: Decision
+    decided_s: float
+
+    @property
+    def report_s(self) -> float:
+        return self.replica.mirror.report_s if self.replica.mirror else -math.inf
 
 
 class Admission:
@@ -78,7 +83,7 @@ class Admission:
         else:
             choice = self._choose(exchange, self.candidates(exchange.completion.model))
             self._refuse_if_wanted(exchange, choice.decision)
-        entry = self._entry(exchange, guaranteed=False)
+        entry = self._entry(exchange, choice, guaranteed=False)
         await self._enter(choice.replica, entry)
         return self._placed(exchange, choice, guaranteed=False)
 
@@ -92,7 +97,7 @@ class Admission:
                 return self._placed(exchange, choice, guaranteed=True)
         except (Conflict, StoreDown):
             pass
-        entry = self._entry(exchange, guaranteed=False)
+        entry = self._entry(exchange, choice, guaranteed=False)
         with suppress(StoreDown):
             await self._enter(choice.replica, entry)
         choice.replica.enter(entry)
@@ -109,18 +114,19 @@ class Admission:
         planned = [(replica, replica.mirror) for replica in replicas if replica.mirror is not None]
         if not planned:
             least = min(replicas, key=lambda replica: len(replica.own))
-            return _Choice(least, Decision(0, False, math.inf, "the replica's hardware profile is unknown", None))
+            unknown = Decision(0, False, math.inf, "the replica's hardware profile is unknown", None)
+            return _Choice(least, unknown, self._clock())
         now_s = self._clock()
         states = [state_of(replica, mirror, now_s, _likely_prefix(exchange, replica)) for replica, mirror in planned]
         with self._metrics.planner_call("place"):
             decision = place(_arrival(exchange, now_s), states, now_s, hop_limit=self._config.hop_limit)
-        return _Choice(planned[decision.replica][0], _without_empty_promise(exchange, decision))
+        return _Choice(planned[decision.replica][0], _without_empty_promise(exchange, decision), now_s)
 
     async def _commit(self, exchange: Exchange, choice: _Choice) -> None:
         """Enter a guarantee. It shows in the mirror at once, so that the next decision counts it."""
         replica, mirror = choice.replica, choice.replica.mirror
         assert mirror is not None
-        entry = self._entry(exchange, guaranteed=True)
+        entry = self._entry(exchange, choice, guaranteed=True)
         base = mirror.head
         mirror.head = Head(base.version + 1, self._ledger.next_commit())
         replica.enter(entry)
@@ -143,7 +149,7 @@ class Admission:
         replica.strike(entry.request_id, self._clock())
         self._ledger.remove(replica.name, (entry.request_id,))
 
-    def _entry(self, exchange: Exchange, *, guaranteed: bool) -> LedgerEntry:
+    def _entry(self, exchange: Exchange, choice: _Choice, *, guaranteed: bool) -> LedgerEntry:
         return LedgerEntry(
             request_id=exchange.request_id,
             gateway=self._ledger.gateway,
@@ -158,6 +164,8 @@ class Admission:
             acceptance=exchange.acceptance,
             guaranteed=guaranteed,
             dispatched_s=self._clock(),
+            decided_s=choice.decided_s,
+            report_s=choice.report_s,
         )
 
     def _placed(self, exchange: Exchange, choice: _Choice, *, guaranteed: bool) -> Placement:

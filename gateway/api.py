@@ -95,7 +95,8 @@ class Pages:
         self._gateway = gateway
 
     async def models(self, request: Request) -> Response:
-        """The models of all living replicas, merged."""
+        """The models of all living replicas, merged. Asks for a key where keys are configured, as OpenAI does."""
+        self._gateway.keys.holder(dict(request.scope["headers"]))
         listed: dict[str, object] = {}
         for replica in self._gateway.fleet.living():
             window = {"max_model_len": replica.mirror.profile.max_model_tokens} if replica.mirror else {}

@@ -48,6 +48,12 @@ class InvalidRequest(GatewayError):
     type = "invalid_request_error"
     code = "invalid_request"
 
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, status: int | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.status = status or type(self).status
+
     @property
     def headers(self) -> dict[str, str]:
         return {"x-should-retry": "false"}
@@ -132,7 +138,7 @@ def error_event(error: GatewayError) -> bytes:
 
 
 def error_response(error: GatewayError, request_id: str) -> Response:
-    headers = {**error.headers, "x-request-id": request_id}
+    headers = {**error.headers, **({"x-request-id": request_id} if request_id else {})}
     return Response(error.body(), error.status, headers, media_type="application/json")
 
 
@@ -145,7 +151,6 @@ async def handle(request: Request, exc: Exception) -> Response:
     if status == 404:
         return error_response(ModelNotFound(f"no such path: {request.url.path}", code="not_found"), request_id)
     if status == 405:
-        error = InvalidRequest(f"{request.method} is not allowed on {request.url.path}", code="method_not_allowed")
-        error.status = 405
-        return error_response(error, request_id)
+        message = f"{request.method} is not allowed on {request.url.path}"
+        return error_response(InvalidRequest(message, code="method_not_allowed", status=405), request_id)
     return error_response(GatewayError("the gateway failed; the log says why"), request_id)

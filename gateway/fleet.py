@@ -306,7 +306,9 @@ class Fleet:
         for request_id in change.removed:
             if request_id not in replica.own:
                 replica.mirror.drop(request_id, self._clock())
-        if change.head is not None and change.head.version > replica.mirror.head.version:
+        # Only the next version: a load that was overtaken by changes has put the mirror back behind them, and must not
+        # look complete by what comes after. Our own commits then fail, and load it again.
+        if change.head is not None and change.head.version == replica.mirror.head.version + 1:
             replica.mirror.head = Head(*change.head)
         self.tell(replica)
 

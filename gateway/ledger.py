@@ -50,6 +50,8 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     acceptance: float
     guaranteed: bool
     dispatched_s: float
+    decided_s: float  # when its gateway decided, and
+    report_s: float  # the newest report of the replica that it then knew (`Telemetry.sent_at_s`): enough for an audit
 
 
 class Head(NamedTuple):

@@ -32,6 +32,7 @@ class Mirror:
         self.epoch = 0  # newest plan that this gateway or the replica knows of
         self.free_blocks = profile.kv_blocks
         self.heard_s = -math.inf  # our clock, when the latest telemetry came
+        self.report_s = -math.inf  # the replica's, when it left
         self.firm_tokens = math.inf  # see planner.controller.ReplicaState
         self._prompts = LengthHistogram()  # of everyone who was sent here, by whichever gateway
         self._busy_for_s = 0.0
@@ -88,7 +89,7 @@ class Mirror:
 
     def take(self, report: Telemetry, now_s: float) -> None:
         """Bring the jobs up to date with a report that came at `now_s`."""
-        self.heard_s = now_s
+        self.heard_s, self.report_s = now_s, report.sent_at_s
         self.free_blocks = report.kv_blocks_free
         self.epoch = max(self.epoch, report.epoch)
         self._busy_for_s = report.busy_for_s

@@ -11,7 +11,7 @@ import asyncio
 import msgspec
 from starlette.types import Receive, Send
 
-from gateway.errors import ModelNotFound, ReplicaLost, Unavailable
+from gateway.errors import InvalidRequest, ModelNotFound, ReplicaLost, Unavailable
 from gateway.fleet import Fleet, Replica
 from gateway.upstream import Response, Upstream, UpstreamError
 
@@ -54,8 +54,11 @@ class Passthrough:
             self._fleet.dispatched(replica)
             try:
                 async with self._upstream.request(method, replica.url, path, body=body, headers=headers) as answer:
-                    if answer.status in _NOT_HERE and not last:
-                        continue
+                    if answer.status in _NOT_HERE:
+                        if not last:
+                            continue
+                        if b"json" not in answer.headers.get(b"content-type", b""):
+                            raise InvalidRequest(_unknown(method, path, replica), code="not_found", status=404)
                     first = await answer.next()
                     self._fleet.succeeded(replica)
                     await self._hand_on(replica, answer, first, request_id, send)
@@ -95,6 +98,10 @@ class Passthrough:
             models = ", ".join(sorted({replica.model for replica in living}))
             raise ModelNotFound(f"no such model: {model!r}; accepted: {models}", param="model")
         return sorted(fit, key=lambda replica: len(replica.own))
+
+
+def _unknown(method: str, path: str, replica: Replica) -> str:
+    return f"no replica of {replica.model!r} answers {method} {path.partition('?')[0]}"
 
 
 def _forwarded(headers: dict[bytes, bytes], request_id: str) -> dict[str, str]:

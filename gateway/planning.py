@@ -75,7 +75,8 @@ class Planning:
         with self._metrics.planner_call("promote"):
             promoted = promote(state_of(replica, mirror, now_s), now_s)
         found = [mirror.entries.get(request_id) for request_id in promoted]
-        entries = tuple(msgspec.structs.replace(e, guaranteed=True) for e in found if e is not None and e.has_slo)
+        known = {"guaranteed": True, "decided_s": now_s, "report_s": mirror.report_s}
+        entries = tuple(msgspec.structs.replace(e, **known) for e in found if e is not None and e.has_slo)
         if not entries:
             return
         base, mirror.head = mirror.head, Head(mirror.head.version + 1, self._ledger.next_commit())

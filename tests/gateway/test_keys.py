@@ -70,6 +70,8 @@ async def test_an_unknown_key_is_refused(
     async with client.post(f"{guarded.url}/v1/completions", json=body("m"), headers=headers) as answer:
         assert answer.status == 401
         assert (await answer.json())["error"]["code"] == "invalid_api_key"
+    async with client.get(f"{guarded.url}/v1/models", headers=headers) as answer:
+        assert answer.status == 401
 
 
 async def test_a_key_brings_its_class_and_hides_the_clients_own_numbers(
@@ -82,6 +84,8 @@ async def test_a_key_brings_its_class_and_hides_the_clients_own_numbers(
             assert answer.headers["x-slo-admission"] == "guaranteed"
         assert server.calls[0].body["vllm_xargs"]["slo_tpot_ms"] == 100
         assert "authorization" not in server.calls[0].headers
+        async with client.get(f"{guarded.url}/v1/models", headers=as_key("secret-a")) as answer:
+            assert model in [m["id"] for m in (await answer.json())["data"]]
 
 
 async def test_a_class_that_a_key_lacks_is_forbidden(

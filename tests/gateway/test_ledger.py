@@ -16,7 +16,7 @@ def entry(request_id: str, *, guaranteed: bool = True, gateway: str = "a") -> Le
     return LedgerEntry(
         request_id=request_id, gateway=gateway, slo_class="default", arrival_s=1.0, has_slo=True, deadline_s=2.0,
         tpot_s=0.05, weight=1.0, prompt_tokens=10, output_tokens=5, acceptance=0.0, guaranteed=guaranteed,
-        dispatched_s=1.0,
+        dispatched_s=1.0, decided_s=1.0, report_s=1.0,
     )  # fmt: skip
 
 

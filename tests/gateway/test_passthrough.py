@@ -42,6 +42,12 @@ async def test_a_capable_replica_answers(
         assert server.calls[0].body == ask
 
 
+async def speaks_plainly(call: Call) -> None:
+    await call.head(404, "text/plain")
+    await call.chunk(b"Not Found")
+    await call.end()
+
+
 async def test_errors_are_openai_errors(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
 ) -> None:
@@ -50,6 +56,10 @@ async def test_errors_are_openai_errors(
             assert (answer.status, (await answer.json())["error"]["param"]) == (404, "model")
         async with client.post(f"{gateway.url}/v1/responses", json={"model": model}) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (503, "replica_lost")
+    async with replica("b", speaks_plainly), client.post(f"{gateway.url}/tokenize", json={"model": model}) as answer:
+        error = (await answer.json())["error"]
+        assert (answer.status, error["code"]) == (404, "not_found")
+        assert error["message"] == f"no replica of {model!r} answers POST /tokenize"
 
 
 async def test_an_answer_that_breaks_off_is_seen_to_break_off(

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -44,8 +45,6 @@ SLOW_PROMPT, SLOW_OUTPUT = 1500, 40
 OVERLOAD = 1.5
 SECONDS = float(os.environ.get("SLOSGATE_OVERLOAD_SECONDS", "4"))
 REFUSING = "[classes.strict]\nttft_ms = 1500\ntpot_ms = 100\nwhen_full = 'reject'\n"
-LAGS_S = (0.0, 0.03, 0.06, 0.1, 0.2, 0.4, 0.8)  # how old a report may be that a gateway decides on
-DECIDED_S = 0.005  # an entry's time is taken when it is written, a moment after the decision
 
 
 @dataclass
@@ -166,50 +165,90 @@ def _slow_profile() -> HardwareProfile:
 class Audit:
     """Follows ledgers and reports in Redis's order, and asks of each promise whether the planner had room for it.
 
-    A gateway decides on the newest report it has taken, which may be some time old. So there is a mirror of each
-    replica for each age; a promise is unfounded when it has room in none.
+    A gateway decides on the reports that it has taken so far, and each entry says which was the newest. So there are
+    mirrors of each replica for each gateway, which take reports when an entry shows that the gateway had them.
     """
 
     def __init__(self) -> None:
-        self._mirrors = {name: [(lag, Mirror(_slow_profile())) for lag in LAGS_S] for name in SLOW_NAMES}
-        self._reports: dict[tuple[str, float], deque[Telemetry]] = {}
+        self._entries: dict[str, dict[str, LedgerEntry]] = {name: {} for name in SLOW_NAMES}
+        self._reports: dict[str, list[Telemetry]] = {name: [] for name in SLOW_NAMES}
+        self._known: dict[tuple[str, str], _Known] = {}
         self.promises = 0
         self.unfounded: list[LedgerEntry] = []
-        self.gateways: set[str] = set()
+
+    @property
+    def gateways(self) -> set[str]:
+        return {gateway for _, gateway in self._known}
 
     @property
     def open(self) -> int:
-        return sum(len(mirrors[0][1].entries) for mirrors in self._mirrors.values())
+        return sum(len(entries) for entries in self._entries.values())
 
     def report(self, report: Telemetry) -> None:
-        for lag, _ in self._mirrors.get(report.replica, ()):
-            self._reports.setdefault((report.replica, lag), deque()).append(report)
+        if report.replica in self._reports:
+            self._reports[report.replica].append(report)
 
     def change(self, change: Change) -> None:
+        if change.replica not in self._entries:
+            return
         for entry in change.entries:
-            if change.replica in self._mirrors:
-                self.gateways.add(entry.gateway)
-                self._entered(change.replica, entry)
-        for _, mirror in self._mirrors.get(change.replica, ()):
-            for request_id in change.removed:
-                mirror.drop(request_id, mirror.heard_s)
+            self._entered(change.replica, entry)
+        for request_id in change.removed:
+            self._entries[change.replica].pop(request_id, None)
+            for gateway, known in self._of(change.replica):
+                known.removed(request_id, own=gateway == change.gateway)
+
+    def _of(self, replica: str) -> list[tuple[str, _Known]]:
+        return [(gateway, known) for (name, gateway), known in self._known.items() if name == replica]
 
     def _entered(self, replica: str, entry: LedgerEntry) -> None:
-        now_s = entry.dispatched_s
-        founded = False
-        for lag, mirror in self._mirrors[replica]:
-            waiting = self._reports.get((replica, lag), deque())
-            while waiting and waiting[0].sent_at_s <= now_s - lag:
-                report = waiting.popleft()
-                mirror.take(report, report.sent_at_s)
-            founded = founded or _has_room(mirror, entry, now_s - DECIDED_S)
-            mirror.add(entry)
-        self.promises += entry.guaranteed
-        if entry.guaranteed and not founded:
-            self.unfounded.append(entry)
+        if (replica, entry.gateway) not in self._known:
+            self._known[replica, entry.gateway] = _Known(self._entries[replica].values())
+        known = self._known[replica, entry.gateway]
+        known.take(self._reports[replica], entry.report_s)
+        if entry.guaranteed:
+            self.promises += 1
+            if not any(_has_room(mirror, entry) for mirror in (known.tardy, known.prompt)):
+                self.unfounded.append(entry)
+        self._entries[replica][entry.request_id] = entry
+        for _, other in self._of(replica):
+            other.tardy.add(entry)
+            other.prompt.add(entry)
 
 
-def _has_room(mirror: Mirror, entry: LedgerEntry, now_s: float) -> bool:
+class _Known:
+    """What one gateway knows of one replica. Of another gateway's removals it knows, when it decides, at least those
+    that came before the newest report it has taken, and at most all: `tardy` and `prompt`."""
+
+    def __init__(self, entries: Iterable[LedgerEntry]) -> None:
+        self.tardy, self.prompt = Mirror(_slow_profile()), Mirror(_slow_profile())
+        self._taken = 0
+        self._removed: deque[tuple[float, str]] = deque()
+        for entry in entries:
+            self.tardy.add(entry)
+            self.prompt.add(entry)
+
+    def removed(self, request_id: str, *, own: bool) -> None:
+        now_s = time.time()
+        self.prompt.drop(request_id, now_s)
+        if own:
+            self.tardy.drop(request_id, now_s)
+        else:
+            self._removed.append((now_s, request_id))
+
+    def take(self, reports: list[Telemetry], until_s: float) -> None:
+        while self._taken < len(reports) and reports[self._taken].sent_at_s <= until_s:
+            report = reports[self._taken]
+            self.tardy.take(report, report.sent_at_s)
+            self.prompt.take(report, report.sent_at_s)
+            self._taken += 1
+        while self._removed and self._removed[0][0] <= until_s:
+            at_s, request_id = self._removed.popleft()
+            self.tardy.drop(request_id, at_s)
+
+
+def _has_room(mirror: Mirror, entry: LedgerEntry) -> bool:
+    now_s = entry.decided_s
     state = ReplicaState("audit", mirror.profile, mirror.jobs, mirror.free_blocks, mirror.busy_for_s(now_s))
     ttft_s = entry.deadline_s - now_s
     arrival = Arrival(

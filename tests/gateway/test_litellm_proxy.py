@@ -1,0 +1,118 @@
+"""LiteLLM's proxy on both sides, as README says to set it up: in front of the gateway, and as its way out.
+
+Needs the proxy on the PATH (pip install 'litellm[proxy]', in an environment of its own if need be).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.gateway.conftest import until_known
+from tests.gateway.scripted import good, scripted_replica
+from tests.processes import answers, free_port, running_engine, running_gateway, running_valkey, wait_for
+
+PROGRAM = shutil.which("litellm")
+
+
+def _has_proxy() -> bool:
+    """Whether that program is more than the library's stub."""
+    return PROGRAM is not None and subprocess.run([PROGRAM, "--version"], capture_output=True).returncode == 0
+
+
+pytestmark = pytest.mark.skipif(not _has_proxy(), reason="the LiteLLM proxy is not on the PATH")
+
+IN_FRONT = """
+model_list:
+  - model_name: here
+    litellm_params: {{model: openai/local, api_base: "{gateway}/v1", api_key: none, max_retries: 0}}
+general_settings: {{forward_client_headers_to_llm_api: true, dangerously_permit_weak_or_unset_master_key: true}}
+router_settings: {{num_retries: 0, disable_cooldowns: true}}
+"""
+BEHIND = """
+model_list:
+  - model_name: cloud
+    litellm_params: {{model: openai/elsewhere, api_base: "{provider}/v1", api_key: none}}
+general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
+"""
+GATEWAY = """
+[classes.interactive]
+ttft_ms = 400
+tpot_ms = 100
+when_full = "overflow"
+overflow = "cloud"
+[classes.strict]
+ttft_ms = 400
+tpot_ms = 100
+when_full = "reject"
+[overflow.cloud]
+model = "openai/cloud"
+api_base = "{proxy}/v1"
+api_key_env = "PATH"
+"""
+
+
+@contextmanager
+def proxy(folder: Path, config: str) -> Iterator[str]:
+    """A LiteLLM proxy with this configuration: its address."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(config)
+    port = free_port()
+    command = [str(PROGRAM), "--config", str(folder / "config.yaml"), "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--telemetry", "False"], stdout=log, stderr=log, cwd=folder,
+            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        )  # fmt: skip
+        try:
+            wait_for(lambda: process.poll() is not None or answers(f"http://127.0.0.1:{port}/health/liveliness"))
+            assert process.poll() is None, (folder / "log").read_text()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.mark.timeout(600)
+async def test_the_proxy_stands_on_both_sides(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+    with ExitStack() as stack:
+        urls = [stack.enter_context(running_valkey()).url for _ in range(2)]
+        provider = stack.enter_context(running_engine(urls[1], "elsewhere", "--model", "elsewhere", "--policy", "vllm"))
+        behind = stack.enter_context(proxy(tmp_path / "behind", BEHIND.format(provider=provider.url)))
+        gateway = stack.enter_context(running_gateway(urls[0], GATEWAY.format(proxy=behind)))
+        front = stack.enter_context(proxy(tmp_path / "front", IN_FRONT.format(gateway=gateway.url)))
+        async with scripted_replica(urls[0], "local", good(), model="local") as replica:
+            await until_known(client, gateway.url, "local")
+            status, headers, text = await _ask(client, front, "interactive", stream=False)
+            assert (status, headers["llm_provider-x-slo-admission"]) == (200, "guaranteed"), text
+            assert headers["llm_provider-x-slo-replica"] == "local"
+            assert "t0 t1 t2 " in text
+            status, _, text = await _ask(client, front, "interactive", stream=True)
+            assert (status, text.count("t1 "), text.endswith("data: [DONE]\n\n")) == (200, 1, True)
+            replica.busy_for(600)
+            await replica.reported()
+            # What can't be guaranteed goes out through the other proxy, streamed or not.
+            for stream in (False, True):
+                status, headers, text = await _ask(client, front, "interactive", stream=stream)
+                assert (status, headers["llm_provider-x-slo-replica"]) == (200, "overflow:cloud"), text
+                assert " tok" in text
+            status, headers, text = await _ask(client, front, "strict", stream=False)
+            assert status == 429, text
+            assert "can't be guaranteed now" in text
+            assert int(headers["llm_provider-retry-after-ms"]) > 1000
+
+
+async def _ask(
+    client: aiohttp.ClientSession, url: str, slo_class: str, *, stream: bool
+) -> tuple[int, dict[str, str], str]:
+    body = {"model": "here", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 3, "stream": stream}
+    headers = {"x-slo-class": slo_class}
+    async with client.post(f"{url}/v1/chat/completions", json=body, headers=headers) as answer:
+        return answer.status, {name.lower(): value for name, value in answer.headers.items()}, await answer.text()

@@ -173,10 +173,14 @@ def bound_rps(question: Question, target: float) -> float:
 
 
 class Workers:
-    """Processes that run simulations, one per core. Searches run in threads here and wait for them."""
+    """Processes that run simulations, one per core. Searches run in threads here and wait for them.
 
-    def __init__(self, processes: int | None = None) -> None:
+    `seeds` may hold every question to fewer loads per rate than it asks for.
+    """
+
+    def __init__(self, processes: int | None = None, seeds: int | None = None) -> None:
         self._size = processes or os.cpu_count() or 1
+        self._seeds = seeds
         # Spawned, not forked: the parent has threads.
         self._pool = ProcessPoolExecutor(self._size, mp_context=get_context("spawn"))
 
@@ -192,7 +196,7 @@ class Workers:
     def count(self, question: Question, rate_rps: float, target: float) -> Count:
         """Pooled over the question's seeds, as many as it takes to tell on which side of `target` it is."""
         pooled = Count(0, 0)
-        for seed in range(question.seeds):
+        for seed in range(min(question.seeds, self._seeds or question.seeds)):
             one = self.submit(count, question, rate_rps, seed).result()
             pooled = Count(pooled.attained + one.attained, pooled.offered + one.offered)
             low, high = wilson(pooled.attained, pooled.offered, SURE_Z)

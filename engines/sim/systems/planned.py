@@ -18,7 +18,9 @@ from engines.sim.policies.slosgate import SlosgatePolicy
 from engines.sim.state import EngineState
 from engines.sim.systems.base import BEST_EFFORT, GUARANTEED, Fleet, Settings, StageJob, equal_replicas
 from planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
-from planner.lengths import LengthHistogram, firm_tokens
+from planner.lengths import ClassStatistics, LengthHistogram, firm_tokens
+
+UNKNOWN_TOKENS = 512  # expected of an output of a class that nothing is known of, as by the gateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class PlannedSystem:
         self._policies: list[SlosgatePolicy] = []
         self.replicas = equal_replicas(settings, self._policy)
         self._prompts = LengthHistogram()
+        self._classes = ClassStatistics()  # output lengths are learned: nobody announces them
         self._turns = cycle(range(len(self.replicas)))
         self._jobs: dict[str, StageJob] = {}
         self._effort: list[set[str]] = [set() for _ in self.replicas]  # best effort on each replica
@@ -58,12 +61,15 @@ class PlannedSystem:
         job.admission = GUARANTEED if guaranteed else BEST_EFFORT
         if not guaranteed:
             self._effort[number].add(job.id)
-        slo = self._slo(job, arrival, guaranteed)
-        fleet.submit(job, number, msgspec.structs.replace(job.engine_request(), slo=slo), now_s)
+        request = msgspec.structs.replace(
+            job.engine_request(), slo=self._slo(job, arrival, guaranteed), max_tokens=self._max_tokens(job)
+        )
+        fleet.submit(job, number, request, now_s)
         self._plan(fleet, number, now_s, decision.preempt)
 
     def served(self, fleet: Fleet, job: StageJob, now_s: float) -> bool:
         del self._jobs[job.id]
+        self._classes = self._classes.finished(job.request.slo_class, job.emitted)
         self._effort[job.replica].discard(job.id)
         self._promoted[job.replica].discard(job.id)
         self._plan(fleet, job.replica, now_s)
@@ -79,6 +85,7 @@ class PlannedSystem:
             slo_guaranteed=int(guaranteed),
             slo_weight=arrival.weight,
             slo_acceptance=arrival.acceptance,
+            slo_output_tokens=arrival.output_tokens,
             slo_switch_at=arrival.switch_at,
             slo_next_tpot_ms=_milliseconds(arrival.next_tpot_s) if hopeful else None,
         )
@@ -90,12 +97,23 @@ class PlannedSystem:
             ttft_s=stage.ttft_slo_s,
             tpot_s=stage.tpot_slo_s,
             prompt_tokens=stage.cached_tokens + stage.prompt_tokens,
-            output_tokens=stage.output_tokens,
+            output_tokens=self._output_tokens(job),
             weight=job.request.weight,
             acceptance=self._rates.of(job.request.slo_class) if self._front_end.speculates else 0.0,
             switch_at=stage.switch_at,
             next_tpot_s=stage.next_tpot_slo_s,
         )
+
+    def _output_tokens(self, job: StageJob) -> int:
+        """The planning value of a stage's output: a high quantile of its class's, what the window leaves at most."""
+        limit = self._max_tokens(job)
+        known = job.request.slo_class in self._classes.lengths
+        return self._classes.planning_tokens(job.request.slo_class, limit if known else min(limit, UNKNOWN_TOKENS))
+
+    def _max_tokens(self, job: StageJob) -> int:
+        """What the window leaves for the output, which is all that a request without a limit says."""
+        stage = job.stage
+        return max(stage.output_tokens, self._profile.max_model_tokens - stage.cached_tokens - stage.prompt_tokens)
 
     def _place(self, job: StageJob, arrival: Arrival, now_s: float) -> tuple[int, Decision]:
         """The replica that takes it, and the planner's word."""

@@ -6,9 +6,15 @@ A state after candidates 1..k is what was accepted so far, reduced to what the r
 
 Accepting k leads to (W + p - u d, U + u, m + m_k, V + v) if W + U d_k + p <= P_k, m + m_k <= M_k and U + u is
 sustainable. A state that is worse in need (at the next and the last deadline, so at all between, since it is linear
-in d), in load and in memory, and no better in value, is dropped: what remains is a Pareto front. A state that can't
-beat the best completion known (greedy), even if the rest were limited by prefill time alone and could be taken in
-fractions, is dropped too. Both keep the optimum.
+in d), in load and in memory, and no better in value, is dropped: what remains is a Pareto front.
+
+A state is also dropped when it can't beat the best set known (at first Moore and Hodgson's). How much of one resource
+with costs c and bounds B may be taken already, if value v is still to come from the candidates from k on, is
+
+    R(k, v) = max(R(k + 1, v), min(B_k, R(k + 1, v - v_k)) - c_k)           R(N + 1, 0) = inf, R(N + 1, v) = -inf
+
+for memory, load and prefill time, each as if it were the only one. Prefill time grows with U, which is not known here:
+R is computed for some levels U_l <= U of it, with the bounds P_k - U_l d_k. Both rules keep the optimum.
 """
 
 from __future__ import annotations
@@ -40,6 +46,8 @@ from planner.profile import HardwareProfile
 
 WIDEST_FRONT = 192  # most states kept per candidate; beyond, the answer is feasible but may not be the best
 STATES = 2048  # kept in all, over the candidates: what bounds the time of a call with many of them
+LEVELS = 4  # of U for which prefill time is bounded
+MOST_UNITS = 128  # of value; where values have no common measure, the bounds round them up
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,6 @@ class Admission:
 
     accepted: NDArray[np.bool_]  # per row of the jobs; True for admitted candidates only
     value: float
-    feasible: bool  # whether the guarantees given before hold in the model
     exact: bool  # False when the front was cut
 
 
@@ -56,13 +63,13 @@ def admit(
     jobs: Jobs, candidate: NDArray[np.bool_], profile: HardwareProfile, coef: Floats, now_s: float, free_blocks: int
 ) -> Admission:
     """The most valuable set of `candidate` rows that can be guaranteed with all that is guaranteed already."""
-    best = Admission(np.zeros(len(jobs), np.bool_), 0.0, False, True)
+    best = Admission(np.zeros(len(jobs), np.bool_), 0.0, True)
     for problem in problems(jobs, candidate, profile, coef, now_s, free_blocks):
         chosen, value, exact = solve(problem)
-        if value >= 0.0 and (not best.feasible or value > best.value):
+        if value > best.value:
             accepted = np.zeros(len(jobs), np.bool_)
             accepted[problem.row[chosen & ~problem.forced]] = True
-            best = Admission(accepted, value, True, exact and best.exact)
+            best = Admission(accepted, value, exact and best.exact)
     return best
 
 
@@ -109,81 +116,170 @@ def accept(table: Floats, state: State, k: int, step: float) -> State:
 
 
 @compiled
-def take_in_order(table: Floats, load_left: float, skip: Bools) -> tuple[Bools, float]:
-    """Take whatever fits, by deadline, but for `skip`: the set and its value, -1 if a forced candidate fails."""
-    chosen = np.zeros(len(skip), np.bool_)
-    state = State(0.0, 0.0, 0.0, 0.0, 0.0)
-    for k in range(len(skip)):
-        if not skip[k] and fits(table, load_left, state, k):
-            state = accept(table, state, k, 0.0)
-            chosen[k] = True
-        elif table[k, FORCED]:
-            return chosen, -1.0
-    return chosen, state.v
+def incumbent(table: Floats, load_left: float) -> tuple[Bools, float]:
+    """A set to beat, by Moore and Hodgson's rule: (set, value); -1 when not even what is in by force fits.
 
-
-@compiled
-def incumbent(table: Floats, load_left: float, order: Ints) -> tuple[Bools, float]:
-    """A set to beat: the best of taking all that fits while the costliest are left out one after the other."""
-    skip = np.zeros(len(order), np.bool_)
-    best, value = take_in_order(table, load_left, skip)
-    for i in range(len(order) - 1, -1, -1):
-        if table[order[i], FORCED]:
-            continue
-        skip[order[i]] = True
-        chosen, found = take_in_order(table, load_left, skip)
-        if found > value:
-            best, value = chosen, found
-    return best, value
-
-
-@compiled
-def value_bound(table: Floats, order: Ints, k: int, spare_s: float, unit: float) -> float:
-    """The most value that candidates k.. can add within `spare_s` of prefill, fractions allowed; `order` is by density.
-
-    When all values are the same (`unit`, else 0), only whole multiples can be reached.
+    By deadline, take each; while a bound is broken, drop what costs most of it per value.
     """
-    total = 0.0
-    for i in range(len(order)):
-        j = order[i]
-        if j < k or table[j, FORCED] or table[j, BARRED]:
+    chosen = np.zeros(len(table), np.bool_)
+    value = 0.0
+    for k in range(len(table)):
+        if table[k, BARRED]:
             continue
-        if table[j, PREFILL] > spare_s:
-            total += table[j, VALUE] * max(0.0, spare_s) / table[j, PREFILL]
-            break
-        spare_s -= table[j, PREFILL]
-        total += table[j, VALUE]
-    return unit * np.floor(total / unit + 1e-6) if unit > 0.0 else total
+        chosen[k] = True
+        value += 0.0 if table[k, FORCED] else table[k, VALUE]
+        cost = broken(table, load_left, chosen, k)
+        while cost >= 0:
+            worst = costliest(table, chosen, k, cost)
+            if worst < 0:
+                return chosen, -1.0
+            chosen[worst] = False
+            value -= table[worst, VALUE]
+            cost = broken(table, load_left, chosen, k) if chosen[k] else -1
+    return chosen, value
 
 
 @compiled
-def common_value(table: Floats) -> float:
-    """The value of every candidate when they are all the same, else 0."""
-    unit = 0.0
+def cost_at(table: Floats, cost: int, j: int, k: int) -> float:
+    """What j takes of a bound (a column: PREFILL, LOAD or MEMORY) at k."""
+    if cost == PREFILL:
+        return table[j, PREFILL] + table[j, LOAD] * (table[k, DEADLINE] - table[j, DEADLINE])  # type: ignore[no-any-return]
+    return table[j, cost]  # type: ignore[no-any-return]
+
+
+@compiled
+def broken(table: Floats, load_left: float, chosen: Bools, k: int) -> int:
+    """The bound at k that `chosen` breaks, as the column of its cost, or -1."""
+    need_s, load, memory = 0.0, 0.0, 0.0
+    for j in range(k + 1):
+        if chosen[j]:
+            need_s += cost_at(table, PREFILL, j, k)
+            load += table[j, LOAD]
+            memory += table[j, MEMORY]
+    if need_s > table[k, BUDGET] + MARGIN:
+        return PREFILL
+    if memory > table[k, ROOM] + MARGIN:
+        return MEMORY
+    return LOAD if load > load_left + MARGIN else -1
+
+
+@compiled
+def costliest(table: Floats, chosen: Bools, k: int, cost: int) -> int:
+    """Which of the chosen up to k that are not in by force takes most of a bound per value, or -1."""
+    worst, most = -1, -1.0
+    for j in range(k + 1):
+        if chosen[j] and not table[j, FORCED]:
+            price = cost_at(table, cost, j, k) / max(table[j, VALUE], 1e-9)
+            if price > most:
+                worst, most = j, price
+    return worst
+
+
+class Bounds(NamedTuple):
+    """R for each resource, shape (N + 1, most + 1), and what value and U are measured in."""
+
+    time: Floats  # for each level of U
+    memory: Floats
+    load: Floats
+    unit: float  # of value
+    most: int  # units that can be gained in all
+    level: float  # of U
+
+
+@compiled
+def bounds_of(table: Floats, load_left: float) -> Bounds:
+    """The bounds of a problem."""
+    n = len(table)
+    unit = common_unit(table)
+    units = np.zeros(n, np.int64)
+    for k in range(n):
+        if not table[k, FORCED] and not table[k, BARRED]:
+            units[k] = int(np.ceil(table[k, VALUE] / unit - 1e-6))
+    prefill_s, deadline_s, budget_s = table[:, PREFILL].copy(), table[:, DEADLINE].copy(), table[:, BUDGET].copy()
+    first = reach(table, prefill_s, budget_s, units, units.sum())
+    most = units.sum()
+    while most > 0 and first[0, most] < -MARGIN:
+        most -= 1
+    level = max(0.0, min(load_left, table[:, LOAD].sum())) / LEVELS
+    time = np.empty((LEVELS, n + 1, most + 1))
+    time[0] = first[:, : most + 1]
+    for i in range(1, LEVELS):
+        time[i] = reach(table, prefill_s, budget_s - i * level * deadline_s, units, most)
+    memory = reach(table, table[:, MEMORY].copy(), table[:, ROOM].copy(), units, most)
+    load = reach(table, table[:, LOAD].copy(), np.full(n, load_left), units, most)
+    return Bounds(time, memory, load, unit, most, level)
+
+
+@compiled
+def common_unit(table: Floats) -> float:
+    """What all values are multiples of, if that is the least of them; else, or if there were too many, a fine unit."""
+    least, total = np.inf, 0.0
+    for k in range(len(table)):
+        if not table[k, FORCED] and table[k, VALUE] > 0.0:
+            least = min(least, table[k, VALUE])
+            total += table[k, VALUE]
+    fine = total / MOST_UNITS
+    for k in range(len(table)):
+        if abs(table[k, VALUE] / least - np.round(table[k, VALUE] / least)) > 1e-9:
+            return fine
+    return max(least, fine) if total > 0.0 else 1.0
+
+
+@compiled
+def reach(table: Floats, cost: Floats, bound: Floats, units: Ints, most: int) -> Floats:
+    """R(k, v) for one resource; shape (N + 1, most + 1), v in units."""
+    n = len(cost)
+    left = np.empty((n + 1, most + 1))
+    left[n] = -np.inf
+    left[n, 0] = np.inf
+    for k in range(n - 1, -1, -1):
+        for v in range(most + 1):
+            skip = left[k + 1, v]
+            take = min(bound[k], left[k + 1, max(0, v - units[k])]) - cost[k]
+            if table[k, FORCED]:
+                left[k, v] = take
+            else:
+                left[k, v] = skip if table[k, BARRED] else max(take, skip)
+    return left
+
+
+@compiled
+def hopeless(bounds: Bounds, state: State, k: int, near_d: float, known: float) -> bool:
+    """Whether a state before candidate k, which is due at `near_d`, can't come to more value than is known."""
+    wanted = max(0, int(np.floor((known - state.v) / bounds.unit + 1e-6)) + 1)
+    if wanted > bounds.most:
+        return True
+    level = min(LEVELS - 1, int(state.u / bounds.level)) if bounds.level > 0.0 else 0
+    taken_s = state.w + (state.u - level * bounds.level) * near_d
+    beyond = taken_s > bounds.time[level, k, wanted] + MARGIN
+    beyond |= state.m > bounds.memory[k, wanted] + MARGIN
+    return bool(beyond or state.u > bounds.load[k, wanted] + MARGIN)
+
+
+@compiled
+def last_forced(table: Floats) -> int:
+    """The last candidate that is in by force, or -1."""
+    last = -1
     for k in range(len(table)):
         if table[k, FORCED]:
-            continue
-        if unit == 0.0:
-            unit = table[k, VALUE]
-        elif table[k, VALUE] != unit:
-            return 0.0
-    return unit
+            last = k
+    return last
 
 
 @compiled
 def run_dp(table: Floats, load_left: float, front: int) -> tuple[Bools, float, bool]:
-    """The recurrence of the module's docstring: only states that may still beat the incumbent go on."""
-    n = len(table)
-    order = np.argsort(table[:, PREFILL] / np.maximum(table[:, VALUE], 1e-9))
-    best, known = incumbent(table, load_left, order)
-    unit = common_value(table)
+    """The recurrence of the module's docstring: only states that may still beat the best set known go on."""
+    n, final = len(table), last_forced(table)
+    best, known = incumbent(table, load_left)
+    bounds = bounds_of(table, load_left)
+    if known < 0.0 or bounds.most * bounds.unit <= known + MARGIN:
+        return best, known, True
     log = np.empty((n * 2 * front + 1, 2), np.int64)  # (step before, candidate accepted)
     log[0] = -1
-    steps, count, exact = 1, 1, True
+    steps, count, exact, best_step = 1, 1, True, -1
     front_, next_ = np.zeros((front, 7)), np.empty((front, 7))  # a state, its needs at the near and the far deadline
     for k in range(n):
         near_d, far_d = table[min(k + 1, n - 1), DEADLINE], table[n - 1, DEADLINE]
-        most_s = table[k:, BUDGET].max()
         grown = 0
         for i in range(2 * count):
             state = State(front_[i // 2, 0], front_[i // 2, 1], front_[i // 2, 2], front_[i // 2, 3], front_[i // 2, 4])
@@ -194,25 +290,20 @@ def run_dp(table: Floats, load_left: float, front: int) -> tuple[Bools, float, b
                 steps += 1
             elif taking or table[k, FORCED]:
                 continue
+            if k >= final and state.v > known + MARGIN:
+                known, best_step = state.v, int(state.step)
+            if hopeless(bounds, state, k + 1, near_d, known):
+                continue
             near_s, far_s = state.w + state.u * near_d, state.w + state.u * far_d
-            bound = state.v + value_bound(table, order, k + 1, most_s - near_s, unit)
-            if bound <= known + MARGIN:
-                continue
             grown, dominated = drop_dominated(next_, grown, state, near_s, far_s)
-            if dominated:
-                continue
-            if grown == front:
+            if not dominated and grown < front:
+                next_[grown] = (state.w, state.u, state.m, state.v, state.step, near_s, far_s)
+                grown += 1
+            elif not dominated:
                 exact = False
-                continue
-            next_[grown] = (state.w, state.u, state.m, state.v, state.step, near_s, far_s)
-            grown += 1
         front_, next_ = next_, front_
         count = grown
-    for i in range(count):
-        if front_[i, 3] > known:
-            known = front_[i, 3]
-            best = traced(log, int(front_[i, 4]), n)
-    return best, known, exact
+    return traced(log, best_step, n) if best_step >= 0 else best, known, exact
 
 
 @compiled

@@ -22,6 +22,9 @@ every k in S
 M_k is the memory that guaranteed running jobs leave, at the worst time from the latest start of prefill k on: what
 finishes earlier has given its blocks back. m_j is the whole of a candidate's prompt and output.
 
+A guaranteed prefill that can't be in time any more, or has no room, bars nobody: it is no part of the problem, its
+p + u d is taken from every P, its m from every M and its u from the load, as work that comes first.
+
 Best effort whose first token came in time counts as guaranteed, since it is promised next; so does the memory of best
 effort within a prefill that can still be in time, which is why its own m_j is 0. What else best effort holds, it must
 give back when a guarantee needs it.
@@ -119,11 +122,12 @@ def problems(
 
     `candidate` marks the rows to decide on; guaranteed prefills are in by force, other best effort is left out.
     """
-    cap = profile.max_drafts
+    cap, lost = profile.max_drafts, np.zeros(len(jobs), np.bool_)
     return [
-        Problem(*arrays)
-        for tightest in tightest_tiers(jobs, candidate)
-        for arrays in [formulate(jobs, candidate, coef, profile.block_tokens, cap, now_s, free_blocks, tightest)]
+        Problem(
+            *formulate(jobs, candidate, coef, profile.block_tokens, cap, now_s, free_blocks, tightest, lost, n == 0)
+        )
+        for n, tightest in enumerate(tightest_tiers(jobs, candidate))
     ]
 
 
@@ -255,9 +259,12 @@ def lost_s(coef: Floats, big: int, tau_s: float, drafts: int) -> float:
 @compiled
 def formulate(
     jobs: Jobs, candidate: Bools, coef: Floats, block_tokens: int, cap: int, now_s: float, free_blocks: int,
-    tightest: float,
+    tightest: float, lost: Bools, find: bool,
 ) -> tuple[Ints, Floats, float]:  # fmt: skip
-    """The fields of `Problem`, in order. Running jobs are summed once per deadline: linear in them."""
+    """The fields of `Problem`, in order. Running jobs are summed once per deadline: linear in them.
+
+    `lost` marks guaranteed rows that can't be kept any more; with `find`, those that this problem shows are added.
+    """
     tiers, lengths, n_tiers, tau_s = lengths_for(jobs, candidate, coef, cap, tightest)
     big = steepest(coef)
     longest = lengths.max() if len(lengths) else 0
@@ -293,7 +300,49 @@ def formulate(
     step_s = iteration_s(coef, 0.0, 0.0, 0.0, float(longest))
     left = 1.0 - step_s / tau_s - running_load if tau_s < np.inf else np.inf
     memory_room(jobs, candidate, row, constant_s, block_tokens, now_s, free_blocks, table)
-    return row, table, left
+    left = carry_lost(table, left, row, lost, find)
+    kept = ~lost[row]
+    return row[kept], table[kept], left
+
+
+@compiled
+def carry_lost(table: Floats, load_left: float, row: Ints, lost: Bools, find: bool) -> float:
+    """Charge every bound for the guarantees that can't be kept any more, as work that comes first; the load left."""
+    for k in range(len(row)):
+        if lost[row[k]]:
+            load_left = charge_lost(table, k, load_left)
+    k = first_late(table, load_left, row, lost) if find else -1
+    while k >= 0:
+        lost[row[k]] = True
+        load_left = charge_lost(table, k, load_left)
+        k = first_late(table, load_left, row, lost)
+    return load_left
+
+
+@compiled
+def charge_lost(table: Floats, k: int, load_left: float) -> float:
+    """Take the prefill, the decodes from now on and the memory of k from every bound; the load left."""
+    for i in range(len(table)):
+        table[i, BUDGET] -= table[k, PREFILL] + table[k, LOAD] * max(0.0, table[i, DEADLINE])
+        table[i, ROOM] -= table[k, MEMORY]
+    return load_left - table[k, LOAD]  # type: ignore[no-any-return]
+
+
+@compiled
+def first_late(table: Floats, load_left: float, row: Ints, lost: Bools) -> int:
+    """The first guarantee that would be broken even if nobody were admitted, or -1."""
+    need_s, load, memory, at_s = 0.0, 0.0, 0.0, 0.0
+    for k in range(len(row)):
+        if not table[k, FORCED] or lost[row[k]]:
+            continue
+        need_s += load * (table[k, DEADLINE] - at_s) + table[k, PREFILL]
+        at_s = table[k, DEADLINE]
+        memory += table[k, MEMORY]
+        load += table[k, LOAD]
+        fits = need_s <= table[k, BUDGET] + MARGIN and memory <= table[k, ROOM] + MARGIN
+        if not fits or load > load_left + MARGIN:
+            return k
+    return -1
 
 
 @compiled

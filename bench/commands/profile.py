@@ -18,6 +18,7 @@ from bench import profiling, results
 from bench.errors import InputError, RunError
 from bench.predictor import Fitted, draw, fit_file
 from engines import profiles
+from planner.fit import FAULT, NEIGHBOURS
 from planner.perf_model import PerfModel
 from planner.profile import HardwareProfile
 
@@ -49,6 +50,7 @@ def fit(
     console = Console()
     console.print(terms_table(fitted.model))
     console.print(errors_table(fitted))
+    console.print(left_out(fitted))
     if json:
         result = results.begin(
             "profile fit", {"file": iterations.name, "terms": terms, "base": base}, seed=seed, hardware=base
@@ -87,6 +89,7 @@ def run(
     console = Console()
     console.print(terms_table(fitted.model))
     console.print(errors_table(fitted))
+    console.print(left_out(fitted))
     console.print(f"request overhead {measured.overhead_s * 1e3:.1f} ms")
     if json:
         config = {"url": url, "replica": measured.info.name, "seconds": seconds, "terms": terms}
@@ -120,6 +123,15 @@ def errors_table(fitted: Fitted) -> Table:
     for e in fitted.errors:
         table.add_row(e.phase, str(e.iterations), f"{e.mape:.1%}", f"{e.median:.1%}", f"{e.r2:.3f}")
     return table
+
+
+def left_out(fitted: Fitted) -> str:
+    """Which iterations the fit and all lines but the last leave out, and why."""
+    return (
+        f"Left out but for the last line: {fitted.faults} iterations more than {FAULT:.0%} off the median of the "
+        f"{NEIGHBOURS} most like them in size, whatever the model says of them. Engines that schedule asynchronously "
+        "note some completions late, which makes one iteration look long and another one short."
+    )
 
 
 def write_profile(fitted: Fitted, base: str, source: str, out: Path) -> None:

@@ -119,6 +119,15 @@ def test_what_is_guaranteed_is_in_time_when_the_rule_is_rolled_forward() -> None
     assert kept >= 0.97 * total
 
 
+@pytest.mark.parametrize(("late", "fits"), [(500, True), (12_000, False)], ids=["little left", "too much left"])
+def test_a_broken_promise_is_work_to_be_done_first_and_bars_nobody(late: int, fits: bool) -> None:
+    state = replica("a")
+    state.jobs.add("late", deadline_s=-0.1, tpot_s=0.1, prompt_left=late, output=100, guaranteed=True)
+    assert place(arrival(), [state], 0.0).guaranteed is fits
+    state.jobs.add("new", deadline_s=0.3, tpot_s=0.1, prompt_left=1000, output=100, guaranteed=False)
+    assert promote(state, 0.0) == (("new",) if fits else ())
+
+
 def test_a_plan_names_requests_tiers_and_budgets() -> None:
     state = replica("a", queued=300)
     state.jobs.add("decode", deadline_s=0, due_base_s=-0.1, tpot_s=0.05, prompt_left=0, context=50, generated=2,

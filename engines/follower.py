@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from engines.messages import DraftReport, IterationReport, Plan, PlannedIteration, RequestProgress, SloArgs, Telemetry
 from planner.batch import Batch
+from planner.commitment import Patience, puts_off
 from planner.compiling import compiled
 from planner.controller import ReplicaState, plan_replica, promote
 from planner.jobs import Jobs, JobTable
@@ -55,6 +56,7 @@ class PlanFollower:
     def __init__(self, profile: HardwareProfile, recalibrate: Recalibration | None = None) -> None:
         self.profile = profile
         self.table = JobTable()
+        self.patience = Patience()  # of who arrived here
         self.plan: Plan | None = None
         self._recalibrate = recalibrate
         self._horizon: list[PlannedIteration] = []  # what is left of the plan's, next one last
@@ -72,6 +74,7 @@ class PlanFollower:
     def add(self, slo: SloArgs, *, prompt_tokens: int, cached_tokens: int, max_tokens: int, now_s: float) -> None:
         """A request has arrived. Raises ValueError when its id is already here."""
         add_job(self.table, slo, prompt_tokens, cached_tokens, max_tokens, now_s)
+        self.patience.observe(_seconds(slo.slo_ttft_ms), prompt_tokens - cached_tokens, self.profile)
         # A plan may overtake the request that it speaks of.
         job = self.table[slo.slo_id]
         job["guaranteed"] |= slo.slo_id in self._promoted
@@ -130,6 +133,18 @@ class PlanFollower:
                 return batch
             self._horizon.clear()
         return next_batch(self.table.rows, self.profile, now_s, free_blocks)
+
+    def puts_off(self, start_s: float, left_s: float, free_blocks: int) -> bool:
+        """Whether to choose the next iteration only when the one in flight has ended, at `start_s`, in `left_s`."""
+        latest_s, decide_s = self.patience.latest_s, self.profile.decide_s
+        if not puts_off(latest_s, left_s, math.inf, decide_s, 0.0):
+            return False
+        if self._horizon:
+            next_s, needed = self._horizon[-1].duration_s, 1.0
+        else:
+            batch = next_batch(self.table.rows, self.profile, start_s, free_blocks)
+            next_s, needed = batch.duration_s, batch.needed
+        return bool(puts_off(latest_s, left_s, next_s, decide_s, needed))
 
     def undisturbed_s(self) -> float:
         """Until when `next_batch` is the slack rule and nothing else, if no plan comes; -inf: it isn't."""

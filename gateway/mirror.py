@@ -8,6 +8,7 @@ import numpy as np
 
 from engines.messages import RequestProgress, Telemetry
 from gateway.ledger import Head, LedgerEntry
+from planner.commitment import Patience
 from planner.jobs import JobTable
 from planner.lengths import LengthHistogram, firm_tokens
 from planner.profile import HardwareProfile
@@ -34,6 +35,7 @@ class Mirror:
         self.heard_s = -math.inf  # our clock, when the latest telemetry came
         self.report_s = -math.inf  # the replica's, when it left
         self.firm_tokens = math.inf  # see planner.controller.ReplicaState
+        self.patience = Patience()  # the replica's, too
         self._prompts = LengthHistogram()  # of everyone who was sent here, by whichever gateway
         self._busy_for_s = 0.0
         self._clock_ahead_s = math.inf  # our clock minus the replica's, as far as messages can tell
@@ -52,6 +54,8 @@ class Mirror:
         if known is None:
             self._prompts = self._prompts.observe(entry.prompt_tokens)
             self.firm_tokens = firm_tokens(self._prompts)
+            if entry.has_slo:
+                self.patience.observe(entry.deadline_s - entry.arrival_s, entry.prompt_tokens, self.profile)
         if known is None and entry.request_id not in self.jobs:
             self.jobs.add(
                 entry.request_id,

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.admission import Admission, admit
+from planner.commitment import Patience, puts_off
 from planner.compiling import compiled
 from planner.jobs import Jobs, JobTable
 from planner.profile import HardwareProfile
@@ -39,6 +40,7 @@ class ReplicaState:
     busy_for_s: float = 0.0  # how much longer the iteration in flight takes
     prefix_tokens: int = 0  # tokens of this arrival's prompt that are cached there
     likely_prefix_tokens: int = 0  # that may be: counts where the arrival is routed, not in what it is promised
+    patience: Patience = field(default_factory=Patience)  # of the latest arrivals there
     firm_tokens: float = math.inf  # prompt tokens left, per unit of weight, up to which a request is promised its SLO
 
 
@@ -143,12 +145,15 @@ def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
 def unseen_s(replica: ReplicaState, now_s: float) -> float:
     """How long an arrival waits for the first iteration that can carry it.
 
-    Beside the iteration in flight, the next one was chosen without it too, as asynchronous scheduling does.
+    Beside the iteration in flight, the next one was chosen without it too, unless that was put off.
     """
     if not replica.busy_for_s:
         return 0.0
     start_s = now_s + replica.busy_for_s
     following = next_batch(replica.jobs.rows, replica.profile, start_s, replica.free_blocks)
+    decide_s = replica.profile.decide_s
+    if puts_off(replica.patience.latest_s, replica.busy_for_s, following.duration_s, decide_s, following.needed):
+        return replica.busy_for_s + decide_s
     return replica.busy_for_s + following.duration_s
 
 

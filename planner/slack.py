@@ -56,7 +56,7 @@ FILLER_SHARE = 0.95  # share of the KV memory that prefills beyond the urgent on
 
 def next_batch(jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: int) -> Batch:
     """What to run now. Empty only when no job may run: all held, or no free block for any of them."""
-    decode, drafts, prefill, tokens, duration_s = choose(
+    decode, drafts, prefill, tokens, duration_s, needed = choose(
         jobs,
         coefficients(profile.perf),
         profile.block_tokens,
@@ -66,7 +66,7 @@ def next_batch(jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: 
         now_s,
         free_blocks,
     )
-    return Batch(decode=decode, drafts=drafts, prefill=prefill, tokens=tokens, duration_s=duration_s)
+    return Batch(decode=decode, drafts=drafts, prefill=prefill, tokens=tokens, duration_s=duration_s, needed=needed)
 
 
 @lru_cache(maxsize=64)
@@ -354,8 +354,8 @@ def slack_of(jobs: Jobs, decode: Ints, due: Floats, lengths: Ints, coef: Floats,
 def choose(
     jobs: Jobs, coef: Floats, block_tokens: int, max_tokens: int, max_sequences: int, max_drafts: int, now_s: float,
     free_blocks: int,
-) -> tuple[Ints, Ints, Ints, Ints, float]:  # fmt: skip
-    """The rule, on rows: (decode, drafts, prefill, tokens, duration)."""
+) -> tuple[Ints, Ints, Ints, Ints, float, float]:  # fmt: skip
+    """The rule, on rows: (decode, drafts, prefill, tokens, duration, share of the time that is needed)."""
     decode, due, prefill = split(jobs, now_s)
     period = period_s(jobs, decode, due)
     cap_s = worthwhile_s(coef)
@@ -380,7 +380,7 @@ def choose(
         tau_s = min(slack_s, cap_s)
         load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, Load(0, 0, 0, 0), spare, taken)
         if load.new > 0:
-            return nothing(), nothing(), order[taken > 0], taken[taken > 0], load_s(coef, load)
+            return nothing(), nothing(), order[taken > 0], taken[taken > 0], load_s(coef, load), 1.0
     tau_s = max(due[0] - now_s, together_s) if len(due) else np.inf
     until_s = now_s + max(step_s + period, 2.0 * (step_s + cap_s))
     lengths, load, free_blocks = due_now(
@@ -394,7 +394,9 @@ def choose(
     tau_s = min(tau_s, load_s(coef, load) + cap_s)
     tau_s = max(tau_s, load_s(coef, load))
     load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, load, free_blocks, taken)
-    return decode[runs], lengths[runs], order[taken > 0], taken[taken > 0], load_s(coef, load)
+    duration_s = load_s(coef, load)
+    needed = 1.0 if len(prefill) else min(1.0, duration_s / period)
+    return decode[runs], lengths[runs], order[taken > 0], taken[taken > 0], duration_s, needed
 
 
 @compiled

@@ -55,9 +55,11 @@ class Leg:
 @compiled
 def repeat(
     sequences: Sequences, decode: Slots, drafts: Slots, free: int, block_tokens: int, coef: Floats, start_s: float,
-    end_s: float, until_s: float, token_s: Floats, cursor: Slots,
+    end_s: float, until_s: float, token_s: Floats, cursor: Slots, pause_s: float,
 ) -> tuple[int, int, int, int, int, float, float, float]:  # fmt: skip
     """Carry out a decode iteration in flight and start it again, as long as it ends before `until_s`.
+
+    Between two of them `pause_s` passes.
 
     Returns how many were carried out, their output tokens, blocks taken, new and context tokens of the one in flight,
     its start and end, and the time the others took.
@@ -79,7 +81,7 @@ def repeat(
         for i in range(len(decode)):
             sequences[decode[i]].blocks += blocks_needed(sequences, decode[i], drafts[i] + 1, block_tokens)
         rounds, taken, new, context, busy_s = rounds + 1, taken + needed, tokens, attended, busy_s + end_s - start_s
-        start_s = end_s
+        start_s = end_s + pause_s
         end_s = start_s + iteration_s(coef, new, context, len(decode), steps)
     return rounds, total, taken, new, context, start_s, end_s, busy_s
 

@@ -150,5 +150,9 @@ def faster(profile: HardwareProfile, speed: float) -> HardwareProfile:
         Term(**{name: value / speed for name, value in msgspec.structs.asdict(term).items()})
         for term in profile.perf.terms
     )
-    overhead_s = profile.request_overhead_s / speed
-    return msgspec.structs.replace(profile, perf=PerfModel(terms), request_overhead_s=overhead_s)
+    return msgspec.structs.replace(
+        profile,
+        perf=PerfModel(terms),
+        request_overhead_s=profile.request_overhead_s / speed,
+        decide_s=profile.decide_s / speed,
+    )

@@ -41,8 +41,9 @@ class SimReplica:
     """One engine with `profile`'s memory and speed, scheduled by a policy.
 
     `noise` is the relative standard deviation of iteration times. With `async_scheduling`, vLLM's default on GPUs, an
-    iteration is chosen when its predecessor starts: arrivals during that predecessor wait for the one after. A request
-    can be chosen `overhead_s` after it was submitted.
+    iteration is chosen when its predecessor starts: arrivals during that predecessor wait for the one after. Unless the
+    policy puts it off: as without `async_scheduling`, the choice then takes the profile's `decide_s`, and nothing runs
+    meanwhile. A request can be chosen `overhead_s` after it was submitted.
     """
 
     def __init__(
@@ -56,14 +57,13 @@ class SimReplica:
         overhead_s: float = 0.0,
     ) -> None:
         self.profile = profile
-        self.state = EngineState(profile, seed)
+        self.state = EngineState(profile, seed, looks_ahead=async_scheduling)
         self.policy = policy(self.state)
         self.counters = Counters()
         self.reports: deque[IterationReport] = deque(maxlen=REPORTS_KEPT)
         self.in_flight: Iteration | None = None
         self._noise = noise
         self._random = np.random.default_rng(seed)
-        self._async = async_scheduling
         self._overhead_s = overhead_s
         self.unseen: deque[tuple[int, float]] = deque()  # slots the policy has not been told of, with arrivals
         self._previous: Iteration | None = None
@@ -73,7 +73,7 @@ class SimReplica:
     def submit(self, request: EngineRequest, now_s: float) -> int:
         """Take a request in and return its slot. Raises ValueError for a known id or one that can never fit."""
         slot = self.state.admit(request)
-        if self._async or self._overhead_s:
+        if self.state.looks_ahead or self._overhead_s:
             self.unseen.append((slot, now_s))
         else:
             self.policy.add(slot, now_s)
@@ -100,8 +100,8 @@ class SimReplica:
         """Choose and start the next iteration; None when nothing may run. None must be in flight."""
         if self.in_flight is not None:
             raise RuntimeError("an iteration is still in flight")
-        self._show_arrivals(self._chosen_at_s(now_s))
-        self.in_flight = self._begin(self.policy.schedule(now_s), now_s)
+        start_s = self._decided(now_s)
+        self.in_flight = self._begin(self.policy.schedule(start_s), start_s)
         if self.in_flight is None and self.unseen:
             self._show_arrivals(now_s)
             self.in_flight = self._begin(self.policy.schedule(now_s), now_s)
@@ -182,10 +182,18 @@ class SimReplica:
         request = self.state.request(slot)
         return RequestProgress(request.id, request.prompt_tokens, 0, 0, float("inf"), False)
 
-    def _chosen_at_s(self, now_s: float) -> float:
-        """When the iteration that starts now is chosen."""
-        follows_on = self._previous is not None and self._previous.end_s >= now_s
-        return self._previous.start_s if self._async and self._previous and follows_on else now_s
+    def _decided(self, now_s: float) -> float:
+        """Show the policy who has arrived when it chooses what follows now; when that can start."""
+        before = self._previous
+        if before is None or before.end_s < now_s:
+            self._show_arrivals(now_s)
+            return now_s
+        if self.state.looks_ahead:
+            self._show_arrivals(before.start_s)
+            if not self.policy.puts_off(now_s, before.end_s - before.start_s):
+                return now_s
+        self._show_arrivals(now_s)
+        return now_s + self.profile.decide_s
 
     def _show_arrivals(self, until_s: float) -> None:
         while self.unseen and self.ready_s(self.unseen[0][1]) <= until_s:

@@ -57,8 +57,9 @@ class EngineState:
     A slot stays with its sequence until `release`. The array is replaced when it grows: read `sequences` afresh.
     """
 
-    def __init__(self, profile: HardwareProfile, seed: int = 0) -> None:
+    def __init__(self, profile: HardwareProfile, seed: int = 0, *, looks_ahead: bool = False) -> None:
         self.profile = profile
+        self.looks_ahead = looks_ahead  # iterations are chosen while the one before runs
         self.pool = BlockPool(profile.kv_blocks)
         self.sequences: Sequences = np.zeros(64, dtype=SEQUENCE)
         self.requests: list[EngineRequest | None] = [None] * len(self.sequences)

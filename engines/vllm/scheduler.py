@@ -66,7 +66,6 @@ class SyncSloScheduler(ClampedScheduler):
         self._waits = 0  # selected requests that are still waiting
         self._offered: tuple[list[Any], list[Any], int] | None = None  # see `_offer`
         self._largest_budget: int = self.max_num_scheduled_tokens
-        self._commit_ahead_s = settings.commit_ahead_ms / 1e3
         for name in waiting_queues():
             setattr(self, name, ChosenQueue())
         warm_up(self.follower.profile)
@@ -114,9 +113,10 @@ class SyncSloScheduler(ClampedScheduler):
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         self._take_plan()
         now_s = self.clock()
-        start_s = self._flights.expected_end_s(now_s)
-        if start_s - now_s > self._commit_ahead_s:
-            # Requests that arrive while a long iteration runs should have a say in the next one.
+        ends_s = self._flights.expected_end_s(now_s)
+        start_s = max(ends_s, now_s + self.follower.profile.decide_s)
+        if self._flights and self.follower.puts_off(start_s, ends_s - now_s, self._blocks_left):
+            # Asked again once the iteration in flight has ended: who arrives meanwhile has a say in the next one.
             self.mind_allowance(True)
             return self._schedule_within({}, args, kwargs)
         self._preempt(self.follower.to_preempt(self._blocks_left))
@@ -348,6 +348,7 @@ def warm_up(profile: HardwareProfile) -> None:
     follower.table.rows["prompt_left"][0] = 0
     steps = (PlannedIteration(token_budget=64, duration_s=0.1, speculation=((0.05, 1),), prefill=(("1", 16),)),)
     follower.apply(Plan(replica="", epoch=1, issued_at_s=0.0, horizon=steps))
+    follower.puts_off(0.0, 0.0, profile.kv_blocks)
     for _ in range(2):  # first the plan's iteration, then the tail rule's
         follower.to_preempt(profile.kv_blocks)
         batch = follower.next_batch(0.0, profile.kv_blocks)

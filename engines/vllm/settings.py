@@ -19,8 +19,6 @@ REDIS = "SLOSGATE_REDIS"
 REPLICA = "SLOSGATE_REPLICA"
 URL = "SLOSGATE_URL"
 ITERATION_LOG = "SLOSGATE_ITERATION_LOG"
-COMMIT_AHEAD = "SLOSGATE_COMMIT_AHEAD_MS"
-COMMIT_AHEAD_MS = 50.0
 
 
 class BadSettings(ValueError):
@@ -35,9 +33,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     replica: str = "vllm"
     url: str = ""  # where gateways reach the replica; needed with Redis
     iteration_log: str | None = None  # a file that gets one JSON line per iteration
-    # Asynchronous scheduling decides an iteration while the one before it runs. While that one is expected to run
-    # longer than this, the decision is put off until it has ended: worth the moment that the GPU then waits.
-    commit_ahead_ms: float = COMMIT_AHEAD_MS
 
     def to_environment(self) -> dict[str, str]:
         values = {
@@ -46,7 +41,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             REPLICA: self.replica,
             URL: self.url,
             ITERATION_LOG: self.iteration_log,
-            COMMIT_AHEAD: f"{self.commit_ahead_ms:g}",
         }
         return {name: value for name, value in values.items() if value}
 
@@ -62,21 +56,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             replica=environment.get(REPLICA, "vllm"),
             url=environment.get(URL, ""),
             iteration_log=environment.get(ITERATION_LOG),
-            commit_ahead_ms=_milliseconds(environment.get(COMMIT_AHEAD)),
         )
         if settings.redis_url and not settings.url:
             raise BadSettings(f"{URL} is not set: gateways that find this replica in Redis need its address")
         return settings
-
-
-def _milliseconds(value: str | None) -> float:
-    try:
-        milliseconds = COMMIT_AHEAD_MS if value is None else float(value)
-    except ValueError:
-        milliseconds = -1.0
-    if not milliseconds >= 0:
-        raise BadSettings(f"{COMMIT_AHEAD} is {value!r}: it takes a number of milliseconds, 0 or more")
-    return milliseconds
 
 
 def load_profile(name: str) -> HardwareProfile:

@@ -25,14 +25,16 @@ def stage(prompt: int, output: int, **more: float) -> SimStage:
     return msgspec.convert({"prompt_tokens": prompt, "output_tokens": output, **more}, SimStage)
 
 
-def poisson(count: int, rate: float, seed: int = 0) -> list[SimRequest]:
+def poisson(count: int, rate: float, seed: int = 0, *, ttft_slo_s: float = 0.4) -> list[SimRequest]:
     rng = np.random.default_rng(seed)
     arrivals = np.cumsum(rng.exponential(1 / rate, count))
     return [
         SimRequest(
             id=f"r{n}",
             arrival_s=float(arrival_s),
-            stages=(stage(int(rng.integers(50, 1500)), int(rng.integers(1, 60)), ttft_slo_s=0.4, tpot_slo_s=0.05),),
+            stages=(
+                stage(int(rng.integers(50, 1500)), int(rng.integers(1, 60)), ttft_slo_s=ttft_slo_s, tpot_slo_s=0.05),
+            ),
         )
         for n, arrival_s in enumerate(arrivals)
     ]
@@ -49,8 +51,10 @@ SPECULATING = [name for name in systems.names() if name.startswith("slos-serve")
 def test_an_idle_replica_answers_in_the_zero_load_ttft(system: str) -> None:
     one = [SimRequest(id="a", arrival_s=1.0, stages=(stage(1000, 3),))]
     job = serve(system, one, replicas=2, budget=1024, link_bytes_per_s=math.inf).jobs[0]
+    pause_s = H200.decide_s if system == "vllm-v0" else 0.0  # the others choose while the iteration before runs
     assert job.token_s[0] - 1.0 == pytest.approx(H200.zero_load_ttft_s(1000))
-    assert np.diff(job.token_s).tolist() == pytest.approx([H200.perf.iteration_s(1, n, 1) for n in (1001, 1002)])
+    steps_s = [pause_s + H200.perf.iteration_s(1, n, 1) for n in (1001, 1002)]
+    assert np.diff(job.token_s).tolist() == pytest.approx(steps_s)
 
 
 def test_an_idle_replica_that_plans_breaks_a_prompt_up_for_whoever_arrives_next() -> None:
@@ -128,7 +132,7 @@ def test_iterations_that_repeat_are_run_at_once_with_the_same_result(
     system: str, policy: type[VllmPolicy], drafts: int
 ) -> None:
     # Little memory: some are preempted.
-    profile = msgspec.structs.replace(H200, kv_blocks=80, request_overhead_s=0.0)
+    profile = msgspec.structs.replace(H200, kv_blocks=80, request_overhead_s=0.0, decide_s=0.0)
     rng = np.random.default_rng(1)
     stages = [stage(int(rng.integers(30, 200)), int(rng.integers(1, 150))) for _ in range(40)]
     requests = [
@@ -147,9 +151,10 @@ def test_iterations_that_repeat_are_run_at_once_with_the_same_result(
     )
 
 
-def test_planned_iterations_are_run_at_once_with_the_same_result() -> None:
+@pytest.mark.parametrize("ttft_slo_s", [0.4, 0.05], ids=["chosen ahead", "put off"])
+def test_planned_iterations_are_run_at_once_with_the_same_result(ttft_slo_s: float) -> None:
     profile = msgspec.structs.replace(H200, kv_blocks=400)
-    requests = [msgspec.structs.replace(request, acceptance=0.6) for request in poisson(60, 6.0)]
+    requests = [msgspec.structs.replace(request, acceptance=0.6) for request in poisson(60, 6.0, ttft_slo_s=ttft_slo_s)]
 
     def tokens(interruptions: int) -> list[list[float]]:
         cluster = Cluster(systems.load("slos-serve")(Settings(profile)), requests)
@@ -241,6 +246,21 @@ def test_planning_keeps_slos_that_first_come_first_served_breaks() -> None:
 
     burst = poisson(150, 32.0)
     assert kept(serve("slos-serve-ar", burst)) > 1.3 * kept(serve("vllm", burst))
+
+
+def test_who_could_not_wait_for_two_iterations_is_waited_for() -> None:
+    def kept(decide_s: float) -> int:
+        profile = msgspec.structs.replace(H200, decide_s=decide_s)
+        talkers = [SimRequest(id=f"t{n}", arrival_s=0.0, stages=(stage(500, 400, tpot_slo_s=0.1),)) for n in range(60)]
+        rng = np.random.default_rng(0)
+        hasty = [
+            SimRequest(id=f"h{n}", arrival_s=float(at_s), stages=(stage(10, 2, ttft_slo_s=0.035, tpot_slo_s=0.1),))
+            for n, at_s in enumerate(np.sort(rng.uniform(1.0, 4.0, 40)))
+        ]
+        run = simulate(systems.load("slos-serve-ar")(Settings(profile)), [*talkers, *hasty])
+        return sum(job.token_s[0] - job.arrival_s <= 0.035 for job in run.jobs if job.id.startswith("h"))
+
+    assert kept(H200.decide_s) > 2 * kept(1.0)  # a pause of a second would never pay
 
 
 def test_best_effort_is_served_and_counted() -> None:

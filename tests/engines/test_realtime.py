@@ -17,7 +17,7 @@ from engines.sim.replica import SimReplica
 from engines.sim.state import EngineRequest
 from engines.sim.systems import Settings, SimRequest, SimStage, load
 
-PROFILE = faster(msgspec.structs.replace(profiles.load("h200-opt-13b"), request_overhead_s=0.0), 4.0)
+PROFILE = faster(msgspec.structs.replace(profiles.load("h200-opt-13b"), request_overhead_s=0.0, decide_s=0.0), 4.0)
 LOADS = [(600, 40), (1500, 30), (900, 20), (1200, 35), (1900, 1)]
 
 

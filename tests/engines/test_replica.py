@@ -22,7 +22,9 @@ H200 = profiles.load("h200-opt-13b")
 
 
 def small(blocks: int = 20, *, budget: int = 64) -> HardwareProfile:
-    return msgspec.structs.replace(H200, kv_blocks=blocks, max_batched_tokens=budget, request_overhead_s=0.0)
+    return msgspec.structs.replace(
+        H200, kv_blocks=blocks, max_batched_tokens=budget, request_overhead_s=0.0, decide_s=0.0
+    )
 
 
 def request(name: str, prompt: int, output: int, **more: object) -> EngineRequest:

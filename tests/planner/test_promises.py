@@ -12,7 +12,7 @@ from engines.sim.systems import Settings, SimRequest, SimStage, StageJob
 from planner.slack import TOLERANCE
 from tests.planner.cases import H200
 
-INSTANT = msgspec.structs.replace(H200, request_overhead_s=0.0)
+INSTANT = msgspec.structs.replace(H200, request_overhead_s=0.0, decide_s=0.0)
 
 
 def arrivals(seed: int, rate_rps: float, count: int = 40) -> list[SimRequest]:

@@ -75,6 +75,12 @@ class Policy(Protocol):
 
     def schedule(self, now_s: float) -> SlotBatch: ...
 
+    def puts_off(self, start_s: float, left_s: float) -> bool:
+        """Whether to choose the iteration that follows only when the one in flight has ended, at `start_s`.
+
+        Asked when that has `left_s` left, on replicas that choose ahead.
+        """
+
     def observe(self, outcome: Outcome) -> None: ...
 
     def fly(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, Leg] | None:

@@ -32,6 +32,10 @@ class FcfsPolicy:
         self._waiting: deque[int] = deque()
         self._running: Slots = slots()
         self._coefficients = state.profile.perf.coefficients()
+        self._pause_s = 0.0 if state.looks_ahead else state.profile.decide_s
+
+    def puts_off(self, start_s: float, left_s: float) -> bool:
+        return False
 
     def add(self, slot: int, now_s: float) -> None:
         self._waiting.append(slot)
@@ -52,7 +56,7 @@ class FcfsPolicy:
             return None
         rounds, tokens, blocks, new, context, start_s, end_s, busy_s = repeat(
             self._state.sequences, batch.decode, batch.drafts, self._state.pool.free, self._state.profile.block_tokens,
-            self._coefficients, flight.start_s, flight.end_s, until_s, log.token_s, log.cursor,
+            self._coefficients, flight.start_s, flight.end_s, until_s, log.token_s, log.cursor, self._pause_s,
         )  # fmt: skip
         if not rounds:
             return None

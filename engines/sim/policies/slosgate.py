@@ -88,6 +88,9 @@ class SlosgatePolicy:
         slots = self._slot_of_row
         return SlotBatch(slots[batch.decode], batch.drafts, slots[batch.prefill], batch.tokens)
 
+    def puts_off(self, start_s: float, left_s: float) -> bool:
+        return self.follower.puts_off(start_s, left_s, self._state.pool.free)
+
     def observe(self, outcome: Outcome) -> None:
         self.follower.record(self._progress(outcome.batch, outcome.emitted), outcome.end_s, outcome.report)
         if outcome.report.draft_steps:
@@ -104,7 +107,8 @@ class SlosgatePolicy:
             batch.decode, batch.drafts, batch.prefill, batch.tokens, self._state.pool.free, profile.block_tokens,
             coefficients(self._state.profile.perf), coefficients(profile.perf), profile.max_batched_tokens,
             profile.max_sequences, profile.max_drafts, flight.start_s, flight.end_s, until_s, log.token_s, log.cursor,
-            self._rates.counts, self._class_of_slot,
+            self._rates.counts, self._class_of_slot, self.follower.patience.latest_s, self._state.profile.decide_s,
+            self._state.looks_ahead,
         )  # fmt: skip
         if not rounds:
             return None

@@ -163,6 +163,7 @@ class PlannedSystem:
             busy_for_s=replica.in_flight.end_s - now_s if replica.in_flight else 0.0,
             prefix_tokens=prefix_tokens,
             firm_tokens=firm_tokens(self._prompts),
+            patience=self._policies[number].follower.patience,
         )
 
     def _policy(self, state: EngineState) -> SlosgatePolicy:

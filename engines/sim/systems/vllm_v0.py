@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from engines.sim.policies.vllm_v0 import VllmV0Policy
@@ -10,7 +11,11 @@ from engines.sim.systems.round_robin import RoundRobin
 
 
 class VllmV0(RoundRobin):
-    """`settings.budget` bounds the prompt tokens of an iteration; `settings.drafts` adds fixed speculation."""
+    """`settings.budget` bounds the prompt tokens of an iteration; `settings.drafts` adds fixed speculation.
+
+    V0 never chose an iteration while another ran.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        settings = replace(settings, async_scheduling=False)
         super().__init__(settings, partial(VllmV0Policy, budget=settings.budget, drafts=settings.drafts))

@@ -33,9 +33,11 @@ class LengthHistogram:
     def observe(self, tokens: int) -> LengthHistogram:
         """Count one more."""
         at = bin_of(tokens)
-        fade = 0.5 if self.since_halving >= HALVE_AFTER else 1.0
-        counts = tuple(c * fade + (i == at) for i, c in enumerate(self.counts))
-        return LengthHistogram(counts, self.total * fade + 1, 0 if fade < 1 else self.since_halving + 1)
+        if self.since_halving >= HALVE_AFTER:
+            halved = LengthHistogram(tuple(count / 2 for count in self.counts), self.total / 2)
+            return replace(halved.observe(tokens), since_halving=0)
+        counts = (*self.counts[:at], self.counts[at] + 1, *self.counts[at + 1 :])
+        return LengthHistogram(counts, self.total + 1, self.since_halving + 1)
 
     def quantile(self, q: float, at_least: int = 0) -> int | None:
         """The q-quantile of outputs longer than `at_least`, rounded up to its bin; None while too few are known."""

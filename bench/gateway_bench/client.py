@@ -66,9 +66,9 @@ class Load:
     failed: int = 0
     seconds: float = 0.0
 
-    def quantiles_ms(self, at: Sequence[float]) -> list[float]:
-        """Quantiles of the time to the whole answer."""
-        times = sorted(sample.end_s for sample in self.samples)
+    def quantiles_ms(self, at: Sequence[float], *, first_byte: bool = False) -> list[float]:
+        """Quantiles of the time to the whole answer, or to its first byte; NaN without answers."""
+        times = sorted(sample.first_byte_s if first_byte else sample.end_s for sample in self.samples)
         return [1000 * times[min(len(times) - 1, int(q * len(times)))] if times else float("nan") for q in at]
 
 

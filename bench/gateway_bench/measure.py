@@ -98,8 +98,7 @@ def _plain_row(server: Server, paced: Load, full: Load, used_s: float) -> Row:
 
 def _stream_row(server: Server, load: Load, used_s: float) -> Row:
     tokens = sum(sample.events for sample in load.samples)
-    first = sorted(sample.first_byte_s for sample in load.samples)
-    p50, p95, p99 = ([1000 * first[int(q * (len(first) - 1))] for q in QUANTILES]) if first else [float("nan")] * 3
+    p50, p95, p99 = load.quantiles_ms(QUANTILES, first_byte=True)
     return {
         "target": server.name,
         "mode": "stream",

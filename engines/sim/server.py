@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
@@ -125,6 +126,7 @@ class SimServer:
         config = self.config
         policy = policies.load(config.policy)
         warm_up(self._profile, policy)
+        gc.freeze()  # what is loaded by now stays: looking through it for garbage takes as long as many iterations
         replica = SimReplica(
             self._profile,
             policy,

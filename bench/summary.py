@@ -28,6 +28,7 @@ from bench.results import Row
 
 CURVE_POINTS = 201
 TIMELINE_BINS = 60
+NEVER = 100.0
 
 
 def summarize(served: Served, seconds: float) -> Row:
@@ -105,7 +106,10 @@ def _curve(values: Floats) -> list[float | None]:
 
 
 def _timeline(served: Served, hits: Bools, seconds: float) -> Row:
-    """Counts by arrival time, in equal bins."""
+    """Counts by arrival time, in equal bins, and p99 of TTFT over its SLO (of guarantees, where any are given).
+
+    A bin without such a request has none; a first token that never came counts as `NEVER` times its SLO.
+    """
     admission = np.array(served.admission)
     edges = np.linspace(0.0, seconds, TIMELINE_BINS + 1)
 
@@ -117,7 +121,19 @@ def _timeline(served: Served, hits: Bools, seconds: float) -> Row:
         "offered": counts(np.ones(len(hits), dtype=np.bool_)),
         "attained": counts(hits),
         **{kind.replace("-", "_"): counts(admission == kind) for kind in (GUARANTEED, BEST_EFFORT, REJECTED)},
+        "ttft_share_p99": _worst_waits(served, admission == GUARANTEED, edges),
     }
+
+
+def _worst_waits(served: Served, guaranteed: Bools, edges: Floats) -> list[float | None]:
+    """p99 of TTFT over its SLO in each bin of arrivals."""
+    share = np.full(len(served.offered_s), -np.inf)
+    waits = np.nan_to_num((first_token_s(served) - served.arrival_s) / served.ttft_slo_s, nan=NEVER)
+    np.maximum.at(share, served.request, np.minimum(waits, NEVER))  # the worst of a request's stages
+    chosen = guaranteed if guaranteed.any() else np.ones(len(share), dtype=np.bool_)
+    at = np.clip(np.searchsorted(edges, served.offered_s, side="right") - 1, 0, TIMELINE_BINS - 1)
+    bins = [share[chosen & (at == n)] for n in range(TIMELINE_BINS)]
+    return [_round(float(np.percentile(b, 99))) if len(b) else None for b in bins]
 
 
 def _round(value: float) -> float | None:

@@ -32,8 +32,9 @@ def sections(series: Sequence[Series]) -> str:
         )
         + section(
             "Arrivals and admissions over time",
-            _timelines(series),
-            "Requests by the second of their arrival. Upper strip: which of them kept their SLO in the end. "
+            _waits(series) + _timelines(series),
+            "Above: the 99th percentile of TTFT over its SLO, of the guarantees where a system gives any. "
+            "Below: requests by the second of their arrival. Upper strip: which of them kept their SLO in the end. "
             "Lower strip: how they were admitted, where the system decides that.",
         )
     )
@@ -137,6 +138,26 @@ def _domain(curves: Sequence[Curve], log: bool, holds: float | None) -> tuple[fl
     if not log:
         return 0.0, min(high, holds * 4 if holds else high) * 1.04
     return max(low, high / 1e4) / 1.1, high * 1.1
+
+
+def _waits(series: Sequence[Series]) -> str:
+    """One line per system over time; nothing for results that do not tell."""
+    told = [(s, s.row["timeline"]["ttft_share_p99"]) for s in series if "ttft_share_p99" in s.row["timeline"]]
+    if not told:
+        return ""
+    seconds = max(float(s.row["timeline"]["bin_s"]) * len(waits) for s, waits in told)
+    high = min(5.0, 1.1 * max([1.5, *(w for _, waits in told for w in waits if w is not None)]))
+    drawing = Drawing(1040, 260, "p99 of TTFT over its SLO, by time of arrival")
+    plot = frame(drawing, (0.0, seconds), (0.0, high))
+    plot.y_axis([(v, number(v)) for v in linear_ticks(high, 5)], "p99 TTFT / SLO")
+    plot.x_axis([(v, number(v)) for v in linear_ticks(seconds, 10)], "seconds")
+    drawing.line(plot.left, plot.y(1.0), plot.right, plot.y(1.0), "slo")
+    for s, waits in told:
+        bin_s = float(s.row["timeline"]["bin_s"])
+        points = [((n + 0.5) * bin_s, w) for n, w in enumerate(waits) if w is not None]
+        plot.curve(points, f"curve line-{s.colour}", s.name)
+    key = legend([*((s.colour, s.name) for s, _ in told), ("slo", "SLO")])
+    return f"{key}<figure>{drawing.render()}</figure>"
 
 
 def _timelines(series: Sequence[Series]) -> str:

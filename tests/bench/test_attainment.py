@@ -111,3 +111,4 @@ def test_a_row_counts_offered_requests_by_class_and_fate() -> None:
     assert row["curves"]["ttft_share"][0] == 0.5
     assert row["curves"]["ttft_share"][-1] is None  # one never got a first token
     assert sum(row["timeline"]["offered"]) == 3
+    assert [share for share in row["timeline"]["ttft_share_p99"] if share is not None] == [0.5]  # of guarantees

@@ -34,7 +34,7 @@ LOAD_MODULES = ("bench.load", "bench.scenarios", "bench.attainment", "engines.pr
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A system on a scenario, at no particular rate yet. `budget` and `drafts` tune baselines that have them."""
+    """A system on a scenario, at no particular rate yet. The last but one are what a baseline is tuned by."""
 
     scenario: str
     system: str
@@ -43,6 +43,7 @@ class Question:
     budget: int | None = None
     drafts: int = 0
     prefill_replicas: int | None = None
+    ahead: bool = True
     seeds: int = SEEDS
 
 
@@ -78,6 +79,7 @@ class Answer:
             "budget": q.budget,
             "drafts": q.drafts,
             "prefill_replicas": q.prefill_replicas,
+            "ahead": q.ahead,
             "requests": count.offered,
         }
 
@@ -129,6 +131,7 @@ def _simulate(question: Question, load: Load, seed: int) -> VirtualRun:
         budget=question.budget,
         drafts=question.drafts,
         prefill_replicas=question.prefill_replicas,
+        ahead=question.ahead,
     )
 
 
@@ -262,6 +265,7 @@ def settings_of(question: Question) -> list[Question]:
             drafts=t.drafts,
             replicas=t.replicas or question.replicas,
             prefill_replicas=t.prefill_replicas,
+            ahead=t.ahead,
         )
         for t in tuning.settings(question.system, question.replicas)
     ]

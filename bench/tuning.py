@@ -14,6 +14,7 @@ from planner.profile import HardwareProfile
 BASELINES = ("vllm", "vllm-v0", "sarathi", "distserve")
 BUDGETS = {"sarathi": (1024, 512, 2048, 256, 4096)}  # tokens an iteration may take
 DRAFTS = (4, 2, 1)
+WAYS = dict.fromkeys(("vllm", "sarathi", "distserve"), (True, False))  # with asynchronous scheduling and without
 SPLITS = {1: ((2, 1), (3, 1), (3, 2))}  # one GPU can't be split: pools of two and three, counted per GPU
 SPECULATING = "+sd"
 
@@ -26,6 +27,7 @@ class Setting:
     drafts: int = 0
     replicas: int | None = None  # as many as were asked for, unless a split needs more
     prefill_replicas: int | None = None
+    ahead: bool = True  # iterations are chosen while the one before runs (asynchronous scheduling)
 
 
 def names() -> list[str]:
@@ -58,9 +60,13 @@ def budget_within(profile: HardwareProfile, tpot_s: float) -> int:
 
 def settings(system: str, replicas: int = 1) -> list[Setting]:
     """Every setting to try, the likeliest first."""
-    budgets = BUDGETS.get(system.removesuffix(SPECULATING), (None,))
+    name = system.removesuffix(SPECULATING)
+    budgets = BUDGETS.get(name, (None,))
+    ways = WAYS.get(name, (True,))
     drafts = DRAFTS if system.endswith(SPECULATING) else (0,)
     splits: tuple[tuple[int | None, int | None], ...] = ((None, None),)
-    if system.removesuffix(SPECULATING) == "distserve":
+    if name == "distserve":
         splits = SPLITS.get(replicas) or tuple((replicas, n) for n in range(1, replicas))
-    return [Setting(budget, n, *split) for n in drafts for budget in budgets for split in splits]
+    return [
+        Setting(budget, n, *split, ahead) for ahead in ways for n in drafts for budget in budgets for split in splits
+    ]

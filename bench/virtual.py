@@ -37,11 +37,13 @@ def simulate(
     budget: int | None = None,
     drafts: int = 0,
     prefill_replicas: int | None = None,
+    ahead: bool = True,
 ) -> VirtualRun:
     """Serve a load on so many replicas. The same arguments give the same result. Raises systems.UnknownSystem."""
     settings = Settings(
-        profile=profile, replicas=replicas, seed=seed, budget=budget, drafts=drafts, prefill_replicas=prefill_replicas
-    )
+        profile=profile, replicas=replicas, seed=seed, budget=budget, drafts=drafts, prefill_replicas=prefill_replicas,
+        async_scheduling=ahead,
+    )  # fmt: skip
     built = systems.load(tuning.base(system))(settings)
     offered = [_request(n, r, acceptance) for n, r in enumerate(load.requests)]
     run = simulate_cluster(built, offered, until_s=load.seconds + DRAIN_S)

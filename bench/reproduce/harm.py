@@ -94,6 +94,7 @@ def _row(case: Case, best: Answer, system: str, workers: Workers) -> Row:
         "budget": best.question.budget,
         "drafts": best.question.drafts,
         "prefill_replicas": best.question.prefill_replicas,
+        "ahead": best.question.ahead,
         "gpus": best.question.replicas,
         "baseline_rps_per_gpu": round(rate_rps, 4),
         "baseline_attainment": round(best.capacity.count.attainment, 5),

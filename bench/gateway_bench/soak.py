@@ -48,7 +48,9 @@ SPEED = 0.4  # of an H200: the machine must not be what limits
 DRAIN_S = 100.0  # longer than replicas keep idle connections
 IDLE_SOCKETS = 16  # to Redis, to replicas for their health, and listening
 GROWTH_KB_PER_MIN = 512.0  # of resident memory, over the run's second half: less is an allocator's unrest
-# Records are kept up to a number: this many are there long before the second half, which a leak would outlast.
+# Gateways remember beginnings of prompts and keep records, each up to a number: so few are there long before the
+# second half, which a leak would outlast.
+BEGINNINGS = range(1000, 1200)
 CONFIG = f"[admin]\nsha256 = '{'0' * 64}'\nrecords = 500\n"
 
 
@@ -172,7 +174,7 @@ class Clients:
         draw = self._draw
         body: dict[str, Any] = {
             "model": MODEL,
-            "prompt": [draw.randrange(1000, 20_000)] * draw.randint(50, 1000),
+            "prompt": [draw.choice(BEGINNINGS)] * draw.randint(50, 1000),
             "max_tokens": draw.randint(10, 100),
             "ignore_eos": True,
             "stream": draw.random() < 0.7,

@@ -192,22 +192,23 @@ def bounds_of(table: Floats, load_left: float) -> Bounds:
     n = len(table)
     unit = common_unit(table)
     units = np.zeros(n, np.int64)
+    most, load = 0, 0.0
     for k in range(n):
+        load += table[k, LOAD]
         if not table[k, FORCED] and not table[k, BARRED]:
             units[k] = int(np.ceil(table[k, VALUE] / unit - 1e-6))
-    prefill_s, deadline_s, budget_s = table[:, PREFILL].copy(), table[:, DEADLINE].copy(), table[:, BUDGET].copy()
-    first = reach(table, prefill_s, budget_s, units, units.sum())
-    most = units.sum()
-    while most > 0 and first[0, most] < -MARGIN:
-        most -= 1
-    level = max(0.0, min(load_left, table[:, LOAD].sum())) / LEVELS
+            most += units[k]
+    level = max(0.0, min(load_left, load)) / LEVELS
     time = np.empty((LEVELS, n + 1, most + 1))
-    time[0] = first[:, : most + 1]
+    reach(table, PREFILL, 0.0, load_left, units, most, time[0])
+    while most > 0 and time[0, 0, most] < -MARGIN:
+        most -= 1
     for i in range(1, LEVELS):
-        time[i] = reach(table, prefill_s, budget_s - i * level * deadline_s, units, most)
-    memory = reach(table, table[:, MEMORY].copy(), table[:, ROOM].copy(), units, most)
-    load = reach(table, table[:, LOAD].copy(), np.full(n, load_left), units, most)
-    return Bounds(time, memory, load, unit, most, level)
+        reach(table, PREFILL, i * level, load_left, units, most, time[i])
+    others = np.empty((2, n + 1, most + 1))
+    reach(table, MEMORY, 0.0, load_left, units, most, others[0])
+    reach(table, LOAD, 0.0, load_left, units, most, others[1])
+    return Bounds(time, others[0], others[1], unit, most, level)
 
 
 @compiled
@@ -226,21 +227,25 @@ def common_unit(table: Floats) -> float:
 
 
 @compiled
-def reach(table: Floats, cost: Floats, bound: Floats, units: Ints, most: int) -> Floats:
-    """R(k, v) for one resource; shape (N + 1, most + 1), v in units."""
-    n = len(cost)
-    left = np.empty((n + 1, most + 1))
-    left[n] = -np.inf
-    left[n, 0] = np.inf
-    for k in range(n - 1, -1, -1):
+def reach(
+    table: Floats, cost: int, tilt: float, load_left: float, units: Ints, most: int, left: Floats
+) -> None:  # fmt: skip
+    """Write R(k, v) for one resource, a column of costs, to `left`: v up to `most` units; `tilt` is the level of U."""
+    left[-1] = -np.inf
+    left[-1, 0] = np.inf
+    for k in range(len(table) - 1, -1, -1):
+        bound = load_left
+        if cost == PREFILL:
+            bound = table[k, BUDGET] - tilt * table[k, DEADLINE]
+        elif cost == MEMORY:
+            bound = table[k, ROOM]
         for v in range(most + 1):
             skip = left[k + 1, v]
-            take = min(bound[k], left[k + 1, max(0, v - units[k])]) - cost[k]
+            take = min(bound, left[k + 1, max(0, v - units[k])]) - table[k, cost]
             if table[k, FORCED]:
                 left[k, v] = take
             else:
                 left[k, v] = skip if table[k, BARRED] else max(take, skip)
-    return left
 
 
 @compiled

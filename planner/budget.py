@@ -17,7 +17,7 @@ every k in S
 
     sum_{j in S, j <= k} (p_j + u_j (d_k - d_j)) <= P_k                 p_j = a x_j + c (context_j + x_j)
     sum_{j in S, j <= k} m_j <= M_k                                     memory over time
-    U_running + sum_{j in S} u_j <= 1 - b / tau                         the decodes alone can be sustained
+    U_running + sum_{j in S} u_j <= 1 - T(0, 0, 0, s) / tau             the decodes alone can be sustained
 
 M_k is the memory that guaranteed running jobs leave, at the worst time from the latest start of prefill k on: what
 finishes earlier has given its blocks back. m_j is the whole of a candidate's prompt and output.
@@ -68,7 +68,7 @@ class Problem(NamedTuple):
 
     row: NDArray[np.int64]  # rows of the job array the problem was made from
     table: NDArray[np.float64]  # shape (N, 9): the columns below
-    load_left: float  # 1 - b / tau - U_running
+    load_left: float  # 1 - T(0, 0, 0, s) / tau - U_running
 
     @property
     def deadline_s(self) -> Floats:
@@ -263,7 +263,8 @@ def formulate(
 ) -> tuple[Ints, Floats, float]:  # fmt: skip
     """The fields of `Problem`, in order. Running jobs are summed once per deadline: linear in them.
 
-    `lost` marks guaranteed rows that can't be kept any more; with `find`, those that this problem shows are added.
+    `lost` marks guaranteed rows that can't be kept any more; with `find`, those that this problem shows are added. They
+    are charged for, and still among the rows.
     """
     tiers, lengths, n_tiers, tau_s = lengths_for(jobs, candidate, coef, cap, tightest)
     big = steepest(coef)
@@ -300,9 +301,7 @@ def formulate(
     step_s = iteration_s(coef, 0.0, 0.0, 0.0, float(longest))
     left = 1.0 - step_s / tau_s - running_load if tau_s < np.inf else np.inf
     memory_room(jobs, candidate, row, constant_s, block_tokens, now_s, free_blocks, table)
-    left = carry_lost(table, left, row, lost, find)
-    kept = ~lost[row]
-    return row[kept], table[kept], left
+    return row, table, carry_lost(table, left, row, lost, find)
 
 
 @compiled

@@ -123,12 +123,14 @@ def problems(
     `candidate` marks the rows to decide on; guaranteed prefills are in by force, other best effort is left out.
     """
     cap, lost = profile.max_drafts, np.zeros(len(jobs), np.bool_)
-    return [
-        Problem(
-            *formulate(jobs, candidate, coef, profile.block_tokens, cap, now_s, free_blocks, tightest, lost, n == 0)
+    found = []
+    for n, tightest in enumerate(tightest_tiers(jobs, candidate)):
+        row, table, load_left = formulate(
+            jobs, candidate, coef, profile.block_tokens, cap, now_s, free_blocks, tightest, lost, n == 0
         )
-        for n, tightest in enumerate(tightest_tiers(jobs, candidate))
-    ]
+        kept = ~lost[row]
+        found.append(Problem(row[kept], table[kept], load_left))
+    return found
 
 
 @compiled

@@ -34,7 +34,7 @@ LOAD_MODULES = ("bench.load", "bench.scenarios", "bench.attainment", "engines.pr
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A system on a scenario, at no particular rate yet. The last but one are what a baseline is tuned by."""
+    """A system on a scenario, at no particular rate yet."""
 
     scenario: str
     system: str
@@ -45,6 +45,15 @@ class Question:
     prefill_replicas: int | None = None
     ahead: bool = True
     seeds: int = SEEDS
+
+    def tuned(self) -> Row:
+        """What a baseline may be tuned by, as rows show it and virtual runs take it."""
+        return {
+            "budget": self.budget,
+            "drafts": self.drafts,
+            "prefill_replicas": self.prefill_replicas,
+            "ahead": self.ahead,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +85,7 @@ class Answer:
             "ci_high": round(high, 5),
             "bound_rps_per_gpu": round(self.bound_rps / q.replicas, 4),
             "share_of_bound": round(self.capacity.rate_rps / self.bound_rps, 4) if self.bound_rps else None,
-            "budget": q.budget,
-            "drafts": q.drafts,
-            "prefill_replicas": q.prefill_replicas,
-            "ahead": q.ahead,
+            **q.tuned(),
             "requests": count.offered,
         }
 
@@ -128,10 +134,7 @@ def _simulate(question: Question, load: Load, seed: int) -> VirtualRun:
         replicas=question.replicas,
         seed=seed,
         acceptance=ACCEPTANCE if tuning.speculates(question.system) else 0.0,
-        budget=question.budget,
-        drafts=question.drafts,
-        prefill_replicas=question.prefill_replicas,
-        ahead=question.ahead,
+        **question.tuned(),
     )
 
 
@@ -256,7 +259,7 @@ def _better(question: Question, target: float, limit: float, known_rps: float, w
 
 def settings_of(question: Question) -> list[Question]:
     """What there is to tune, the likeliest first."""
-    if question.budget is not None or question.drafts or question.prefill_replicas:
+    if question.budget is not None or question.drafts or question.prefill_replicas or not question.ahead:
         return [question]
     return [
         dataclasses.replace(

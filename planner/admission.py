@@ -227,9 +227,7 @@ def common_unit(table: Floats) -> float:
 
 
 @compiled
-def reach(
-    table: Floats, cost: int, tilt: float, load_left: float, units: Ints, most: int, left: Floats
-) -> None:  # fmt: skip
+def reach(table: Floats, cost: int, tilt: float, load_left: float, units: Ints, most: int, left: Floats) -> None:
     """Write R(k, v) for one resource, a column of costs, to `left`: v up to `most` units; `tilt` is the level of U."""
     left[-1] = -np.inf
     left[-1, 0] = np.inf

@@ -33,8 +33,7 @@ class Patience:
     def observe(self, ttft_s: float, prompt_tokens: int, profile: HardwareProfile) -> None:
         """A request has arrived that wants its first token within `ttft_s`, and `prompt_tokens` tokens computed."""
         if ttft_s < np.inf:
-            own_s = profile.request_overhead_s + profile.perf.iteration_s(prompt_tokens, prompt_tokens, 1)
-            self._latest[self._count % REMEMBERED] = ttft_s - own_s
+            self._latest[self._count % REMEMBERED] = ttft_s - profile.soonest_s(prompt_tokens)
             self._count += 1
 
     @property

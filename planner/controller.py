@@ -114,7 +114,7 @@ def place(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, h
         candidate = np.zeros(len(rows), np.bool_)
         candidate[-1] = True
         own = int(rows["prompt_left"][-1])
-        if unseen_s(replicas[i], now_s) + soonest_s(own, replicas[i].profile) > arrival.ttft_s:
+        if unseen_s(replicas[i], now_s) + replicas[i].profile.soonest_s(own) > arrival.ttft_s:
             continue
         if admitted(rows, candidate, replicas[i], now_s).accepted[-1]:
             predicted_s = min(costs[i], arrival.ttft_s)
@@ -155,11 +155,6 @@ def unseen_s(replica: ReplicaState, now_s: float) -> float:
     if puts_off(replica.patience.latest_s, replica.busy_for_s, following.duration_s, decide_s, following.needed):
         return replica.busy_for_s + decide_s
     return replica.busy_for_s + following.duration_s
-
-
-def soonest_s(prompt_tokens: int, profile: HardwareProfile) -> float:
-    """The least TTFT from then on."""
-    return profile.request_overhead_s + profile.perf.iteration_s(prompt_tokens, prompt_tokens, 1)
 
 
 @compiled
@@ -227,7 +222,7 @@ def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
     if waiting.any():
         from_s = now_s + unseen_s(state, now_s)
         for row in np.flatnonzero(waiting & (rows["context"] == 0)):
-            waiting[row] = from_s + soonest_s(int(rows["prompt_left"][row]), state.profile) <= rows["deadline_s"][row]
+            waiting[row] = from_s + state.profile.soonest_s(int(rows["prompt_left"][row])) <= rows["deadline_s"][row]
     return tuple(state.jobs.ids[row] for row in np.flatnonzero(begun | _admissible(state, waiting, now_s)))
 
 

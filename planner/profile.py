@@ -37,6 +37,10 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             total_s += self.perf.iteration_s(chunk, done, 1)
         return total_s
 
+    def soonest_s(self, prompt_tokens: int) -> float:
+        """The least TTFT of so many prompt tokens from now on: all of them in an iteration of their own."""
+        return self.request_overhead_s + self.perf.iteration_s(prompt_tokens, prompt_tokens, 1)
+
     def blocks_for(self, tokens: int) -> int:
         """KV blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_tokens)

@@ -245,8 +245,9 @@ def startable(
                     continue
                 rem, ctx = still_to_emit(job), job.prompt_left
                 share = 1.0 if wanted else FILLER_SHARE
-                peak = peak_tokens(remaining, context, count, rem, ctx, block_tokens)
-                if not job.guaranteed:
+                if job.guaranteed:
+                    peak = peak_tokens(remaining, context, count, rem, ctx, block_tokens)
+                else:
                     peak = peak_tokens(sure_remaining, sure_context, sure, rem, ctx, block_tokens)
                 # An empty replica never waits: whatever fits alone may start.
                 if count and peak > share * capacity:

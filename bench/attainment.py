@@ -130,14 +130,21 @@ def _stage_attained(served: Served, rule: Rule) -> Bools:
     due_s = served.arrival_s + np.where(np.isfinite(served.ttft_slo_s), served.ttft_slo_s, 0.0)
     base_s = np.maximum(due_s, first_s)
 
-    stage = np.repeat(np.arange(len(served.tokens)), served.tokens)
-    k = np.arange(len(served.token_s)) - served.stage_start[stage]
-    checked = (k > 0) & ((k % rule.every == 0) | (k == served.tokens[stage] - 1))
-    stage, k = stage[checked], k[checked]
+    stage, k = _checked(served, rule)
     due_s = base_s[stage] + rule.tolerance * _pace_s(served, stage, k)
-    late = served.token_s[checked] > due_s + ROUNDING_S
+    late = served.token_s[served.stage_start[stage] + k] > due_s + ROUNDING_S
     result[stage[late]] = False
     return result
+
+
+def _checked(served: Served, rule: Rule) -> tuple[Ints, Ints]:
+    """Stage and number k > 0 of every token that the rule looks at: each of so many, and the last."""
+    last = served.tokens - 1
+    counts = np.maximum(-(-last // rule.every), 0)
+    stage = np.repeat(np.arange(len(counts)), counts)
+    before = np.repeat(np.cumsum(counts) - counts, counts)
+    k = (np.arange(len(stage)) - before + 1) * rule.every
+    return stage, np.minimum(k, last[stage])
 
 
 def _pace_s(served: Served, stage: Ints, k: Ints) -> Floats:

@@ -28,17 +28,25 @@ def folder() -> Path:
 
 
 def remembered(
-    question: dict[str, Any], modules: Iterable[str], answer: Callable[[], Any], *, alone: Iterable[str] = ()
+    question: dict[str, Any],
+    modules: Iterable[str],
+    answer: Callable[[], Any],
+    *,
+    alone: Iterable[str] = (),
+    enough: Callable[[Any], bool] = lambda _: True,
 ) -> Any:
     """`answer()`, a JSON value, or what it was when the same question was asked of the same code.
 
-    `modules` count with all they import, those in `alone` by themselves.
+    `modules` count with all they import, those in `alone` by themselves. An answer that is not `enough`, because it
+    was broken off sooner than is wanted now, is replaced.
     """
     code = fingerprint(tuple(sorted(modules)), tuple(sorted(alone)))
     text = msgspec.json.encode([question, code], order="sorted")
     place = folder() / "runs" / f"{hashlib.sha256(text).hexdigest()}.json"
     try:
-        return msgspec.json.decode(place.read_bytes())
+        known = msgspec.json.decode(place.read_bytes())
+        if enough(known):
+            return known
     except (OSError, msgspec.DecodeError):
         pass  # never asked, or written in part by a run that was killed
     value = answer()

@@ -15,6 +15,7 @@ GRID = 1.025  # ratio of neighbouring rates
 STRIDE = 16  # grid steps of the first, coarse look: about 1.5 x
 CONFIRM = 2  # so many grid steps below the answer must hold too
 FLOOR = 1e-3  # requests per second; a system that fails here has no capacity
+CEILING = 1e6  # nor has one that holds here: the load asks nothing of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,9 @@ class Count:
     @property
     def attainment(self) -> float:
         return self.attained / self.offered if self.offered else 0.0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.attained + other.attained, self.offered + other.offered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,15 @@ def rate_of(step: int) -> float:
 
 
 def step_of(rate_rps: float) -> int:
-    """The grid's rate at or below `rate_rps`."""
-    return math.floor(math.log(rate_rps) / math.log(GRID) + 1e-6)
+    """The grid's rate at or below `rate_rps`, which may have been rounded."""
+    return math.floor(math.log(rate_rps) / math.log(GRID) + 5e-3)
 
 
-def search(measure: Callable[[float], Count], target: float, start_rps: float) -> Capacity:
-    """Find the capacity: strides up or down from `start_rps` to bracket it, bisection, confirmation below."""
+def search(measure: Callable[[float], Count], target: float, start_rps: float, stride: int = STRIDE) -> Capacity:
+    """Find the capacity: strides up or down from `start_rps` to bracket it, bisection, confirmation below.
+
+    The first stride may be shorter where the start is a good guess.
+    """
     counts: dict[int, Count] = {}
 
     def holds(step: int) -> bool:
@@ -54,11 +61,10 @@ def search(measure: Callable[[float], Count], target: float, start_rps: float) -
             counts[step] = measure(rate_of(step))
         return counts[step].attainment >= target
 
-    low = _first_that_holds(holds, step_of(start_rps))
-    if low is None:
+    bracket = _bracket(holds, step_of(start_rps), stride)
+    if bracket is None:
         return Capacity(0.0, Count(0, 0))
-    high = next(step for step in _strides_up(low) if not holds(step))
-    low = high - STRIDE
+    low, high = bracket
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
@@ -66,18 +72,16 @@ def search(measure: Callable[[float], Count], target: float, start_rps: float) -
     return Capacity(rate_of(best), counts[best]) if rate_of(best) >= FLOOR else Capacity(0.0, Count(0, 0))
 
 
-def _first_that_holds(holds: Callable[[int], bool], start: int) -> int | None:
-    """From `start` downwards in strides; None when even the floor fails."""
-    step = start
-    while not holds(step):
-        step -= STRIDE
-        if rate_of(step) < FLOOR:
+def _bracket(holds: Callable[[int], bool], start: int, stride: int) -> tuple[int, int] | None:
+    """A step that holds and one above it that fails, by strides that double; None when even the floor fails."""
+    up = holds(start)
+    here, there = start, start + stride if up else start - stride
+    while holds(there) == up:
+        stride = min(2 * stride, STRIDE)
+        here, there = there, there + stride if up else there - stride
+        if not FLOOR <= rate_of(there) <= CEILING:
             return None
-    return step
-
-
-def _strides_up(low: int) -> range:
-    return range(low + STRIDE, low + 100 * STRIDE, STRIDE)
+    return (here, there) if up else (there, here)
 
 
 def _confirmed(holds: Callable[[int], bool], step: int) -> int:

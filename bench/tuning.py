@@ -12,9 +12,12 @@ from engines.sim import systems
 from planner.profile import HardwareProfile
 
 BASELINES = ("vllm", "vllm-v0", "sarathi", "distserve")
-BUDGETS = {"sarathi": (1024, 512, 2048, 256, 4096)}  # tokens an iteration may take
+BUDGETS = {
+    "sarathi": (1024, 512, 2048, 256, 4096),  # tokens an iteration may take
+    "sarathi+sd": (2048, 1024, 512),  # a decode takes several, and a verification's context more than its tokens
+}
 DRAFTS = (4, 2, 1)
-WAYS = dict.fromkeys(("vllm", "sarathi", "distserve"), (True, False))  # with asynchronous scheduling and without
+ASYNCHRONOUS = ("vllm", "sarathi", "distserve")  # they may choose an iteration while the one before runs, or not
 SPLITS = {1: ((2, 1), (3, 1), (3, 2))}  # one GPU can't be split: pools of two and three, counted per GPU
 SPECULATING = "+sd"
 
@@ -59,14 +62,15 @@ def budget_within(profile: HardwareProfile, tpot_s: float) -> int:
 
 
 def settings(system: str, replicas: int = 1) -> list[Setting]:
-    """Every setting to try, the likeliest first."""
+    """Every setting to try, the likeliest first; of the best one also its `synchronous` form."""
     name = system.removesuffix(SPECULATING)
-    budgets = BUDGETS.get(name, (None,))
-    ways = WAYS.get(name, (True,))
     drafts = DRAFTS if system.endswith(SPECULATING) else (0,)
     splits: tuple[tuple[int | None, int | None], ...] = ((None, None),)
     if name == "distserve":
         splits = SPLITS.get(replicas) or tuple((replicas, n) for n in range(1, replicas))
-    return [
-        Setting(budget, n, *split, ahead) for ahead in ways for n in drafts for budget in budgets for split in splits
-    ]
+    return [Setting(budget, n, *split) for n in drafts for budget in BUDGETS.get(system, (None,)) for split in splits]
+
+
+def synchronous(system: str) -> bool:
+    """Whether a system could also choose each iteration only when the one before has ended."""
+    return system.removesuffix(SPECULATING) in ASYNCHRONOUS

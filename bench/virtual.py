@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bench import tuning
-from bench.attainment import BEST_EFFORT, UNSAID, RequestOutcome
+from bench.attainment import BEST_EFFORT, PAPER, UNSAID, Floats, RequestOutcome, attained, collect
 from bench.load import Call, Load, Offered, unserved
 from bench.results import Row
 from engines.sim import systems
-from engines.sim.cluster import Run
+from engines.sim.cluster import Run, Watch
 from engines.sim.cluster import simulate as simulate_cluster
 from engines.sim.systems import Settings, SimRequest, SimStage, StageJob
 from planner.profile import HardwareProfile
 
 DRAIN_S = 300.0  # what has not ended so long after the last arrival counts as unfinished
+LOOKS = 32  # at the misses so far, while requests arrive
 
 
 @dataclass(frozen=True, slots=True)
 class VirtualRun:
     outcomes: list[RequestOutcome]
     replicas: Row  # what the replicas did, in all
+    missed: int | None = None  # where the run was abandoned: requests that had missed for certain by then
 
 
 def simulate(
@@ -38,18 +41,45 @@ def simulate(
     drafts: int = 0,
     prefill_replicas: int | None = None,
     ahead: bool = True,
+    misses_allowed: int | None = None,
 ) -> VirtualRun:
-    """Serve a load on so many replicas. The same arguments give the same result. Raises systems.UnknownSystem."""
+    """Serve a load on so many replicas. The same arguments give the same result. Raises systems.UnknownSystem.
+
+    The run is abandoned once more than `misses_allowed` requests have missed by the paper's rule for certain.
+    """
     settings = Settings(
         profile=profile, replicas=replicas, seed=seed, budget=budget, drafts=drafts, prefill_replicas=prefill_replicas,
         async_scheduling=ahead,
     )  # fmt: skip
     built = systems.load(tuning.base(system))(settings)
     offered = [_request(n, r, acceptance) for n, r in enumerate(load.requests)]
-    run = simulate_cluster(built, offered, until_s=load.seconds + DRAIN_S)
+    misses = _Misses(load, misses_allowed) if misses_allowed is not None else None
+    watch = Watch(load.seconds / LOOKS, misses.too_many) if misses else None
+    run = simulate_cluster(built, offered, until_s=load.seconds + DRAIN_S, watch=watch)
     jobs = iter(run.jobs)
     outcomes = [_outcome(r, jobs) for r in load.requests]
-    return VirtualRun(outcomes, _replicas(run))
+    return VirtualRun(outcomes, _replicas(run), misses.missed if misses and run.stopped else None)
+
+
+class _Misses:
+    """Counts those who have missed whatever comes: as if all that is late came now, and all that is to come in time."""
+
+    def __init__(self, load: Load, allowed: int) -> None:
+        unserved_yet = collect(unserved(r) for r in load.requests)
+        self._served = dataclasses.replace(unserved_yet, tokens=unserved_yet.expected)
+        self._allowed = allowed
+        self.missed = 0
+
+    def too_many(self, now_s: float, jobs: Sequence[StageJob], token_s: Floats) -> bool:
+        arrival_s = np.array([job.arrival_s for job in jobs])
+        served = dataclasses.replace(
+            self._served,
+            arrival_s=np.where(np.isnan(arrival_s), np.inf, arrival_s),
+            token_s=np.where(np.isnan(token_s), now_s, token_s),
+        )
+        hopeful = attained(served, PAPER)
+        self.missed = int(len(hopeful) - hopeful.sum())
+        return self.missed > self._allowed
 
 
 def _request(number: int, request: Offered, acceptance: float) -> SimRequest:

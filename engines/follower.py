@@ -7,7 +7,7 @@ preemptions and progress, and asks `to_preempt` and `next_batch` before each ite
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -225,10 +225,15 @@ class PlanFollower:
         self._horizon = list(reversed(plan.horizon))
         rows = self.table.rows
         self._held, self._promoted = {*plan.hold, *plan.preempt}, set(plan.guaranteed)
-        for row, job_id in enumerate(self.table.ids):
-            rows["guaranteed"][row] |= job_id in self._promoted
-            rows["held"][row] = job_id in self._held and not rows["guaranteed"][row]
+        rows["guaranteed"][self._rows_of(self._promoted)] = True
+        rows["held"] = False
+        rows["held"][self._rows_of(self._held)] = True
+        rows["held"] &= ~rows["guaranteed"]
         self._preempt = {job_id for job_id in plan.preempt if job_id in self.table and self.table[job_id]["held"]}
+
+    def _rows_of(self, job_ids: Iterable[str]) -> list[int]:
+        """The rows of those that are here."""
+        return [self.table.row_of(job_id) for job_id in job_ids if job_id in self.table]
 
     def _planned(self, planned: PlannedIteration, now_s: float, free_blocks: int) -> Batch | None:
         """The planned iteration as a batch; None when it names what is not here, is too large or would come late."""

@@ -5,6 +5,8 @@ Routing is switched off on four replicas, everything else on one.
 
 from __future__ import annotations
 
+import dataclasses
+
 from rich.console import Console
 
 from bench.reproduce.searches import capacity, questions, searched
@@ -26,7 +28,9 @@ ROUTED = ("coder",)
 
 def run(console: Console, seed: int) -> Result:
     asked = [*questions(SCENARIOS, ON_ONE), *questions(ROUTED, ON_FOUR, (4,))]
-    result = searched("ablation", asked, TARGET, console, seed)
+    result = searched(
+        "ablation", asked, TARGET, console, seed, like=lambda question: dataclasses.replace(question, system=FULL)
+    )
     for row in result.rows:
         full = capacity(result.rows, scenario=row["scenario"], system=FULL, replicas=row["replicas"])
         row["share_of_full"] = round(row["capacity_rps_per_gpu"] / full, 3) if full else None

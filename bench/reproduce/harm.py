@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from rich import box
 from rich.console import Console
@@ -18,14 +19,16 @@ from rich.table import Table
 
 from bench import results, scenarios, sweeps, tuning
 from bench.attainment import wilson
+from bench.capacity import STRIDE
 from bench.reproduce.searches import SCENARIOS
 from bench.results import Result, Row
-from bench.sweeps import Answer, Question, Workers
+from bench.sweeps import Best, Question, Workers
 from engines import profiles
 
 HARDWARE = ("a100-opt-13b", "h200-opt-13b", "h200-llama-3.1-8b")
 TARGETS = (0.9, 0.99)
 SEEDS = 1  # loads per rate: some 1,500 simulations as it is
+START_RPS = 1.0  # where the first search of each case begins
 PLAIN, SPECULATING = "slos-serve-ar", "slos-serve"
 
 
@@ -37,15 +40,16 @@ class Case:
 
 
 def run(console: Console, seed: int) -> Result:
-    cases = [Case(scenario, hardware, target) for target in TARGETS for scenario, hardware in _places()]
+    places = list(_places())
     config = {"hardware": HARDWARE, "attainment": TARGETS}
-    hardware = ", ".join(dict.fromkeys(case.hardware for case in cases))
+    hardware = ", ".join(dict.fromkeys(hardware for _, hardware in places))
     result = results.begin("reproduce harm", config, seed=seed, hardware=hardware)
-    with Workers(seeds=SEEDS) as workers, ThreadPoolExecutor(len(cases)) as threads:
-        for rows in threads.map(
-            lambda case: _compare(case, workers, lambda said: console.print(said, style="dim")), cases
-        ):
-            result.rows += rows
+    with Workers() as workers, ThreadPoolExecutor(len(places)) as threads:
+        compared = threads.map(
+            lambda place: _at_targets(place[0], place[1], workers, lambda said: console.print(said, style="dim")),
+            places,
+        )
+        result.rows = sorted(chain.from_iterable(compared), key=lambda row: TARGETS.index(row["attainment_target"]))
     console.print(table(result.rows))
     held = sum(row["holds"] for row in result.rows)
     result.config |= {"held": held, "compared": len(result.rows)}
@@ -65,26 +69,39 @@ def _places() -> Iterator[tuple[str, str]]:
                 yield name, hardware
 
 
-def _compare(case: Case, workers: Workers, say: Callable[[str], None]) -> list[Row]:
-    """Two rows: without speculation, and with it."""
-    plain = [Question(case.scenario, name, case.hardware) for name in tuning.BASELINES]
+def _at_targets(scenario: str, hardware: str, workers: Workers, say: Callable[[str], None]) -> list[Row]:
+    """Two rows for each target: without speculation, and with it. What is best at one is tried first at the next."""
+    plain = [Question(scenario, name, hardware, seeds=SEEDS) for name in tuning.BASELINES]
     drafting = [replace(one, system=one.system + tuning.SPECULATING) for one in plain]
-    best = sweeps.best_of(plain, case.target, workers)
-    best_of_all = sweeps.best_of(drafting, case.target, workers, known=best)
-    rows = [_row(case, best, PLAIN, workers), _row(case, best_of_all, SPECULATING, workers)]
-    for row in rows:
-        say(
-            f"{row['scenario']} on {row['hardware']} at {case.target:.0%}: {row['baseline']} holds "
-            f"{row['baseline_rps_per_gpu']:.3g} req/s, there {row['system']} attains {row['attainment']:.1%}"
-        )
+    rows: list[Row] = []
+    start_rps, stride = START_RPS, STRIDE
+    likely = likely_drafting = None
+    for target in TARGETS:
+        case = Case(scenario, hardware, target)
+        best = sweeps.best_of(plain, target, workers, start_rps, stride, likely=likely)
+        best_of_all = sweeps.best_of(drafting, target, workers, start_rps, stride, best, likely_drafting)
+        for one, system in ((best, PLAIN), (best_of_all, SPECULATING)):
+            rows.append(_row(case, one, system, workers))
+            say(_said(rows[-1]))
+        likely, likely_drafting = best.question, best_of_all.question
+        start_rps, stride = best.per_gpu_rps or START_RPS, sweeps.NEAR
     return rows
 
 
-def _row(case: Case, best: Answer, system: str, workers: Workers) -> Row:
+def _said(row: Row) -> str:
+    return (
+        f"{row['scenario']} on {row['hardware']} at {row['attainment_target']:.0%}: {row['baseline']} holds "
+        f"{row['baseline_rps_per_gpu']:.3g} req/s, there {row['system']} attains {row['attainment']:.1%}"
+    )
+
+
+def _row(case: Case, best: Best, system: str, workers: Workers) -> Row:
     """Our system at the capacity of the best baseline; it holds by itself where no baseline has any."""
     rate_rps = best.per_gpu_rps
-    ours = Question(case.scenario, system, case.hardware)
-    count = workers.count(ours, rate_rps, case.target) if rate_rps else best.capacity.count
+    ours = Question(case.scenario, system, case.hardware, seeds=SEEDS)
+    count = best.capacity.count
+    if rate_rps:
+        count = workers.submit(sweeps.count, ours, rate_rps, case.target, True).result()
     low, high = wilson(count.attained, count.offered)
     return {
         "scenario": case.scenario,

@@ -5,6 +5,8 @@ Routing by plan shares bursts between replicas, so capacity per GPU should not f
 
 from __future__ import annotations
 
+import dataclasses
+
 from rich.console import Console
 
 from bench.reproduce.searches import capacity, questions, searched
@@ -17,7 +19,14 @@ REPLICAS = (1, 2, 4, 8)
 
 
 def run(console: Console, seed: int) -> Result:
-    result = searched("scaling", questions(SCENARIOS, SYSTEMS, REPLICAS), TARGET, console, seed)
+    result = searched(
+        "scaling",
+        questions(SCENARIOS, SYSTEMS, REPLICAS),
+        TARGET,
+        console,
+        seed,
+        like=lambda question: dataclasses.replace(question, replicas=1),
+    )
     for row in result.rows:
         one = capacity(result.rows, scenario=row["scenario"], system=row["system"], replicas=1)
         row["scaling"] = round(row["capacity_rps_per_gpu"] * row["replicas"] / one, 3) if one else None

@@ -37,13 +37,21 @@ def searched(
     console: Console,
     seed: int,
     system_name: Callable[[Question], str] = lambda question: question.system,
+    like: Callable[[Question], Question] = lambda question: question,
 ) -> Result:
-    """The capacities as rows of a result, shown on the console; `system_name` tells apart one system's settings."""
+    """The capacities as rows of a result, shown on the console; `system_name` tells apart one system's settings.
+
+    `like` says whose capacity per GPU another question's may be near: that one is searched before, and its answer is
+    where the other search begins.
+    """
     hardware = ", ".join(dict.fromkeys(q.hardware for q in asked))
     result = results.begin(f"reproduce {name}", {"attainment": target}, seed=seed, hardware=hardware)
+    first = [q for q in asked if like(q) == q]
     with sweeps.Workers() as workers, searching(console, len(asked)) as on_done:
-        answers = sweeps.capacities(asked, target, workers, on_done)
-    result.rows = [answer.row(target) | {"system": system_name(answer.asked)} for answer in answers]
+        found = dict(zip(first, sweeps.capacities(first, target, workers, on_done), strict=True))
+        rest = {q: found[like(q)].per_gpu_rps for q in asked if q not in found}
+        found |= zip(rest, sweeps.capacities([*rest], target, workers, on_done, rest), strict=True)
+    result.rows = [found[q].row(target) | {"system": system_name(q)} for q in asked]
     console.print(capacity_table(result.rows))
     return result
 

@@ -7,8 +7,9 @@ run.replicas   counters and memory use of each replica
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -17,13 +18,15 @@ from numpy.typing import NDArray
 
 from engines.sim.flight import TokenLog
 from engines.sim.kernel import Event, Kernel
-from engines.sim.replica import Counters
-from engines.sim.state import EngineRequest, Slots
+from engines.sim.replica import Counters, SimReplica
+from engines.sim.state import EngineRequest, Sequences, Slots
+from engines.sim.steps import accepted_from
 from engines.sim.systems.base import BEST_EFFORT, SimRequest, StageJob, System
 from planner.compiling import compiled
 
 # Events of one time: what ends makes room before what arrives is placed, and both before an iteration is chosen.
 ENDS, ARRIVES, STARTS = 0, 1, 2
+FAR = 256  # iterations: none is looked for that ends later
 SAMPLE_S = 1.0  # at most this often a replica's memory use is noted
 
 
@@ -42,11 +45,26 @@ class Run:
     jobs: list[StageJob]
     replicas: list[ReplicaRecord]
     end_s: float  # time of the last event
+    stopped: bool = False  # by a watch, before all had ended or the time was reached
 
 
-def simulate(system: System, requests: Sequence[SimRequest], *, until_s: float = math.inf) -> Run:
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Looks at a run every `every_s` seconds and may stop it.
+
+    `stops(time, jobs, token_s)` is given all jobs, and the times of all tokens there will be, each job's from its
+    `first` on, nan for those that come later than that time.
+    """
+
+    every_s: float
+    stops: Callable[[float, Sequence[StageJob], NDArray[np.float64]], bool]
+
+
+def simulate(
+    system: System, requests: Sequence[SimRequest], *, until_s: float = math.inf, watch: Watch | None = None
+) -> Run:
     """Serve the requests until all have ended or `until_s` is reached. Deterministic for seeded systems."""
-    return Cluster(system, requests).run(until_s)
+    return Cluster(system, requests).run(until_s, watch)
 
 
 class Cluster:
@@ -56,6 +74,7 @@ class Cluster:
         self._system = system
         self._kernel = Kernel()
         self._until_s = math.inf
+        self._arrivals_s: list[float] = []  # a heap of when something arrives that is known of now
         stages = [[StageJob(request, n) for n in range(len(request.stages))] for request in requests]
         self.jobs = [job for jobs in stages for job in jobs]
         self._next = {job.id: following for jobs in stages for job, following in pairwise(jobs)}
@@ -64,16 +83,18 @@ class Cluster:
             job.first = total
             total += job.stage.output_tokens
         self._token_s = np.full(total, np.nan)
-        self._lines = [_Line() for _ in system.replicas]
+        self._lines = [_Line(replica) for replica in system.replicas]
         self._records = [ReplicaRecord(replica.counters) for replica in system.replicas]
         for number, line in enumerate(self._lines):
             line.start, line.end = self._starting(number), self._ending(number)
         for jobs in stages:
-            self._kernel.at(jobs[0].request.arrival_s, self._arrival(jobs[0]), ARRIVES)
+            self.at(jobs[0].request.arrival_s, self._arrival(jobs[0]))
 
-    def run(self, until_s: float) -> Run:
+    def run(self, until_s: float, watch: Watch | None = None) -> Run:
         self._until_s = until_s
-        self._kernel.run(until_s)
+        stopped = watch is not None and self._watched(watch)
+        if not stopped:
+            self._kernel.run(until_s)
         for line in self._lines:
             line.count_tokens()
         for job in self.jobs:
@@ -82,24 +103,48 @@ class Cluster:
                 self._records[job.replica].best_effort_tokens += job.emitted
         for record, replica in zip(self._records, self._system.replicas, strict=True):
             record.preemptions = replica.state.preemptions
-        return Run(self.jobs, self._records, self._kernel.now_s)
+        return Run(self.jobs, self._records, self._kernel.now_s, stopped)
 
     def at(self, time_s: float, event: Event) -> None:
         """Do something at a later time, before any iteration that starts then."""
-        self._kernel.at(time_s, event, ARRIVES)
+
+        def arrive(now_s: float) -> None:
+            heapq.heappop(self._arrivals_s)  # events come in the order of their times
+            event(now_s)
+
+        heapq.heappush(self._arrivals_s, time_s)
+        self._kernel.at(time_s, arrive, ARRIVES)
 
     def submit(self, job: StageJob, replica: int, request: EngineRequest, now_s: float) -> None:
         """Send a job to a replica; its tokens continue where those of an earlier submission ended."""
         engine = self._system.replicas[replica]
         slot = engine.submit(request, now_s)
         job.replica = replica
-        self._lines[replica].join(slot, job)
+        self._lines[replica].join(slot, job, self._system.passes_on(job, replica))
         self._kernel.at(engine.ready_s(now_s), self._lines[replica].start, STARTS)
 
     def wake(self, replica: int, now_s: float) -> None:
         """Have a replica look for work if it is idle."""
         if self._system.replicas[replica].in_flight is None:
             self._kernel.at(now_s, self._lines[replica].start, STARTS)
+
+    def _watched(self, watch: Watch) -> bool:
+        """Run to the end with a look now and then; whether that stopped it."""
+        time_s = watch.every_s
+        while time_s < self._until_s and len(self._kernel):
+            self._kernel.run(time_s)
+            if watch.stops(time_s, self.jobs, self._token_s):
+                return True
+            time_s += watch.every_s
+        return False
+
+    def _undisturbed_s(self, number: int) -> float:
+        """Until when nothing comes to a replica from outside: arrivals, known or brought about by another replica."""
+        until_s = self._arrivals_s[0] if self._arrivals_s else math.inf
+        for other, line in enumerate(self._lines):
+            if other != number and line.passing:
+                until_s = min(until_s, line.passes_on_s(self._kernel.next_s()))
+        return until_s
 
     def _arrival(self, job: StageJob) -> Event:
         def arrive(now_s: float) -> None:
@@ -112,12 +157,13 @@ class Cluster:
         replica, line = self._system.replicas[number], self._lines[number]
 
         def start(now_s: float) -> None:
-            if replica.in_flight is not None or replica.start(now_s) is None:
+            if now_s < line.goes_on_s or replica.in_flight is not None or replica.start(now_s) is None:
                 return
-            # Nothing can change before the next event, nor is memory use noted.
-            until_s = min(self._kernel.next_s(), self._until_s, line.sampled_s + SAMPLE_S)
+            # Nothing can change before that, nor is memory use noted.
+            until_s = min(self._undisturbed_s(number), self._until_s, line.sampled_s + SAMPLE_S)
             go_on_s = replica.fly(until_s, TokenLog(self._token_s, line.cursor))
             if replica.in_flight is None:
+                line.goes_on_s = go_on_s
                 self._kernel.at(go_on_s, line.start, STARTS)
             else:
                 self._kernel.at(go_on_s, line.end, ENDS)
@@ -147,27 +193,42 @@ class Cluster:
         following = self._next.get(job.id)
         if following is not None:
             following.replica = job.replica
-            self._kernel.at(now_s + job.stage.gap_s, self._arrival(following), ARRIVES)
+            self.at(now_s + job.stage.gap_s, self._arrival(following))
 
 
 class _Line:
     """One replica's jobs, by slot, and where their next token's time goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: SimReplica) -> None:
         self.start: Event = _nothing  # the events that start and end its iterations, built once
         self.end: Event = _nothing
         self.cursor: Slots = np.zeros(64, dtype=np.int64)
         self.sampled_s = -math.inf  # when memory use was last noted
+        self.goes_on_s = -math.inf  # it has flown on until then, with nothing in flight
+        self.passing: set[int] = set()  # slots whose end may bring something to another replica
         self._jobs: dict[int, StageJob] = {}
+        self._replica = replica
+        self._shortest_s = max(0.0, *(term.constant_s for term in replica.profile.perf.terms))  # of any iteration
 
-    def join(self, slot: int, job: StageJob) -> None:
+    def join(self, slot: int, job: StageJob, passes_on: bool) -> None:
         while slot >= len(self.cursor):
             self.cursor = np.concatenate([self.cursor, np.zeros_like(self.cursor)])
         self.cursor[slot] = job.first + job.emitted
         self._jobs[slot] = job
+        if passes_on:
+            self.passing.add(slot)
+
+    def passes_on_s(self, next_s: float) -> float:
+        """No passing job ends before that. What is not in flight starts at `next_s` or later."""
+        state, profile = self._replica.state, self._replica.profile
+        iterations = fewest_iterations(state.sequences, np.array([*self.passing]), profile.max_drafts)
+        if self._replica.in_flight is None:
+            return next_s + iterations * self._shortest_s
+        return self._replica.in_flight.end_s + (iterations - 1) * self._shortest_s
 
     def leave(self, slot: int) -> StageJob:
         job = self._jobs.pop(slot)
+        self.passing.discard(slot)
         job.emitted = int(self.cursor[slot]) - job.first
         return job
 
@@ -179,6 +240,20 @@ class _Line:
 
 def _nothing(now_s: float) -> None:
     """No event yet."""
+
+
+@compiled
+def fewest_iterations(sequences: Sequences, slots: Slots, drafts: int) -> int:
+    """Iterations until the first of these sequences ends, if each drafts so many tokens in every one of them."""
+    fewest = FAR
+    for slot in slots:
+        s = sequences[slot]
+        iterations, generated = 0, s.generated
+        while generated < s.output and iterations < fewest:
+            generated += 1 + accepted_from(s, generated, drafts)
+            iterations += 1
+        fewest = min(fewest, iterations)
+    return fewest
 
 
 @compiled

@@ -73,12 +73,18 @@ def verdict(seed: int, position: int) -> float:
 
 
 @compiled
-def accepted(s: Any, drafts: int) -> int:
-    """How many of a sequence's drafts are accepted: all before the first that is rejected."""
+def accepted_from(s: Any, generated: int, drafts: int) -> int:
+    """Of the drafts behind so many output tokens those that are accepted: all before the first that is rejected."""
     n = 0
-    while n < drafts and verdict(s.seed, s.generated + n) < s.acceptance:
+    while n < drafts and verdict(s.seed, generated + n) < s.acceptance:
         n += 1
     return n
+
+
+@compiled
+def accepted(s: Any, drafts: int) -> int:
+    """How many of a sequence's next drafts are accepted."""
+    return accepted_from(s, s.generated, drafts)
 
 
 @compiled

@@ -29,6 +29,13 @@ def test_a_question_is_answered_once(kept_here: Path) -> None:
     assert asked == [1, 2, 1]
 
 
+def test_an_answer_that_was_broken_off_too_soon_is_replaced() -> None:
+    def ask(value: int, at_least: int) -> int:
+        return int(cache.remembered({"rate": 1}, [], lambda: value, enough=lambda known: bool(known >= at_least)))
+
+    assert [ask(3, at_least=1), ask(5, at_least=4), ask(0, at_least=4)] == [3, 5, 5]
+
+
 def test_code_counts_by_what_it_imports() -> None:
     assert cache.fingerprint(("bench.bound",)) != cache.fingerprint(("bench.cache",))
     assert cache.fingerprint(("bench.bound", "planner.profile")) == cache.fingerprint(("bench.bound",))

@@ -166,6 +166,32 @@ def test_planned_iterations_are_run_at_once_with_the_same_result(ttft_slo_s: flo
     assert tokens(0) == tokens(6000)
 
 
+@pytest.mark.parametrize("system", ["vllm", "distserve", "slos-serve", "slos-serve-no-routing"])
+def test_replicas_that_do_not_wait_for_each_other_still_meet_in_time(system: str) -> None:
+    loops = [
+        SimRequest(
+            id=request.id,
+            arrival_s=request.arrival_s,
+            stages=(*request.stages, stage(40, 30, cached_tokens=64, ttft_slo_s=0.1, tpot_slo_s=0.05))[n % 2 :],
+            acceptance=0.6,
+        )
+        for n, request in enumerate(poisson(60, 12.0))
+    ]
+
+    def run(interruptions: int) -> list[tuple[int, list[float]]]:
+        cluster = Cluster(systems.load(system)(Settings(H200, replicas=3)), loops)
+        for n in range(interruptions):
+            cluster.at(0.003 * n, lambda now_s: None)  # every replica waits for it
+        return [(job.replica, job.token_s.tolist()) for job in cluster.run(math.inf).jobs]
+
+    assert run(0) == run(3000)
+
+
+def test_a_system_drafts_no_more_than_its_hardware_verifies() -> None:
+    with pytest.raises(ValueError, match="h200-opt-13b verifies 6 drafts at most, not 7"):
+        Settings(H200, drafts=7)
+
+
 def test_prefill_first_makes_decodes_wait_and_chunks_do_not() -> None:
     requests = [
         SimRequest(id="a", arrival_s=0.0, stages=(stage(50, 40),)),

@@ -67,6 +67,11 @@ class StageJob:
         return f"{self.request.id}/{self.index}" if len(self.request.stages) > 1 else self.request.id
 
     @property
+    def last(self) -> bool:
+        """Whether it is the request's last stage."""
+        return self.index == len(self.request.stages) - 1
+
+    @property
     def session(self) -> str:
         return self.request.id if len(self.request.stages) > 1 else ""
 
@@ -109,6 +114,12 @@ class System(Protocol):
     def served(self, fleet: Fleet, job: StageJob, now_s: float) -> bool:
         """A replica has finished what was submitted for the job. True when the stage is complete with that."""
 
+    def passes_on(self, job: StageJob, replica: int) -> bool:
+        """Whether the end of what was submitted to a replica may bring something to another one.
+
+        Where it can't, replicas need not wait for each other in virtual time.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -124,6 +135,12 @@ class Settings:
     prefill_replicas: int | None = None  # of `replicas`, where prefill and decode are apart; None: half of them
     # Between two replicas: NVLink of an A100, one way (an H100's or H200's is 450e9, PCIe 4.0 x16 32e9).
     link_bytes_per_s: float = 300e9
+
+    def __post_init__(self) -> None:
+        if self.drafts > self.profile.max_drafts:
+            raise ValueError(
+                f"{self.profile.name} verifies {self.profile.max_drafts} drafts at most, not {self.drafts}"
+            )
 
 
 SystemFactory: TypeAlias = Callable[[Settings], System]

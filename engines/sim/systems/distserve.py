@@ -58,7 +58,7 @@ class DistServe:
         request = job.engine_request()
         self._load[job.replica] -= request.prompt_tokens
         if job.emitted >= request.output_tokens:
-            if job.index == len(job.request.stages) - 1:
+            if job.last:
                 self._session.pop(job.request.id, None)
             return True
         replica = self._least_loaded(self._decodes)
@@ -67,6 +67,9 @@ class DistServe:
         arrives_s = now_s + request.prompt_tokens * self._transfer_s
         fleet.at(arrives_s, lambda time_s: fleet.submit(job, replica, here, time_s))
         return False
+
+    def passes_on(self, job: StageJob, replica: int) -> bool:
+        return replica in self._prefills or not job.last
 
     def _least_loaded(self, replicas: range) -> int:
         return min(replicas, key=lambda number: self._load[number])

@@ -75,6 +75,9 @@ class PlannedSystem:
         self._plan(fleet, job.replica, now_s)
         return True
 
+    def passes_on(self, job: StageJob, replica: int) -> bool:
+        return not job.last
+
     def _slo(self, job: StageJob, arrival: Arrival, guaranteed: bool) -> SloArgs:
         hopeful = guaranteed or self._front_end.selects
         return SloArgs(

@@ -20,6 +20,9 @@ class RoundRobin:
     def served(self, fleet: Fleet, job: StageJob, now_s: float) -> bool:
         return True
 
+    def passes_on(self, job: StageJob, replica: int) -> bool:
+        return False
+
     def _next(self) -> int:
         turn, self._turn = self._turn, (self._turn + 1) % len(self.replicas)
         return turn

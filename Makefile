@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-REPRODUCTIONS := headline harm scaling ablation burst overhead predictor
+REPRODUCTIONS := headline harm scaling ablation burst overhead predictor fidelity
 SCENARIOS := chatbot coder summarizer mixed tool-calling reasoning
 
 .PHONY: install test lint format demo reproduce bench clean test-vllm soak

@@ -1,4 +1,4 @@
-"""slosbench reproduce headline|harm|scaling|ablation|burst|overhead|predictor [--json F] [--out F.html]"""
+"""slosbench reproduce headline|harm|scaling|ablation|burst|overhead|predictor|fidelity [--json F] [--out F.html]"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench import report, results
 from bench.errors import choose
-from bench.reproduce import Reproduction, ablation, burst, harm, headline, overhead, predictor, scaling
+from bench.reproduce import Reproduction, ablation, burst, fidelity, harm, headline, overhead, predictor, scaling
 
 # One line per reproduction, in the order of the paper's evaluation: "NAME": MODULE.run
 REPRODUCTIONS: dict[str, Reproduction] = {
@@ -21,11 +21,14 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "burst": burst.run,
     "overhead": overhead.run,
     "predictor": predictor.run,
+    "fidelity": fidelity.run,
 }
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="headline, harm, scaling, ablation, burst, overhead or predictor.")],
+    name: Annotated[
+        str, typer.Argument(help="headline, harm, scaling, ablation, burst, overhead, predictor or fidelity.")
+    ],
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
     out: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,

@@ -31,6 +31,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
         "pad_token_id": 1,
     },
+    # OPT's vocabulary over two small layers: drafts for opt-13b.
+    "opt-draft": {
+        "architectures": ["OPTForCausalLM"],
+        "model_type": "opt",
+        "hidden_size": 512,
+        "word_embed_proj_dim": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "ffn_dim": 2048,
+        "vocab_size": 50272,
+        "max_position_embeddings": 2048,
+        "do_layer_norm_before": True,
+        "torch_dtype": "float16",
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    },
     # Two small layers: a token takes a CPU about a millisecond.
     "tiny-llama": {
         "architectures": ["LlamaForCausalLM"],

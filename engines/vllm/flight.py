@@ -21,6 +21,7 @@ class Flight:
     context_tokens: int
     sequences: int
     draft_steps: int
+    put_off: bool  # decided only after the one before it had ended: its time has the pause for that in it
     first_tokens: list[Any] = field(default_factory=list)  # requests whose first token this iteration makes
 
 

@@ -16,7 +16,7 @@ class IterationLog:
         self._file = open(path, "ab")  # noqa: SIM115  # open as long as the engine runs
         self._lines = 0
 
-    def write(self, report: IterationReport, expected_s: float, free_blocks: int) -> None:
+    def write(self, report: IterationReport, expected_s: float, free_blocks: int, *, put_off: bool) -> None:
         line = {
             "new_tokens": report.new_tokens,
             "sequences": report.sequences,
@@ -25,6 +25,7 @@ class IterationLog:
             "ms": round(report.duration_s * 1e3, 3),
             "expected_ms": round(expected_s * 1e3, 3),
             "free_blocks": free_blocks,
+            "put_off": put_off,
         }
         self._file.write(msgspec.json.encode(line) + b"\n")
         self._lines += 1

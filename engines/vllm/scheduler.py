@@ -63,6 +63,7 @@ class SyncSloScheduler(ClampedScheduler):
         self._flights = Flights()
         self._last_scheduled: dict[str, int] = {}
         self._refused = False  # vLLM found no memory for what was selected last
+        self._put_off = False  # the last schedule() left the next iteration's choice to this one
         self._waits = 0  # selected requests that are still waiting
         self._offered: tuple[list[Any], list[Any], int] | None = None  # see `_offer`
         self._largest_budget: int = self.max_num_scheduled_tokens
@@ -117,6 +118,7 @@ class SyncSloScheduler(ClampedScheduler):
         start_s = max(ends_s, now_s + self.follower.profile.decide_s)
         if self._flights and self.follower.puts_off(start_s, ends_s - now_s, self._blocks_left):
             # Asked again once the iteration in flight has ended: who arrives meanwhile has a say in the next one.
+            self._put_off = True
             self.mind_allowance(True)
             return self._schedule_within({}, args, kwargs)
         self._preempt(self.follower.to_preempt(self._blocks_left))
@@ -129,6 +131,7 @@ class SyncSloScheduler(ClampedScheduler):
         self._refused = bool(selection.requests) and not output.num_scheduled_tokens
         if selection.requests or output.preempted_req_ids:
             self._settle(output, selection, now_s, start_s)
+        self._put_off = False
         if not self._flights:
             self._report(now_s, urgent=False)  # no iteration will end that could: everybody waits
         return output
@@ -272,6 +275,7 @@ class SyncSloScheduler(ClampedScheduler):
                 context_tokens=context_tokens,
                 sequences=len(scheduled),
                 draft_steps=max(map(len, drafts.values())) if drafts else 0,
+                put_off=self._put_off,
                 first_tokens=first,
             )
         )
@@ -287,8 +291,9 @@ class SyncSloScheduler(ClampedScheduler):
         for request in flight.first_tokens:
             self._tracker.first_token(request, now_s)
         if self._log is not None:
-            self._log.write(report, flight.expected_s, self._blocks_left)
-        self._reporter.landed(report)
+            self._log.write(report, flight.expected_s, self._blocks_left, put_off=flight.put_off)
+        if not flight.put_off:  # recalibration learns what the device takes; the plan counts the pause by itself
+            self._reporter.landed(report)
         for verified in self._tracker.verified(flight.output, output):
             self._reporter.verified(verified)
         self._report(now_s, urgent=len(alive) < len(scheduled))

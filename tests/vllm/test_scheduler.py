@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from bench.gpu.dummy_model import write_model
-from bench.gpu.fake_engine import FakeEngine, make_scheduler
+from bench.gpu.fake_engine import ITERATION_S, FakeEngine, make_scheduler
 from engines import channel
 from engines.messages import Plan, PlannedIteration
 from engines.vllm.compat import ClampedScheduler
@@ -168,6 +169,39 @@ async def test_reports_tell_how_drafts_fared(
     emitting = sum(bool(step.sampling) for step in engine.steps)
     assert sum(drafts.accepted for drafts in watcher.drafts) == engine.emitted["a"] - emitting
     assert 0 < sum(drafts.rejected for drafts in watcher.drafts) < len(verified)
+
+
+async def test_what_is_reported_has_no_pause_of_the_device_in_it(
+    make_engine: MakeEngine,
+    valkey: Valkey,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A prompt that cannot wait for two iterations has choices put off, and those iterations take longer."""
+    async with answering_health() as url, channel.connect(valkey.url) as redis:
+        watcher = Watcher(redis, "vllm")
+        watching = asyncio.create_task(watcher.watch())
+        monkeypatch.setenv("SLOSGATE_REDIS", valkey.url)
+        monkeypatch.setenv("SLOSGATE_URL", url)
+        monkeypatch.setenv("SLOSGATE_ITERATION_LOG", str(tmp_path / "log"))
+        engine = make_engine()
+        await watcher.until(lambda report: not report.progress)  # the courier is there
+        patient = engine.add("patient", 10, 20, slo_ttft_ms=5000, slo_tpot_ms=100, slo_guaranteed=1)
+        engine.step()
+        for _ in range(200):
+            engine.add("hasty", 10, 1, slo_ttft_ms=1e3 * (engine.scheduler.follower.profile.soonest_s(10) + 0.008))
+            engine.abort("hasty")
+        engine.run()
+        await watcher.until(lambda report: not report.progress and bool(watcher.iterations))
+        watching.cancel()
+        engine.scheduler.shutdown()
+    assert patient.is_finished()
+    logged = [msgspec.json.decode(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+    put_off = [line["ms"] for line in logged if line["put_off"]]
+    assert bool(put_off) == engine.asynchronous
+    assert all(ms == pytest.approx(2e3 * ITERATION_S) for ms in put_off)  # asked twice: once while the device ran
+    assert len(watcher.iterations) == len(logged) - len(put_off)
+    assert all(report.duration_s == pytest.approx(ITERATION_S) for report in watcher.iterations[1:])
 
 
 async def _healthy(request: web.Request) -> web.Response:

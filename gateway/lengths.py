@@ -5,14 +5,13 @@ from __future__ import annotations
 from gateway.completion import Completion
 from gateway.exchange import Exchange, Size
 from gateway.tokenizing import Tokenizers
-from planner.lengths import ClassStatistics
+from planner.lengths import USUAL_TOKENS, ClassStatistics
 
 # Tokens per unit of size before the first answer: English prose, as OpenAI's rule of thumb has it, and no template.
 UNKNOWN_RATIOS = {"bytes": 0.25, "tokens": 1.0}
 LEARNING_RATE = 0.05
 CAUTION = 1.0  # mean absolute deviations added to a text's estimate: too short an estimate breaks promises
 COMPLETIONS_DEFAULT_TOKENS = 16  # OpenAI's and vLLM's max_tokens when /v1/completions gets none
-UNLIMITED_TOKENS = 512  # expected of a class that nothing is known of, when the request sets no limit
 
 
 class Lengths:
@@ -46,9 +45,8 @@ class Lengths:
             limit = COMPLETIONS_DEFAULT_TOKENS
         if limit is not None and completion.exact_output:
             return min(limit, window)
-        known = slo_class in self._classes.lengths
-        cap = min(window, limit or (window if known else UNLIMITED_TOKENS))
-        return self._classes.planning_tokens(slo_class, cap)
+        usual = USUAL_TOKENS if limit is None else None
+        return self._classes.planning_tokens(slo_class, min(window, limit or window), usual)
 
     def learn(self, exchange: Exchange) -> None:
         """Take the counts of a finished answer."""

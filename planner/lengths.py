@@ -1,8 +1,9 @@
 """Output lengths and acceptance that nobody announces: learned online, per class. Pure: records in, records out.
 
 Lengths: a quantile over logarithmic bins (each 1/8 octave wide), counts halved every so often, so that old behaviour
-fades. Until a class has been seen often enough the cap (`max_tokens`) is the answer. A request that outlives its
-estimate keeps its guarantee: its planning value grows with it (`planning_tokens`).
+fades. Until a class has been seen often enough the answer is the cap (`max_tokens`), or, where that is only what the
+model's window leaves, a usual length or the longest seen. A request that outlives its estimate keeps its guarantee: its
+planning value grows with it (`planning_tokens`).
 
 Acceptance: with s drafts and k of them accepted, every draft before the first rejection was a trial of its own:
 alpha = accepted / (accepted + rejected), with k < s meaning one rejection; both sums fade exponentially.
@@ -17,6 +18,7 @@ BINS = 160  # up to 2^20 tokens
 PER_OCTAVE = 8
 HALVE_AFTER = 512  # observations
 ENOUGH = 20
+USUAL_TOKENS = 512  # expected of an output of a class that nothing is known of, when the request sets no limit
 FADE = 0.998  # per draft
 PRIOR = 0.6  # before anything was seen: published rates of draft models lie between 0.5 and 0.8
 PRIOR_TRIALS = 20  # how many trials that belief is worth
@@ -52,6 +54,11 @@ class LengthHistogram:
                 return upper_edge(at)
         return upper_edge(BINS - 1)
 
+    @property
+    def longest(self) -> int:
+        """The longest length that still counts, rounded up to its bin; 0 before the first."""
+        return max((upper_edge(at) for at, count in enumerate(self.counts) if count > 0), default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
@@ -84,11 +91,18 @@ class ClassStatistics:
         histogram = self.lengths.get(name, LengthHistogram()).observe(tokens)
         return replace(self, lengths={**self.lengths, name: histogram})
 
-    def planning_tokens(self, name: str, max_tokens: int, generated: int = 0, q: float = 0.9) -> int:
-        """What to plan for: the q-quantile of the class among outputs that got this far, capped by max_tokens."""
-        histogram = self.lengths.get(name)
-        value = histogram.quantile(q, generated) if histogram else None
-        return max_tokens if value is None else max(1, min(max_tokens, max(value, generated + 1)))
+    def planning_tokens(
+        self, name: str, max_tokens: int, usual_tokens: int | None = None, generated: int = 0, q: float = 0.9
+    ) -> int:
+        """What to plan for: the q-quantile of the class among outputs that got this far, capped by max_tokens.
+
+        While too few are known: max_tokens, or, with `usual_tokens`, those or the longest seen.
+        """
+        histogram = self.lengths.get(name, LengthHistogram())
+        value = histogram.quantile(q, generated)
+        if value is None:
+            value = max_tokens if usual_tokens is None else max(usual_tokens, histogram.longest)
+        return max(1, min(max_tokens, max(value, generated + 1)))
 
 
 def firm_tokens(prompts: LengthHistogram) -> float:

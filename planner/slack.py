@@ -51,7 +51,8 @@ TOLERANCE = 0.05  # an SLO counts as kept within 5 %, so a decode is lost only b
 COALESCE = 0.8  # of the tightest period: how long a decode step may be made by waiting for each other
 ROOMY = 0.3  # below this share of the KV memory, drafts need not hurry decodes out of it
 HEADROOM = 1.1  # a guarantee's time is kept from best effort with this much to spare
-FILLER_SHARE = 0.95  # share of the KV memory that prefills beyond the urgent ones may plan for
+GROWING_BLOCKS = 4  # for every resident, that a guarantee leaves free when it starts although the peak is too high
+FILLER_SHARE = 0.95  # share of the KV memory that prefills beyond the urgent ones may plan for, see `startable`
 
 
 def next_batch(jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: int) -> Batch:
@@ -226,15 +227,20 @@ def startable(
 ) -> tuple[Ints, int]:
     """The prefills that may run, urgent ones first, and how many of them are urgent.
 
-    A prefill that has begun may go on. One that hasn't needs the residents' peak with it to fit into the memory, and a
-    free sequence; best effort leaves room for the guarantees that still wait. Behind a guarantee that doesn't fit
-    nobody else starts; behind best effort that doesn't fit, smaller urgent ones may.
+    A prefill that has begun may go on. One that hasn't needs the residents' peak with it to fit into the memory, and
+    a free sequence. Most outputs end sooner than planned, so a guarantee, whose memory was counted when it was given,
+    also starts where the prompts fit and can grow a little. Best effort leaves room for the guarantees that still
+    wait, and what isn't urgent as much again as those hold whose SLO is live: others like them are about to come, and
+    to take the memory back costs its work. Behind a guarantee that doesn't fit nobody else starts; behind best effort
+    that doesn't fit, smaller urgent ones may.
     """
     remaining, context, count, begun, capacity = residents(jobs, block_tokens, free_blocks)
     sure_remaining, sure_context, sure = with_waiting_guarantees(jobs, prefill, remaining, context, count)
     order = np.empty(len(prefill), np.int64)
     n, n_urgent = 0, 0
     blocked = False
+    held = context[:count].sum()
+    filled = FILLER_SHARE * capacity - live_tokens(jobs)
     for wanted in (True, False):
         for i in range(len(prefill)):
             job = jobs[prefill[i]]
@@ -244,17 +250,19 @@ def startable(
                 if blocked or begun >= max_sequences:
                     continue
                 rem, ctx = still_to_emit(job), job.prompt_left
-                share = 1.0 if wanted else FILLER_SHARE
                 if job.guaranteed:
                     peak = peak_tokens(remaining, context, count, rem, ctx, block_tokens)
+                    fits = peak <= capacity or held + ctx + count * GROWING_BLOCKS * block_tokens <= capacity
                 else:
                     peak = peak_tokens(sure_remaining, sure_context, sure, rem, ctx, block_tokens)
+                    fits = peak <= (capacity if wanted else filled)
                 # An empty replica never waits: whatever fits alone may start.
-                if count and peak > share * capacity:
+                if count and not fits:
                     blocked = job.guaranteed or not wanted
                     continue
                 insert_sorted(remaining, context, count, rem, ctx)
                 count += 1
+                held += ctx
                 if not job.guaranteed:
                     insert_sorted(sure_remaining, sure_context, sure, rem, ctx)
                     sure += 1
@@ -264,6 +272,18 @@ def startable(
         if wanted:
             n_urgent = n
     return order[:n], n_urgent
+
+
+@compiled
+def live_tokens(jobs: Jobs) -> int:
+    """KV tokens of those who hold some and can still keep an SLO, their whole prompts included."""
+    tokens = 0
+    for row in range(len(jobs)):
+        job = jobs[row]
+        in_time = job.due_base_s <= job.deadline_s + job.tpot_s < np.inf
+        if job.context > 0 and not job.held and (job.guaranteed or in_time):
+            tokens += job.context + job.prompt_left
+    return tokens
 
 
 @compiled

@@ -13,6 +13,14 @@ def test_until_enough_is_known_the_cap_is_planned_for() -> None:
     assert stats.planning_tokens("never seen", 400) == 400
 
 
+def test_a_window_is_no_estimate_while_too_few_are_known() -> None:
+    stats = ClassStatistics()
+    assert stats.planning_tokens("thinking", 32_000, 512) == 512
+    few = stats.finished("thinking", 50).finished("thinking", 4000)
+    assert few.planning_tokens("thinking", 32_000, 512) == pytest.approx(4000, rel=0.1)
+    assert few.planning_tokens("thinking", 300, 512) == 300
+
+
 def test_the_quantile_follows_the_class_and_the_cap() -> None:
     rng = np.random.default_rng(0)
     stats = ClassStatistics()

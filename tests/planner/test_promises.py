@@ -67,7 +67,7 @@ def test_whatever_was_promised_is_served_to_the_end(seed: int, rate_rps: float, 
     # lengths are estimates: an answer that outlives its own takes memory which was planned for others.
     [
         (5.0, 6000, 1.0), (15.0, 6000, 1.0), (25.0, 6000, 0.99), (50.0, 6000, 0.99),
-        (15.0, 400, 0.9), (27.0, 400, 0.9), (27.0, 800, 0.95), (50.0, 400, 0.9),
+        (15.0, 400, 0.99), (27.0, 400, 0.99), (27.0, 800, 0.99), (50.0, 400, 0.99),
     ],
     ids=[
         "light", "full", "beyond", "twice what fits",

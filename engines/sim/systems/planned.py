@@ -18,9 +18,7 @@ from engines.sim.policies.slosgate import SlosgatePolicy
 from engines.sim.state import EngineState
 from engines.sim.systems.base import BEST_EFFORT, GUARANTEED, Fleet, Settings, StageJob, equal_replicas
 from planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
-from planner.lengths import ClassStatistics, LengthHistogram, firm_tokens
-
-UNKNOWN_TOKENS = 512  # expected of an output of a class that nothing is known of, as by the gateway
+from planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +107,7 @@ class PlannedSystem:
 
     def _output_tokens(self, job: StageJob) -> int:
         """The planning value of a stage's output: a high quantile of its class's, what the window leaves at most."""
-        limit = self._max_tokens(job)
-        known = job.request.slo_class in self._classes.lengths
-        return self._classes.planning_tokens(job.request.slo_class, limit if known else min(limit, UNKNOWN_TOKENS))
+        return self._classes.planning_tokens(job.request.slo_class, self._max_tokens(job), USUAL_TOKENS)
 
     def _max_tokens(self, job: StageJob) -> int:
         """What the window leaves for the output, which is all that a request without a limit says."""

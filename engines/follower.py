@@ -273,6 +273,7 @@ def add_job(
         acceptance=slo.slo_acceptance,
         switch_at=slo.slo_switch_at,
         next_tpot_s=_seconds(slo.slo_next_tpot_ms),
+        arrival_s=arrival_s,
     )
 
 

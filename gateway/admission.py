@@ -223,6 +223,7 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float, likely_prefix_token
         jobs=mirror.jobs,
         free_blocks=mirror.free_blocks,
         busy_for_s=mirror.busy_for_s(now_s),
+        running_for_s=mirror.running_for_s(now_s),
         firm_tokens=mirror.firm_tokens,
         patience=mirror.patience,
         likely_prefix_tokens=likely_prefix_tokens,

@@ -46,6 +46,10 @@ class Mirror:
         """How much longer the iteration in flight is expected to take."""
         return max(0.0, self._busy_for_s - (now_s - self.heard_s))
 
+    def running_for_s(self, now_s: float) -> float:
+        """How long the iteration in flight has run: telemetry leaves when one begins."""
+        return now_s - self.heard_s if self.busy_for_s(now_s) > 0.0 else 0.0
+
     def add(self, entry: LedgerEntry) -> None:
         """Enter a request, or what has changed about one (a promotion)."""
         known = self.entries.get(entry.request_id)
@@ -66,6 +70,7 @@ class Mirror:
                 guaranteed=entry.guaranteed,
                 weight=entry.weight,
                 acceptance=entry.acceptance,
+                arrival_s=entry.dispatched_s,
             )
         elif entry.request_id in self.jobs:
             self._describe(entry)

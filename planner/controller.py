@@ -1,5 +1,8 @@
 """The planner's front door: what a gateway asks. Where does an arrival go, who can be promoted, what runs next?
 
+Whoever the budget model admits is rehearsed (`planner.rehearsal`), and promised its SLO if it and every other promise
+hold then: who is not sure to be in time is served all the same, and promised once it is.
+
 A promise is final, so it is given once it costs nobody anything. In a burst most requests are kept by dropping the
 longest prompts (Moore and Hodgson, see `planner.slack`), which may be the first to come: one that is promised on
 arrival takes the place of several short ones. Hence only a prompt of which at most `firm_tokens` are left, the median
@@ -17,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.admission import Admission, admit
-from planner.commitment import Patience, puts_off
+from planner.commitment import Patience
 from planner.compiling import compiled
 from planner.jobs import Jobs, JobTable
+from planner.kernels import Bools, token_due_s
 from planner.profile import HardwareProfile
+from planner.rehearsal import Rehearsal, rehearse
 from planner.rollout import roll_forward
-from planner.slack import coefficients, next_batch
+from planner.slack import coefficients
 
 HOP_LIMIT = 4  # replicas asked for a guarantee before the request becomes best effort
 SHORTEST_RETRY_S = 0.05
@@ -38,6 +43,7 @@ class ReplicaState:
     jobs: JobTable
     free_blocks: int
     busy_for_s: float = 0.0  # how much longer the iteration in flight takes
+    running_for_s: float = 0.0  # how long it has run, or the one that ends just now; 0 when the replica is idle
     prefix_tokens: int = 0  # tokens of this arrival's prompt that are cached there
     likely_prefix_tokens: int = 0  # that may be: counts where the arrival is routed, not in what it is promised
     patience: Patience = field(default_factory=Patience)  # of the latest arrivals there
@@ -114,13 +120,18 @@ def place(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, h
         candidate = np.zeros(len(rows), np.bool_)
         candidate[-1] = True
         own = int(rows["prompt_left"][-1])
-        if unseen_s(replicas[i], now_s) + replicas[i].profile.soonest_s(own) > arrival.ttft_s:
+        if (
+            soonest_s(replicas[i], own) > arrival.ttft_s
+            or not admitted(rows, candidate, replicas[i], now_s).accepted[-1]
+        ):
             continue
-        if admitted(rows, candidate, replicas[i], now_s).accepted[-1]:
-            predicted_s = min(costs[i], arrival.ttft_s)
-            if not arrival.at_once and rows["prompt_left"][-1] > replicas[i].firm_tokens * arrival.weight:
+        room = make_room(rows, replicas[i])
+        sure, first_s = rehearsed(rows, candidate, replicas[i], now_s, room)
+        if sure[-1]:
+            predicted_s = min(costs[i] if math.isinf(first_s[-1]) else first_s[-1] - now_s, arrival.ttft_s)
+            if not arrival.at_once and own > replicas[i].firm_tokens * arrival.weight:
                 return Decision(i, False, predicted_s, "fits, but shorter prompts may come first", None)
-            return Decision(i, True, predicted_s, "fits", None, make_room(rows, replicas[i]))
+            return Decision(i, True, predicted_s, "fits", None, room)
     retry_s = max(SHORTEST_RETRY_S, costs[fitting[0]] - arrival.ttft_s)
     return Decision(fitting[0], False, costs[fitting[0]], "no replica can guarantee it now", retry_s)
 
@@ -142,19 +153,50 @@ def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
     return replica.busy_for_s + step_s + work_s
 
 
-def unseen_s(replica: ReplicaState, now_s: float) -> float:
-    """How long an arrival waits for the first iteration that can carry it.
+def soonest_s(replica: ReplicaState, prompt_tokens: int) -> float:
+    """The least TTFT of an arrival there, behind the iteration in flight alone."""
+    overhead_s = replica.profile.request_overhead_s
+    return max(0.0, replica.busy_for_s - overhead_s) + replica.profile.soonest_s(prompt_tokens)
 
-    Beside the iteration in flight, the next one was chosen without it too, unless that was put off.
-    """
-    if not replica.busy_for_s:
-        return 0.0
-    start_s = now_s + replica.busy_for_s
-    following = next_batch(replica.jobs.rows, replica.profile, start_s, replica.free_blocks)
-    decide_s = replica.profile.decide_s
-    if puts_off(replica.patience.latest_s, replica.busy_for_s, following.duration_s, decide_s, following.needed):
-        return replica.busy_for_s + decide_s
-    return replica.busy_for_s + following.duration_s
+
+def rehearsed(
+    rows: Jobs, candidate: Bools, replica: ReplicaState, now_s: float, preempt: Sequence[str] = ()
+) -> tuple[Bools, NDArray[np.float64]]:
+    """(candidates whose promise would be kept and break no other, when first tokens would come), per row."""
+    rows, free_blocks = rows.copy(), replica.free_blocks
+    for row in [replica.jobs.row_of(job_id) for job_id in preempt]:
+        free_blocks += replica.profile.blocks_for(int(rows["context"][row]))
+        rows["context"][row] = 0
+        rows["held"][row] = True
+    # Best effort that has nothing to win and nothing to lose takes what others leave.
+    live = (now_s < rows["deadline_s"]) & (rows["deadline_s"] < math.inf)
+    part = np.flatnonzero(candidate | rows["guaranteed"] | live | (rows["context"] > 0))
+    sure, first_s = np.zeros(len(rows), np.bool_), np.full(len(rows), np.inf)
+    sure[part], first_s[part] = _kept(rows[part], candidate[part], replica, now_s, free_blocks)
+    return sure, first_s
+
+
+def _kept(
+    rows: Jobs, candidate: Bools, replica: ReplicaState, now_s: float, free_blocks: int
+) -> tuple[Bools, NDArray[np.float64]]:
+    """The same, for rows that may be written to."""
+    given = rows["guaranteed"] & ~rows["held"]
+
+    def rehearsal(promised: Bools, until_s: float = -math.inf) -> Rehearsal:
+        rows["guaranteed"] = promised
+        watched = candidate | given if until_s < now_s else np.zeros(len(rows), np.bool_)
+        return rehearse(
+            rows, replica.profile, replica.patience.latest_s, now_s - replica.running_for_s, now_s + replica.busy_for_s,
+            free_blocks, watched, until_s,
+        )  # fmt: skip
+
+    shown = rehearsal(given | candidate)
+    broken = shown.missed & given
+    if broken.any() and (broken & ~rehearsal(given, shown.end_s).missed).any():
+        return np.zeros(len(rows), np.bool_), shown.first_token_s
+    # Whoever isn't reached within the rehearsal is in time as far as the budget can tell, unless it waits for memory.
+    reached = shown.first_token_s < math.inf
+    return candidate & ~shown.missed & (reached | (not shown.stuck)), shown.first_token_s
 
 
 @compiled
@@ -178,7 +220,7 @@ def with_arrival(arrival: Arrival, replica: ReplicaState, now_s: float) -> Jobs:
     deadline_s = now_s + arrival.ttft_s
     rows[-1] = (
         deadline_s, arrival.tpot_s, deadline_s, arrival.weight, arrival.acceptance, arrival.prompt_tokens - cached,
-        cached, 0, arrival.output_tokens, arrival.switch_at, arrival.next_tpot_s, False, False,
+        cached, 0, arrival.output_tokens, arrival.switch_at, arrival.next_tpot_s, False, False, now_s,
     )  # fmt: skip
     return rows
 
@@ -217,13 +259,16 @@ def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
     rows = state.jobs.rows
     hopeful = ~rows["guaranteed"] & ~rows["held"] & (rows["deadline_s"] < math.inf)
     begun = hopeful & (rows["prompt_left"] == 0) & (rows["due_base_s"] <= rows["deadline_s"])
-    waiting = hopeful & (rows["prompt_left"] > 0) & (rows["deadline_s"] > now_s)
+    for row in np.flatnonzero(begun):
+        begun[row] = now_s + state.busy_for_s <= token_due_s(rows[row], int(rows["generated"][row]))
+    waiting = hopeful & (rows["prompt_left"] > 0) & (rows["deadline_s"] > now_s) & (rows["generated"] == 0)
     waiting &= rows["prompt_left"] <= state.firm_tokens * rows["weight"]
-    if waiting.any():
-        from_s = now_s + unseen_s(state, now_s)
-        for row in np.flatnonzero(waiting & (rows["context"] == 0)):
-            waiting[row] = from_s + state.profile.soonest_s(int(rows["prompt_left"][row])) <= rows["deadline_s"][row]
-    return tuple(state.jobs.ids[row] for row in np.flatnonzero(begun | _admissible(state, waiting, now_s)))
+    for row in np.flatnonzero(waiting):
+        waiting[row] = now_s + soonest_s(state, int(rows["prompt_left"][row])) <= rows["deadline_s"][row]
+    accepted = _admissible(state, waiting, now_s)
+    if accepted.any():
+        accepted &= rehearsed(rows, accepted | begun, state, now_s)[0]
+    return tuple(state.jobs.ids[row] for row in np.flatnonzero(begun | accepted))
 
 
 def _admissible(state: ReplicaState, waiting: NDArray[np.bool_], now_s: float) -> NDArray[np.bool_]:

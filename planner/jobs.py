@@ -30,6 +30,7 @@ JOB = np.dtype(
         ("next_tpot_s", "f8"),  # tier after the switch (reasoning: think, then respond)
         ("guaranteed", "?"),  # an admitted SLO: never dropped; False means best effort
         ("held", "?"),  # best effort that must not run now
+        ("arrival_s", "f8"),  # when it reached the replica; -inf when that is long ago
     ],
     align=True,
 )
@@ -87,6 +88,7 @@ class JobTable:
         switch_at: int = 0,
         next_tpot_s: float = float("inf"),
         held: bool = False,
+        arrival_s: float = float("-inf"),
     ) -> int:
         """Add a job and return its row. Raises ValueError for an id that is already here."""
         if job_id in self._row_of:
@@ -97,7 +99,7 @@ class JobTable:
         base_s = deadline_s if due_base_s is None else due_base_s
         self._rows[row] = (
             deadline_s, tpot_s, base_s, weight, acceptance, prompt_left, context, generated, output,
-            switch_at, next_tpot_s, guaranteed, held,
+            switch_at, next_tpot_s, guaranteed, held, arrival_s,
         )  # fmt: skip
         self.ids.append(job_id)
         self._row_of[job_id] = row

@@ -53,7 +53,7 @@ def roll_forward(
         batches.append(batch)
         free_blocks += advance(
             jobs, batch.decode, batch.drafts, batch.prefill, batch.tokens, end_s, profile.block_tokens,
-            first_token_s, missed, carry,
+            first_token_s, missed, carry, True,
         )  # fmt: skip
     waiting = (first_token_s == np.inf) & (jobs["deadline_s"] < end_s)
     return Rollout(tuple(batches), first_token_s, missed | waiting, end_s)
@@ -62,11 +62,12 @@ def roll_forward(
 @compiled
 def advance(
     jobs: Jobs, decode: Ints, drafts: Ints, prefill: Ints, tokens: Ints, end_s: float, block_tokens: int,
-    first_token_s: Floats, missed: NDArray[np.bool_], carry: Floats,
+    first_token_s: Floats, missed: NDArray[np.bool_], carry: Floats, finishing: bool,
 ) -> int:  # fmt: skip
     """Apply an iteration that ends at `end_s`, in expectation; returns the blocks set free (negative: taken).
 
-    Fractions of expected tokens are carried over per row. A finished job keeps its row: held, without context.
+    Fractions of expected tokens are carried over per row. A finished job keeps its row: held, without context; unless
+    `finishing`, outputs go on for ever.
     """
     freed = 0
     for i in range(len(prefill)):
@@ -80,19 +81,21 @@ def advance(
             first_token_s[row] = end_s
             missed[row] |= end_s > job.deadline_s
             job.due_base_s = end_s if job.deadline_s == np.inf else max(job.deadline_s, end_s)
-            freed += leave_if_done(jobs, row, block_tokens)
+            freed += leave_if_done(jobs, row, block_tokens) if finishing else 0
     for i in range(len(decode)):
         row = decode[i]
         job = jobs[row]
         carry[row] += expected_tokens(job.acceptance, drafts[i])
-        gained = min(int(carry[row] + 1e-9), max(1, job.output - job.generated))
+        gained = int(carry[row] + 1e-9)
+        if finishing:
+            gained = min(gained, max(1, job.output - job.generated))
         carry[row] -= gained
         due = token_due_s(job, job.generated)
         missed[row] |= end_s > due + TOLERANCE * job.generated * job.tpot_s
         freed -= blocks_for(job.context + gained, block_tokens) - blocks_for(job.context, block_tokens)
         job.context += gained
         job.generated += gained
-        freed += leave_if_done(jobs, row, block_tokens)
+        freed += leave_if_done(jobs, row, block_tokens) if finishing else 0
     return freed
 
 

@@ -160,6 +160,7 @@ class PlannedSystem:
             jobs=self._policies[number].jobs(replica.in_flight, replica.unseen),
             free_blocks=replica.state.pool.free,
             busy_for_s=replica.in_flight.end_s - now_s if replica.in_flight else 0.0,
+            running_for_s=replica.running_for_s(now_s),
             prefix_tokens=prefix_tokens,
             firm_tokens=firm_tokens(self._prompts),
             patience=self._policies[number].follower.patience,

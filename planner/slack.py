@@ -9,10 +9,11 @@
         iteration, instead of cutting one short or running alone, since T(decodes, prefill) < T(decodes) + T(prefill).
 
 Which prefills count as urgent is Moore and Hodgson's choice (1968): in deadline order, drop the longest best-effort
-one whenever the set is late, so that the fewest miss; guarantees are forced. All others take what is left. An
-iteration can't be interrupted, hence tau never exceeds what a pending deadline leaves, nor, for who arrives next, the
-time T_w in which prefill reaches nearly its best rate (`kernels.worthwhile_s`). Memory is checked when a
-prefill starts: with it, the residents' peak (`kernels.peak_tokens`) must fit.
+one whenever the set is late, so that the fewest miss; guarantees are forced. All others take what is left. Once a
+deadline is out of reach, a first token is worth having up to the tolerance. An iteration can't be interrupted, hence
+tau never exceeds what a pending deadline leaves, nor, for who arrives next, the time T_w in which prefill reaches
+nearly its best rate (`kernels.worthwhile_s`). Memory is checked when a prefill starts: with it, the residents' peak
+(`kernels.peak_tokens`) must fit.
 """
 
 from __future__ import annotations
@@ -92,6 +93,14 @@ def next_due_s(job: Any, now_s: float) -> float:
 
 
 @compiled
+def first_due_s(job: Any, end_s: float) -> float:
+    """When a first token that can't come before `end_s` is due: its deadline, or, past that, the last that counts."""
+    if job.guaranteed or end_s <= job.deadline_s or job.arrival_s == -np.inf:
+        return job.deadline_s  # type: ignore[no-any-return]
+    return job.deadline_s + TOLERANCE * (job.deadline_s - job.arrival_s)  # type: ignore[no-any-return]
+
+
+@compiled
 def split(jobs: Jobs, now_s: float) -> tuple[Ints, Floats, Ints]:
     """(rows that decode, by due time; their due times; rows that prefill, by deadline)."""
     decode = np.empty(len(jobs), np.int64)
@@ -167,12 +176,13 @@ def urgent(
         if job.deadline_s == np.inf:
             break
         cost[i] = load_s(coef, with_prompt(nobody, job, 1))
-        if not job.guaranteed and now_s + cost[i] > job.deadline_s:
+        due_s = first_due_s(job, now_s + cost[i])
+        if not job.guaranteed and now_s + cost[i] > due_s:
             continue
         chosen[i] = True
         work = with_prompt(work, job, 1)
         sure = HEADROOM if job.guaranteed else 1.0
-        while now_s + finish_s(sure * broken_up_s(coef, cap_s, work), slack_s, step_s, stretch) > job.deadline_s:
+        while now_s + finish_s(sure * broken_up_s(coef, cap_s, work), slack_s, step_s, stretch) > due_s:
             longest = -1
             for j in range(i + 1):
                 droppable = chosen[j] and not jobs[prefill[j]].guaranteed
@@ -320,7 +330,7 @@ def fill(
         taken[i] = take
         load = Load(load.new + take, load.context + job.context + take, load.sequences + 1, load.drafts)
         free_blocks -= blocks_for(job.context + take, block_tokens) - blocks_for(job.context, block_tokens)
-        left_s = job.deadline_s - now_s
+        left_s = first_due_s(job, now_s + load_s(coef, load)) - now_s
         if take == job.prompt_left and load_s(coef, load) <= left_s:
             tau_s = min(tau_s, left_s)
     return load

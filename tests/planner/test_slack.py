@@ -76,6 +76,17 @@ def test_a_guarantee_is_served_even_when_it_is_the_longest() -> None:
     assert names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).prefill)[0] == "promised"
 
 
+def test_a_first_token_a_little_late_is_still_worth_having() -> None:
+    jobs = JobTable()
+    takes_s = H200.perf.iteration_s(1000, 1000, 1)
+    for name, arrived_ago_s in (("within the tolerance", 1.0), ("beyond it", 0.01)):
+        prefill(jobs, name, tokens=1000, due_in_s=takes_s - 0.02)
+        jobs[name]["arrival_s"] = -arrived_ago_s
+    prefill(jobs, "in time", tokens=1000, due_in_s=1.0)
+    batch = next_batch(jobs.rows, H200, 0.0, 1000)
+    assert names(jobs, batch.prefill) == ["within the tolerance"]
+
+
 def test_requests_without_an_slo_take_what_is_left() -> None:
     jobs = JobTable()
     inf = float("inf")

@@ -38,7 +38,7 @@ def capacity_table(rows: Sequence[Row]) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
     for head in ("scenario", "system", "hardware"):
         shown.add_column(head, no_wrap=True)
-    for head in ("req/s/GPU", "attained", "95 % CI", "bound", "share"):
+    for head in ("GPUs", "req/s/GPU", "attained", "95 % CI", "bound", "share"):
         shown.add_column(head, justify="right", no_wrap=True)
     for r in rows:
         share = r["share_of_bound"]
@@ -46,6 +46,7 @@ def capacity_table(rows: Sequence[Row]) -> Table:
             r["scenario"],
             r["system"],
             r["hardware"],
+            str(r["gpus"]),
             f"{r['capacity_rps_per_gpu']:.3g}",
             f"{r['attainment']:.1%}",
             f"{r['ci_low'] * 100:.1f}-{r['ci_high'] * 100:.1f}",

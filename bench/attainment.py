@@ -137,6 +137,13 @@ def _stage_attained(served: Served, rule: Rule) -> Bools:
     return result
 
 
+def judged(served: Served, rule: Rule) -> Ints:
+    """Where in `token_s` the tokens stand by which the rule judges; no other counts."""
+    stage, k = _checked(served, rule)
+    first: Ints = served.stage_start[served.tokens > 0]
+    return np.concatenate([first, served.stage_start[stage] + k])
+
+
 def _checked(served: Served, rule: Rule) -> tuple[Ints, Ints]:
     """Stage and number k > 0 of every token that the rule looks at: each of so many, and the last."""
     last = served.tokens - 1

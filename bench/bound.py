@@ -29,7 +29,6 @@ whole, that requests hold memory while they wait, and that the future is unknown
 
 from __future__ import annotations
 
-import bisect
 import heapq
 import math
 from collections.abc import Callable, Sequence
@@ -40,6 +39,7 @@ from numpy.typing import NDArray
 
 from bench.attainment import PAPER, ROUNDING_S
 from bench.load import Call, Load, Offered
+from planner.compiling import compiled
 from planner.perf_model import Term
 from planner.profile import HardwareProfile
 
@@ -93,13 +93,13 @@ def attainable(
     follows = np.minimum(np.arange(by_work.shape[1]), len(marks) - 1)  # the mark at or after each end
     prompts = _Prompts.of(requests, arrival_s, profile, replicas)
     mark = {first: number for number, first in enumerate(marks.tolist())}
-    lost = [0] * (n + 1)  # lost[i]: requests lost for certain among those from the i-th on
+    lost = np.zeros(n + 1, dtype=np.int64)  # lost[i]: requests lost for certain among those from the i-th on
     for i in range(n - 1, -1, -1):
         lost[i] = max(lost[i + 1], prompts.lost_from(i, lost))
         if i in mark:
-            after = np.array(lost)[marks[follows[mark[i] + 1 :]]]
+            after = lost[marks[follows[mark[i] + 1 :]]]
             lost[i] = max(lost[i], int((by_work[mark[i], mark[i] + 1 :] + after).max()))
-    return 1.0 - lost[0] / n
+    return 1.0 - float(lost[0]) / n
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class _Prompts:
     arrival_s: Floats
     due_s: Floats
     by_due: Ints
-    cost_s: list[float]
+    cost_s: Floats
     once_s: float  # what a window loses however little is computed in it
 
     @classmethod
@@ -223,22 +223,31 @@ class _Prompts:
             arrival_s,
             due_s,
             np.argsort(due_s, kind="stable"),
-            (cost_s / replicas).tolist(),
+            cost_s / replicas,
             profile.request_overhead_s + term.constant_s / replicas,
         )
 
-    def lost_from(self, first: int, lost: Sequence[int]) -> int:
+    def lost_from(self, first: int, lost: Ints) -> int:
         """The worst window that begins with a request: what Moore-Hodgson leaves out of it, plus what is lost after."""
-        start_s = float(self.arrival_s[first])
-        due_s = self.due_s[self.by_due]
-        inside = self.by_due[(self.by_due >= first) & (due_s <= start_s + PROMPTS_WITHIN_S)]
-        taken: list[float] = []
-        busy_s, out, worst = self.once_s, 0, 0
-        for j in inside.tolist():
-            heapq.heappush(taken, -self.cost_s[j])
-            busy_s += self.cost_s[j]
-            if busy_s > self.due_s[j] - start_s:
-                busy_s += heapq.heappop(taken)  # the longest goes
-                out += 1
-                worst = max(worst, out + lost[bisect.bisect_left(self.arrival_s, self.due_s[j])])
-        return worst
+        return int(_lost_from(first, lost, self.arrival_s, self.due_s, self.by_due, self.cost_s, self.once_s))
+
+
+@compiled
+def _lost_from(
+    first: int, lost: Ints, arrival_s: Floats, due_s: Floats, by_due: Ints, cost_s: Floats, once_s: float
+) -> int:
+    start_s = arrival_s[first]
+    taken = [0.0]  # a heap of negative costs; what nobody costs is never the longest
+    busy_s, out, worst = once_s, 0, 0
+    for j in by_due:
+        if j < first:
+            continue
+        if due_s[j] > start_s + PROMPTS_WITHIN_S:
+            break
+        heapq.heappush(taken, -cost_s[j])
+        busy_s += cost_s[j]
+        if busy_s > due_s[j] - start_s:
+            busy_s += heapq.heappop(taken)  # the longest goes
+            out += 1
+            worst = max(worst, out + lost[np.searchsorted(arrival_s, due_s[j])])
+    return worst

@@ -31,7 +31,7 @@ from engines.sim import systems
 
 ACCEPTANCE = 0.7  # of drafted tokens, in every comparison with speculation
 SEEDS = 3
-NEAR = 4  # grid steps of the first look where the capacity can be guessed: 10 %
+NEAR = 8  # grid steps of the first look where the capacity can be guessed: about 1.2 x
 SURE_Z = 2.576  # an attainment whose 99 % interval leaves the target out needs no further seed
 LOAD_MODULES = ("bench.load", "bench.scenarios", "bench.attainment", "engines.profiles", "engines.sim.cluster")
 
@@ -335,7 +335,7 @@ def _better(measure: Callable[[float], Count], target: float, known_rps: float) 
     next_rps = rate_of(step_of(known_rps) + 1)
     if measure(next_rps).attainment < target:
         return Capacity(0.0, Count(0, 0))
-    return search(measure, target, next_rps, NEAR)
+    return search(measure, target, next_rps)
 
 
 def settings_of(question: Question) -> list[Question]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import tuning
-from bench.attainment import BEST_EFFORT, PAPER, UNSAID, Floats, RequestOutcome, attained, collect
+from bench.attainment import BEST_EFFORT, PAPER, UNSAID, Floats, RequestOutcome, attained, collect, judged
 from bench.load import Call, Load, Offered, unserved
 from bench.results import Row
 from engines.sim import systems
@@ -19,7 +19,7 @@ from engines.sim.systems import Settings, SimRequest, SimStage, StageJob
 from planner.profile import HardwareProfile
 
 DRAIN_S = 300.0  # what has not ended so long after the last arrival counts as unfinished
-LOOKS = 32  # at the misses so far, while requests arrive
+LOOKS = 16  # at the misses so far, while requests arrive
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +66,17 @@ class _Misses:
 
     def __init__(self, load: Load, allowed: int) -> None:
         unserved_yet = collect(unserved(r) for r in load.requests)
-        self._served = dataclasses.replace(unserved_yet, tokens=unserved_yet.expected)
+        tokens = unserved_yet.expected
+        self._served = dataclasses.replace(unserved_yet, tokens=tokens, token_s=np.zeros(tokens.sum()))
+        self._judged = judged(self._served, PAPER)
         self._allowed = allowed
         self.missed = 0
 
     def too_many(self, now_s: float, jobs: Sequence[StageJob], token_s: Floats) -> bool:
         arrival_s = np.array([job.arrival_s for job in jobs])
-        served = dataclasses.replace(
-            self._served,
-            arrival_s=np.where(np.isnan(arrival_s), np.inf, arrival_s),
-            token_s=np.where(np.isnan(token_s), now_s, token_s),
-        )
+        came_s = token_s[self._judged]
+        self._served.token_s[self._judged] = np.where(np.isnan(came_s), now_s, came_s)
+        served = dataclasses.replace(self._served, arrival_s=np.where(np.isnan(arrival_s), np.inf, arrival_s))
         hopeful = attained(served, PAPER)
         self.missed = int(len(hopeful) - hopeful.sum())
         return self.missed > self._allowed

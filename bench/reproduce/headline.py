@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bench import sweeps, tuning
-from bench.reproduce.searches import SCENARIOS, capacity, geometric_mean, questions, searched
+from bench import tuning
+from bench.reproduce.searches import SCENARIOS, capacity, fates, geometric_mean, questions, searched
 from bench.results import Result, Row
 from bench.sweeps import Question
 from engines import profiles
@@ -64,17 +64,7 @@ def run(console: Console, seed: int) -> Result:
 def _overload(rows: Sequence[Row], console: Console) -> None:
     """Note in our rows what becomes of guarantees and of best effort above capacity."""
     ours = [row for row in rows if row["system"] == OURS and row["gpus"] == 1 and row["capacity_rps_per_gpu"]]
-    with sweeps.Workers() as workers:
-        futures = [
-            workers.submit(
-                sweeps.fates,
-                Question(row["scenario"], OURS, row["hardware"]),
-                round(OVERLOAD * row["capacity_rps_per_gpu"], 4),
-                0,
-            )
-            for row in ours
-        ]
-        runs = [future.result() for future in futures]
+    runs = fates([(Question(r["scenario"], OURS, r["hardware"]), OVERLOAD * r["capacity_rps_per_gpu"]) for r in ours])
     for row, told in zip(ours, runs, strict=True):
         kept = told["guarantees_kept"] / told["guaranteed"] if told["guaranteed"] else None
         row["overload"] = {"times_capacity": OVERLOAD, "guarantees_kept_share": kept, **told}

@@ -56,6 +56,13 @@ def searched(
     return result
 
 
+def fates(asked: Sequence[tuple[Question, float]]) -> list[Row]:
+    """What becomes of guarantees and of best effort, for questions with rates in requests per second."""
+    with sweeps.Workers() as workers:
+        futures = [workers.submit(sweeps.fates, question, round(rate_rps, 4), 0) for question, rate_rps in asked]
+        return [future.result() for future in futures]
+
+
 def capacity(rows: Sequence[Row], **wanted: object) -> float:
     """The capacity in the one row that has these values."""
     found = [r for r in rows if all(r[k] == v for k, v in wanted.items())]

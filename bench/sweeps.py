@@ -236,6 +236,7 @@ class Workers:
 
     def __init__(self, processes: int | None = None) -> None:
         self._size = processes or os.cpu_count() or 1
+        self.searches = 2 * self._size  # to have under way: enough that no process waits, few enough that some end
         # Spawned, not forked: the parent has threads.
         self._pool = ProcessPoolExecutor(self._size, mp_context=get_context("spawn"))
         self._asked: dict[tuple[Any, ...], Future[Any]] = {}
@@ -282,7 +283,7 @@ def capacities(
         on_done(found)
         return found
 
-    with ThreadPoolExecutor(max(1, len(questions))) as threads:
+    with ThreadPoolExecutor(workers.searches) as threads:
         return list(threads.map(answer, questions))
 
 

@@ -1,17 +1,18 @@
-"""Do no harm: slosgate beside each scenario's best-tuned baseline, on several kinds of hardware, at 90 and 99 %.
+"""Do no harm: slosgate beside each scenario's best-tuned baselines, on several kinds of hardware, at 90 and 99 %.
 
 For each case the baselines' capacity is searched with every setting there is to tune, first without speculation, then
-with it. slosgate then serves the very load at which the best of them still holds: without speculation the one, with it
-the other; it does no harm where it holds there too. A model whose context is shorter than a scenario's does not serve
-it; the scenario's own hardware is among those measured in any case.
+with it. slosgate then serves the very load at which the best of them still holds, on as many GPUs: without speculation
+the one, with it the other; it does no harm where it holds there too. DistServe, which needs several GPUs, is a case of
+its own. A model whose context is shorter than a scenario's does not serve it; the scenario's own hardware is among
+those measured in any case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 
 from rich import box
 from rich.console import Console
@@ -27,7 +28,8 @@ from engines import profiles
 
 HARDWARE = ("a100-opt-13b", "h200-opt-13b", "h200-llama-3.1-8b")
 TARGETS = (0.9, 0.99)
-SEEDS = 1  # loads per rate: some 1,500 simulations as it is
+RIVALS = tuple(name for name in tuning.BASELINES if name != "distserve"), ("distserve",)  # on one GPU, on several
+SEEDS = 1  # loads per rate: some 2,000 simulations as it is
 START_RPS = 1.0  # where the first search of each case begins
 PLAIN, SPECULATING = "slos-serve-ar", "slos-serve"
 
@@ -44,12 +46,13 @@ def run(console: Console, seed: int) -> Result:
     config = {"hardware": HARDWARE, "attainment": TARGETS}
     hardware = ", ".join(dict.fromkeys(hardware for _, hardware in places))
     result = results.begin("reproduce harm", config, seed=seed, hardware=hardware)
-    with Workers() as workers, ThreadPoolExecutor(len(places)) as threads:
-        compared = threads.map(
-            lambda place: _at_targets(place[0], place[1], workers, lambda said: console.print(said, style="dim")),
-            places,
-        )
-        result.rows = sorted(chain.from_iterable(compared), key=lambda row: TARGETS.index(row["attainment_target"]))
+    with Workers() as workers, ThreadPoolExecutor(workers.searches) as threads:
+        cases = [
+            threads.submit(_at_targets, *place, rivals, workers, lambda said: console.print(said, style="dim"))
+            for place, rivals in product(places, RIVALS)
+        ]
+        rows = chain.from_iterable(case.result() for case in cases)
+        result.rows = sorted(rows, key=lambda row: TARGETS.index(row["attainment_target"]))
     console.print(table(result.rows))
     held = sum(row["holds"] for row in result.rows)
     result.config |= {"held": held, "compared": len(result.rows)}
@@ -69,9 +72,11 @@ def _places() -> Iterator[tuple[str, str]]:
                 yield name, hardware
 
 
-def _at_targets(scenario: str, hardware: str, workers: Workers, say: Callable[[str], None]) -> list[Row]:
+def _at_targets(
+    scenario: str, hardware: str, rivals: Sequence[str], workers: Workers, say: Callable[[str], None]
+) -> list[Row]:
     """Two rows for each target: without speculation, and with it. What is best at one is tried first at the next."""
-    plain = [Question(scenario, name, hardware, seeds=SEEDS) for name in tuning.BASELINES]
+    plain = [Question(scenario, name, hardware, seeds=SEEDS) for name in rivals]
     drafting = [replace(one, system=one.system + tuning.SPECULATING) for one in plain]
     rows: list[Row] = []
     start_rps, stride = START_RPS, STRIDE
@@ -97,8 +102,8 @@ def _said(row: Row) -> str:
 
 def _row(case: Case, best: Best, system: str, workers: Workers) -> Row:
     """Our system at the capacity of the best baseline; it holds by itself where no baseline has any."""
-    rate_rps = best.per_gpu_rps
-    ours = Question(case.scenario, system, case.hardware, seeds=SEEDS)
+    rate_rps, gpus = best.capacity.rate_rps, best.question.replicas
+    ours = Question(case.scenario, system, case.hardware, replicas=gpus, seeds=SEEDS)
     count = best.capacity.count
     if rate_rps:
         count = workers.submit(sweeps.count, ours, rate_rps, case.target, True).result()
@@ -109,8 +114,8 @@ def _row(case: Case, best: Best, system: str, workers: Workers) -> Row:
         "attainment_target": case.target,
         "baseline": best.question.system,
         **best.question.tuned(),
-        "gpus": best.question.replicas,
-        "baseline_rps_per_gpu": round(rate_rps, 4),
+        "gpus": gpus,
+        "baseline_rps_per_gpu": round(best.per_gpu_rps, 4),
         "baseline_attainment": round(best.capacity.count.attainment, 5),
         "system": system,
         "attainment": round(count.attainment, 5),
@@ -123,7 +128,7 @@ def _row(case: Case, best: Best, system: str, workers: Workers) -> Row:
 def table(rows: list[Row]) -> Table:
     """The comparisons, for people."""
     shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
-    for head in ("scenario", "hardware", "at", "best baseline", "req/s/GPU", "system", "attains there", ""):
+    for head in ("scenario", "hardware", "at", "best baseline", "GPUs", "req/s/GPU", "system", "attains there", ""):
         shown.add_column(head, no_wrap=True)
     for row in rows:
         shown.add_row(
@@ -131,6 +136,7 @@ def table(rows: list[Row]) -> Table:
             row["hardware"],
             f"{row['attainment_target']:.0%}",
             row["baseline"],
+            str(row["gpus"]),
             f"{row['baseline_rps_per_gpu']:.3g}",
             row["system"],
             f"{row['attainment']:.1%}",

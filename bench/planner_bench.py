@@ -46,20 +46,24 @@ def growth(tiers: int) -> Iterator[Case]:
 def draw_jobs(case: Case, profile: HardwareProfile, rng: np.random.Generator) -> JobTable:
     """Guaranteed decodes midway through their outputs, and new prefills at 2 to 8 times their zero-load TTFT."""
     jobs, acceptance = JobTable(case.running + case.new), ACCEPTANCE if case.speculation else 0.0
-    tiers = TIERS_S[: case.tiers]
-    for n in range(case.running):
-        generated = int(rng.integers(1, 100))
+    tpot_s = rng.choice(TIERS_S[: case.tiers], case.running + case.new).tolist()
+    drawn = zip(
+        rng.integers(1, 100, case.running).tolist(), rng.uniform(0, 0.05, case.running).tolist(),
+        rng.integers(20, 400, case.running).tolist(), rng.integers(1, 200, case.running).tolist(), strict=True,
+    )  # fmt: skip
+    for n, (generated, due_s, context, left) in enumerate(drawn):
         jobs.add(
-            f"running-{n}", deadline_s=-1.0, due_base_s=float(rng.uniform(0, 0.05)) - generated * 0.05,
-            tpot_s=float(rng.choice(tiers)), prompt_left=0, context=int(rng.integers(20, 400)), generated=generated,
-            output=generated + int(rng.integers(1, 200)), guaranteed=True, acceptance=acceptance,
+            f"running-{n}", deadline_s=-1.0, due_base_s=due_s - generated * 0.05, tpot_s=tpot_s.pop(), prompt_left=0,
+            context=context, generated=generated, output=generated + left, guaranteed=True, acceptance=acceptance,
         )  # fmt: skip
-    for n in range(case.new):
-        prompt = int(rng.integers(20, 1500))
-        ttft_s = float(rng.uniform(2, 8)) * profile.zero_load_ttft_s(prompt)
+    waiting = zip(
+        rng.integers(20, 1500, case.new).tolist(), rng.uniform(2, 8, case.new).tolist(),
+        rng.integers(5, 400, case.new).tolist(), strict=True,
+    )  # fmt: skip
+    for n, (prompt, slowdown, output) in enumerate(waiting):
         jobs.add(
-            f"new-{n}", deadline_s=ttft_s, tpot_s=float(rng.choice(tiers)), prompt_left=prompt,
-            output=int(rng.integers(5, 400)), guaranteed=False, acceptance=acceptance,
+            f"new-{n}", deadline_s=slowdown * profile.zero_load_ttft_s(prompt), tpot_s=tpot_s.pop(),
+            prompt_left=prompt, output=output, guaranteed=False, acceptance=acceptance,
         )  # fmt: skip
     return jobs
 

@@ -1,5 +1,7 @@
 """How long the planner takes: the complete call, admission of all new requests and the next batch, on made-up jobs.
 
+Beside it, how long it takes to rehearse all who were admitted at once (`planner.rehearsal`), before they are promised.
+
 The jobs are drawn so that the call has something to decide: deadlines overlap and not all new requests fit. Times are
 of the calling thread's wall clock; `cpu` is the time it actually ran, which a busy machine's other work can't lengthen.
 """
@@ -15,6 +17,7 @@ import numpy as np
 
 from bench.results import Row
 from planner.admission import admit
+from planner.controller import ReplicaState, rehearsed
 from planner.jobs import JobTable
 from planner.profile import HardwareProfile
 from planner.slack import coefficients, next_batch
@@ -72,17 +75,21 @@ def measure(case: Case, profile: HardwareProfile, calls: int, seed: int) -> Row:
     """A row of results: percentiles over `calls` different tables."""
     rng = np.random.default_rng(seed)
     coef = coefficients(profile.perf)
-    wall, cpu, exact, accepted = [], [], 0, 0
+    wall, cpu, rehearsal, exact, accepted = [], [], [], 0, 0
     collecting = gc.isenabled()
     gc.disable()
     for call in range(-WARM_UP, calls):
-        rows = draw_jobs(case, profile, rng).rows
+        jobs = draw_jobs(case, profile, rng)
+        rows, state = jobs.rows, ReplicaState("", profile, jobs, profile.kv_blocks // 2)
         candidate = ~rows["guaranteed"]
         started, ran = time.perf_counter(), time.thread_time()
         admission = admit(rows, candidate, profile, coef, 0.0, profile.kv_blocks // 2)
-        rows["guaranteed"] |= admission.accepted
-        next_batch(rows, profile, 0.0, profile.kv_blocks // 2)
+        promised = rows.copy()
+        promised["guaranteed"] |= admission.accepted
+        next_batch(promised, profile, 0.0, profile.kv_blocks // 2)
         ended, stopped = time.perf_counter(), time.thread_time()
+        rehearsed(rows, admission.accepted, state, 0.0)
+        rehearsal.append((time.thread_time() - stopped) * 1e3)
         if call >= 0:
             wall.append((ended - started) * 1e3)
             cpu.append((stopped - ran) * 1e3)
@@ -94,5 +101,6 @@ def measure(case: Case, profile: HardwareProfile, calls: int, seed: int) -> Row:
         "running": case.running, "new": case.new, "tiers": case.tiers, "speculation": case.speculation,
         "p50_ms": float(np.percentile(wall, 50)), "p99_ms": float(np.percentile(wall, 99)),
         "p50_cpu_ms": float(np.percentile(cpu, 50)), "p99_cpu_ms": float(np.percentile(cpu, 99)),
+        "p99_rehearsal_cpu_ms": float(np.percentile(rehearsal[WARM_UP:], 99)),
         "calls": calls, "accepted": accepted / calls, "exact": exact / calls,
     }  # fmt: skip

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.admission import Admission, admit
+from planner.budget import problems
 from planner.commitment import Patience
 from planner.compiling import compiled
 from planner.jobs import Jobs, JobTable
@@ -254,13 +255,16 @@ def make_room(rows: Jobs, replica: ReplicaState) -> tuple[str, ...]:
 def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
     """Best-effort requests that can be guaranteed from now on without harm to a guarantee.
 
-    Those whose first token came in time hold their memory already; of the others, by deadline, whoever is admitted.
+    Those whose first token came in time hold their memory already, and are promised the others while they are not
+    behind and all decodes can keep their pace; of those who wait, by deadline, whoever is admitted and rehearsed.
     """
     rows = state.jobs.rows
     hopeful = ~rows["guaranteed"] & ~rows["held"] & (rows["deadline_s"] < math.inf)
     begun = hopeful & (rows["prompt_left"] == 0) & (rows["due_base_s"] <= rows["deadline_s"])
     for row in np.flatnonzero(begun):
         begun[row] = now_s + state.busy_for_s <= token_due_s(rows[row], int(rows["generated"][row]))
+    if begun.any() and not sustained(state, now_s):
+        begun[:] = False
     waiting = hopeful & (rows["prompt_left"] > 0) & (rows["deadline_s"] > now_s) & (rows["generated"] == 0)
     waiting &= rows["prompt_left"] <= state.firm_tokens * rows["weight"]
     for row in np.flatnonzero(waiting):
@@ -269,6 +273,14 @@ def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
     if accepted.any():
         accepted &= rehearsed(rows, accepted | begun, state, now_s)[0]
     return tuple(state.jobs.ids[row] for row in np.flatnonzero(begun | accepted))
+
+
+def sustained(state: ReplicaState, now_s: float) -> bool:
+    """Whether the decodes of the promised, and of those whose first token came in time, can keep their pace."""
+    rows, coef = state.jobs.rows, coefficients(state.profile.perf)
+    nobody = np.zeros(len(rows), np.bool_)
+    found = problems(rows, nobody, state.profile, coef, now_s + state.busy_for_s, state.free_blocks)
+    return found[0].load_left >= 0.0
 
 
 def _admissible(state: ReplicaState, waiting: NDArray[np.bool_], now_s: float) -> NDArray[np.bool_]:

@@ -76,12 +76,13 @@ def play(
         )
         begins_s = end_s
         if len(decode) == 0 and len(prefill) == 0:
-            seen_s = first_hidden_s(jobs, hidden) + overhead_s
-            if seen_s == np.inf:
+            arrived_s = first_hidden_s(jobs, hidden)
+            if arrived_s == np.inf:
                 dry = DRY
                 break
-            started_s = end_s = max(end_s, seen_s)
-            reveal(jobs, hidden, end_s - overhead_s)
+            started_s = end_s = max(end_s, arrived_s + overhead_s)
+            # Rounding may put the difference before the arrival again.
+            reveal(jobs, hidden, max(arrived_s, end_s - overhead_s))
             continue
         if puts_off(patience_s, end_s - started_s, took_s, decide_s, needed):
             begins_s = end_s + decide_s

@@ -5,6 +5,8 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engines.messages import SloArgs
 from engines.sim.policies.slosgate import SlosgatePolicy
@@ -126,3 +128,12 @@ def test_memory_counts_once_it_is_free_and_not_when_it_should_be() -> None:
     for n in range(4):
         state.jobs.remove(f"long-{n}")
     assert promote(replace(state, free_blocks=20 + 4 * 63), 0.1) == ("new",)
+
+
+@given(now_s=st.floats(0.0, 2e9))
+def test_a_lone_arrival_on_an_idle_replica_is_promised_at_any_time(now_s: float) -> None:
+    replica = ReplicaState("idle", H200, JobTable(), H200.kv_blocks)
+    arrival = Arrival(request_id="lone", ttft_s=0.5, tpot_s=0.1, prompt_tokens=100, output_tokens=20)
+    decision = place(arrival, [replica], now_s)
+    assert decision.guaranteed
+    assert decision.predicted_ttft_s == pytest.approx(H200.zero_load_ttft_s(100), abs=1e-6)

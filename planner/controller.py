@@ -129,7 +129,7 @@ def place(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, h
         room = make_room(rows, replicas[i])
         sure, first_s = rehearsed(rows, candidate, replicas[i], now_s, room)
         if sure[-1]:
-            predicted_s = min(costs[i] if math.isinf(first_s[-1]) else first_s[-1] - now_s, arrival.ttft_s)
+            predicted_s = min(costs[i] if math.isinf(first_s[-1]) else float(first_s[-1]) - now_s, arrival.ttft_s)
             if not arrival.at_once and own > replicas[i].firm_tokens * arrival.weight:
                 return Decision(i, False, predicted_s, "fits, but shorter prompts may come first", None)
             return Decision(i, True, predicted_s, "fits", None, room)

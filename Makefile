@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-REPRODUCTIONS := headline harm scaling ablation burst overhead predictor fidelity
+REPRODUCTIONS := headline scaling ablation burst overhead predictor fidelity
 SCENARIOS := chatbot coder summarizer mixed tool-calling reasoning
 
-.PHONY: install test lint format demo reproduce bench clean test-vllm soak
+.PHONY: install test lint format demo reproduce harm bench clean test-vllm soak
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +51,10 @@ reproduce: $(STAMP)
 		$(BIN)/slosbench reproduce $$name --json out/reproduce/$$name.json || exit $$?; done
 	$(BIN)/slosbench report $(REPRODUCTIONS:%=out/reproduce/%.json) --out out/reproduce/report.html \
 		--title "The paper's evaluation, reproduced"
+
+# slosgate beside every baseline at its best, on three kinds of hardware, at 90 and 99 %.
+harm: $(STAMP)
+	$(BIN)/slosbench reproduce harm --json out/harm.json --out out/harm.html
 
 # One scenario's capacity on every system, as a page.
 .PHONY: $(SCENARIOS:%=scenario-%)

@@ -306,7 +306,8 @@ def best_of(
     tries = [(question, setting) for question in questions for setting in settings_of(question)]
     for question, setting in sorted(tries, key=lambda one: one[1] != first):
         best = _best(best, question, setting, target, workers, start_rps_per_gpu, stride)
-    if best is not known and _tunable(best.asked) and tuning.synchronous(best.asked.system):
+    found = best is not known and best.capacity.rate_rps > 0
+    if found and _tunable(best.asked) and tuning.synchronous(best.asked.system):
         plain = dataclasses.replace(best.question, ahead=False)
         best = _best(best, best.asked, plain, target, workers, start_rps_per_gpu, stride)
     return best

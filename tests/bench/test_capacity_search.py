@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from bench.capacity import Count, rate_of, search, step_of
+from bench.sweeps import Question, Workers, best_of
 
 
 def falling(capacity_rps: float, asked: list[float]) -> Callable[[float], Count]:
@@ -33,3 +34,22 @@ def test_a_lucky_rate_above_a_failing_one_does_not_count() -> None:
 
 def test_a_system_that_never_holds_has_no_capacity() -> None:
     assert search(falling(0.0, []), 0.9, 1.0).rate_rps == 0.0
+
+
+class Hopeless(Workers):
+    """Whatever is asked, nobody attains."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.questions: list[Question] = []
+
+    def count(self, question: Question, rate_rps: float, target: float) -> Count:
+        self.questions.append(question)
+        return Count(0, 100)
+
+
+def test_a_baseline_that_never_holds_is_asked_for_with_real_splits_only() -> None:
+    with Hopeless() as workers:
+        found = best_of([Question("coder", "distserve", "a100-opt-13b")], 0.99, workers, 1.0)
+    assert found.capacity.rate_rps == 0.0
+    assert {(asked.replicas, asked.prefill_replicas) for asked in workers.questions} == {(2, 1), (3, 1), (3, 2)}

@@ -132,7 +132,7 @@ class PlanFollower:
             if batch is not None:
                 return batch
             self._horizon.clear()
-        return next_batch(self.table.rows, self.profile, now_s, free_blocks, self.patience.latest_s)
+        return next_batch(self.table.rows, self.profile, now_s, free_blocks)
 
     def puts_off(self, start_s: float, left_s: float, free_blocks: int) -> bool:
         """Whether to choose the next iteration only when the one in flight has ended, at `start_s`, in `left_s`."""
@@ -142,7 +142,7 @@ class PlanFollower:
         if self._horizon:
             next_s, needed = self._horizon[-1].duration_s, 1.0
         else:
-            batch = next_batch(self.table.rows, self.profile, start_s, free_blocks, latest_s)
+            batch = next_batch(self.table.rows, self.profile, start_s, free_blocks)
             next_s, needed = batch.duration_s, batch.needed
         return bool(puts_off(latest_s, left_s, next_s, decide_s, needed))
 

@@ -298,7 +298,7 @@ def plan_replica(state: ReplicaState, now_s: float, *, horizon_s: float = 0.5, m
     """The next iterations of a replica, from the end of the one in flight."""
     rows, ids = state.jobs.rows, state.jobs.ids
     rollout = roll_forward(
-        rows, state.profile, now_s + state.busy_for_s, state.free_blocks, state.patience.latest_s,
+        rows, state.profile, now_s + state.busy_for_s, state.free_blocks,
         horizon_s=horizon_s, max_iterations=max_iterations,
     )  # fmt: skip
     steps = []

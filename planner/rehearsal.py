@@ -72,7 +72,7 @@ def play(
     while rounds < MOST_ITERATIONS and (end_s < until_s or waits(jobs, watched, first_s, end_s)):
         free_blocks += relieve(jobs, block_tokens, free_blocks)
         decode, drafts, prefill, tokens, took_s, needed = choose(
-            jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, end_s, free_blocks, patience_s
+            jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, end_s, free_blocks
         )
         begins_s = end_s
         if len(decode) == 0 and len(prefill) == 0:
@@ -88,7 +88,7 @@ def play(
             begins_s = end_s + decide_s
             reveal(jobs, hidden, end_s - overhead_s)
             decode, drafts, prefill, tokens, took_s, needed = choose(
-                jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, free_blocks, patience_s
+                jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, free_blocks
             )
         started_s, end_s = begins_s, begins_s + took_s
         free_blocks += advance(

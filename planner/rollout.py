@@ -12,7 +12,7 @@ from planner.compiling import compiled
 from planner.jobs import Jobs
 from planner.kernels import Floats, Ints, blocks_for, token_due_s
 from planner.profile import HardwareProfile
-from planner.slack import TOLERANCE, UNKNOWN, next_batch
+from planner.slack import TOLERANCE, next_batch
 from planner.speculation import expected_tokens
 
 
@@ -31,14 +31,13 @@ def roll_forward(
     profile: HardwareProfile,
     now_s: float,
     free_blocks: int,
-    patience_s: Floats = UNKNOWN,
     *,
     horizon_s: float = 1.0,
     max_iterations: int = 64,
 ) -> Rollout:
     """Apply `next_batch` until `horizon_s` has passed, `max_iterations` are planned or nothing runs.
 
-    `jobs` stay as they are; `patience_s` is that of the latest arrivals.
+    `jobs` stay as they are.
     """
     jobs = jobs.copy()
     first_token_s = np.where(jobs["prompt_left"] > 0, np.inf, -np.inf)
@@ -47,7 +46,7 @@ def roll_forward(
     batches: list[Batch] = []
     end_s = now_s
     while end_s < now_s + horizon_s and len(batches) < max_iterations:
-        batch = next_batch(jobs, profile, end_s, free_blocks, patience_s)
+        batch = next_batch(jobs, profile, end_s, free_blocks)
         if batch.empty:
             break
         end_s += batch.duration_s

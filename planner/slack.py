@@ -53,17 +53,11 @@ COALESCE = 0.8  # of the tightest period: how long a decode step may be made by 
 ROOMY = 0.3  # below this share of the KV memory, drafts need not hurry decodes out of it
 HEADROOM = 1.1  # a guarantee's time is kept from best effort with this much to spare
 GROWING_BLOCKS = 4  # for every resident, that a guarantee leaves free when it starts although the peak is too high
-UNKNOWN = np.empty(0)  # nobody's patience
 FILLER_SHARE = 0.95  # share of the KV memory that prefills beyond the urgent ones may plan for, see `startable`
 
 
-def next_batch(
-    jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: int, patience_s: Floats = UNKNOWN
-) -> Batch:
-    """What to run now. Empty only when no job may run: all held, or no free block for any of them.
-
-    `patience_s`: how long the latest arrivals could have waited (`planner.commitment`).
-    """
+def next_batch(jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: int) -> Batch:
+    """What to run now. Empty only when no job may run: all held, or no free block for any of them."""
     decode, drafts, prefill, tokens, duration_s, needed = choose(
         jobs,
         coefficients(profile.perf),
@@ -73,7 +67,6 @@ def next_batch(
         profile.max_drafts,
         now_s,
         free_blocks,
-        patience_s,
     )
     return Batch(decode=decode, drafts=drafts, prefill=prefill, tokens=tokens, duration_s=duration_s, needed=needed)
 
@@ -391,7 +384,7 @@ def slack_of(jobs: Jobs, decode: Ints, due: Floats, lengths: Ints, coef: Floats,
 @compiled
 def choose(
     jobs: Jobs, coef: Floats, block_tokens: int, max_tokens: int, max_sequences: int, max_drafts: int, now_s: float,
-    free_blocks: int, patience_s: Floats,
+    free_blocks: int,
 ) -> tuple[Ints, Ints, Ints, Ints, float, float]:  # fmt: skip
     """The rule, on rows: (decode, drafts, prefill, tokens, duration, share of the time that is needed)."""
     decode, due, prefill = split(jobs, now_s)
@@ -403,7 +396,7 @@ def choose(
     if memory_share(jobs, block_tokens, free_blocks) < ROOMY:
         carried = carried_tokens(jobs, prefill, coef, period, step, now_s)
     everybody = step if step.sequences else step_load(jobs, decode, due, np.inf)
-    drafts = best_drafts(coef, everybody, mean_acceptance(jobs, decode), max_drafts, carried, patience_s)
+    drafts = best_drafts(coef, everybody, mean_acceptance(jobs, decode), max_drafts, carried)
     step_s = load_s(coef, with_drafts(step, drafts))
     together_s = min(step_s, COALESCE * period)
     slack_s = slack_of(jobs, decode, due, np.full(len(decode), -1), coef, now_s)

@@ -47,41 +47,24 @@ def with_drafts(step: Load, drafts: int) -> Load:
 
 
 @compiled
-def best_drafts(coef: Floats, step: Load, acceptance: float, most: int, carried: int, patience_s: Floats) -> int:
-    """The length with the least time per token gained in time; 0 when drafts don't pay.
+def best_drafts(coef: Floats, step: Load, acceptance: float, most: int, carried: int) -> int:
+    """The length with the least time per token gained; 0 when drafts don't pay.
 
-    A step that carries x prefill tokens costs the decodes only what it takes longer than the prefill alone; whoever
-    arrives during the step and can't wait for its end is lost:
-    minimize (T(x + n (1 + s), ...) - T(x)) / (A(s) K(T(x + n (1 + s), ...))), K being `kept_share`.
-    In a busy prefill every draft token is paid for in full.
+    A step that carries x prefill tokens costs the decodes only what it takes longer than the prefill alone:
+    minimize (T(x + n (1 + s), ...) - T(x)) / A(s). In a busy prefill every draft token is paid for in full.
     """
     if acceptance <= 0.0 or step.sequences == 0:
         return 0
     alone_s = load_s(coef, Load(carried, carried, 1, 0)) if carried else 0.0
     loaded = Load(step.new + carried, step.context + carried, step.sequences, 0)
-    whole_s = load_s(coef, loaded)
-    best, best_s = 0, (whole_s - alone_s) / kept_share(patience_s, whole_s)
+    best, best_s = 0, load_s(coef, loaded) - alone_s
     for drafts in range(1, most + 1):
         more = step.sequences * drafts
         drafted = Load(loaded.new + more, loaded.context + more, loaded.sequences, drafts)
-        whole_s = load_s(coef, drafted)
-        per_token_s = (whole_s - alone_s) / (expected_tokens(acceptance, drafts) * kept_share(patience_s, whole_s))
+        per_token_s = (load_s(coef, drafted) - alone_s) / expected_tokens(acceptance, drafts)
         if per_token_s < best_s:
             best, best_s = drafts, per_token_s
     return best
-
-
-@compiled
-def kept_share(patience_s: Floats, step_s: float) -> float:
-    """K(T): share of arrivals like the latest ones that can wait for the end of a step of T seconds that runs already.
-
-    They come at any time of the step alike; those with patience p at its last p seconds wait no longer than they can.
-    One arrival more, who can wait, is counted with them: where nobody can, longer steps are as bad as short ones.
-    """
-    kept = 1.0
-    for i in range(len(patience_s)):
-        kept += max(0.0, min(1.0, patience_s[i] / step_s))
-    return kept / (len(patience_s) + 1)
 
 
 @compiled

@@ -122,20 +122,6 @@ def test_drafts_are_made_where_they_are_accepted() -> None:
     assert drafts["plain"] == 0
 
 
-def test_drafts_do_not_outlast_what_arrivals_can_wait() -> None:
-    jobs = JobTable()
-    for n in range(40):
-        decode(jobs, f"d{n}", due_in_s=0.05)
-    jobs.rows["acceptance"] = 0.8
-
-    def drafted(wait_s: float) -> Batch:
-        return next_batch(jobs.rows, H200, 0.0, 1000, np.full(128, wait_s))
-
-    alone_s = next_batch(jobs.rows, H200, 0.0, 1000).duration_s
-    assert drafted(2 * alone_s).duration_s == alone_s
-    assert drafted(0.8 * alone_s).duration_s < alone_s
-
-
 def took_s(jobs: Jobs, batch: Batch) -> float:
     """The performance model's word for a batch, counted anew."""
     context = int((jobs["context"][batch.decode] + 1 + batch.drafts).sum())

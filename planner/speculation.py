@@ -13,6 +13,8 @@ from planner.compiling import compiled
 from planner.jobs import Jobs
 from planner.kernels import Floats, Ints, Load, load_s
 
+SLOWER = 1.25  # how much longer tokens may take than with the fastest length, for shorter steps
+
 
 @compiled
 def expected_tokens(acceptance: float, drafts: int) -> float:
@@ -41,30 +43,69 @@ def mean_acceptance(jobs: Jobs, decode: Ints) -> float:
 
 @compiled
 def with_drafts(step: Load, drafts: int) -> Load:
-    """A decode step in which every sequence verifies `drafts` tokens."""
+    """A step in which every sequence verifies `drafts` tokens."""
     more = step.sequences * drafts
     return Load(step.new + more, step.context + more, step.sequences, drafts)
 
 
 @compiled
 def best_drafts(coef: Floats, step: Load, acceptance: float, most: int, carried: int) -> int:
-    """The length with the least time per token gained; 0 when drafts don't pay.
+    """The length whose steps settle shortest at the rate of the fastest; 0 when drafts don't pay.
+
+    The fastest length gains most tokens per second of those that decode now: rate = n A(s) / T(s). But a longer step
+    is one that arrivals wait for, and the same rate can often be had with fewer drafts, shorter steps and a few more
+    decodes side by side. So of the lengths up to the fastest: minimize `settled_s` at that rate, where no token takes
+    `SLOWER` times as long: T(s) / A(s) in the settled state, which is the number of those that decode over the rate.
+    """
+    if acceptance <= 0.0 or step.sequences == 0:
+        return 0
+    fastest = fastest_drafts(coef, step, acceptance, most, carried)
+    loaded = Load(step.new + carried, step.context + carried, step.sequences, 0)
+    step_s = load_s(coef, with_drafts(loaded, fastest))
+    rate = step.sequences * expected_tokens(acceptance, fastest) / step_s
+    best, best_s = fastest, step_s
+    for drafts in range(fastest):
+        steps_per_s = rate / expected_tokens(acceptance, drafts)
+        after_s = settled_s(coef, step, drafts, steps_per_s, carried)
+        if after_s < best_s and after_s * steps_per_s <= SLOWER * step.sequences:
+            best, best_s = drafts, after_s
+    return best
+
+
+@compiled
+def fastest_drafts(coef: Floats, step: Load, acceptance: float, most: int, carried: int) -> int:
+    """The length with the least time per token gained.
 
     A step that carries x prefill tokens costs the decodes only what it takes longer than the prefill alone:
     minimize (T(x + n (1 + s), ...) - T(x)) / A(s). In a busy prefill every draft token is paid for in full.
     """
-    if acceptance <= 0.0 or step.sequences == 0:
-        return 0
     alone_s = load_s(coef, Load(carried, carried, 1, 0)) if carried else 0.0
     loaded = Load(step.new + carried, step.context + carried, step.sequences, 0)
     best, best_s = 0, load_s(coef, loaded) - alone_s
     for drafts in range(1, most + 1):
-        more = step.sequences * drafts
-        drafted = Load(loaded.new + more, loaded.context + more, loaded.sequences, drafts)
-        per_token_s = (load_s(coef, drafted) - alone_s) / expected_tokens(acceptance, drafts)
+        per_token_s = (load_s(coef, with_drafts(loaded, drafts)) - alone_s) / expected_tokens(acceptance, drafts)
         if per_token_s < best_s:
             best, best_s = drafts, per_token_s
     return best
+
+
+@compiled
+def settled_s(coef: Floats, step: Load, drafts: int, steps_per_s: float, carried: int) -> float:
+    """The step's length T once as many sequences decode as take `steps_per_s` steps in a second together.
+
+    Then n = steps_per_s T sequences, each like those of `step`, so that T solves T = b + (carried) + n w in every term,
+    w being what one sequence with its drafts takes: T = max over terms of (b + (carried)) / (1 - steps_per_s w).
+    Infinite when a second is too short for the steps of one.
+    """
+    context = step.context / step.sequences
+    longest = 0.0
+    for i in range(len(coef)):
+        a, c, s, v, b = coef[i]
+        share = steps_per_s * (a * (1 + drafts) + c * (context + drafts) + s)
+        if share >= 1.0:
+            return np.inf
+        longest = max(longest, (b + v * drafts + (a + c) * carried) / (1.0 - share))
+    return longest
 
 
 @compiled

@@ -65,6 +65,7 @@ class PlanFollower:
         self._promoted: set[str] = set()
         self._plan_is_news = True
         self._planned_s = 0.0  # when this follower plans for itself, unless a plan comes before
+        self._foreseen: tuple[float, int, Batch] | None = None  # what `puts_off` chose: when, with what
 
     @property
     def epoch(self) -> int:
@@ -73,6 +74,7 @@ class PlanFollower:
 
     def add(self, slo: SloArgs, *, prompt_tokens: int, cached_tokens: int, max_tokens: int, now_s: float) -> None:
         """A request has arrived. Raises ValueError when its id is already here."""
+        self._foreseen = None
         add_job(self.table, slo, prompt_tokens, cached_tokens, max_tokens, now_s)
         self.patience.observe(_seconds(slo.slo_ttft_ms), prompt_tokens - cached_tokens, self.profile)
         # A plan may overtake the request that it speaks of.
@@ -82,11 +84,13 @@ class PlanFollower:
 
     def remove(self, job_id: str) -> None:
         """A request has ended or was cancelled. Raises KeyError for an unknown id."""
+        self._foreseen = None
         self.table.remove(job_id)
         self._preempt.discard(job_id)
 
     def preempted(self, job_id: str) -> None:
         """The engine took a job's KV away; all it had is to be computed again."""
+        self._foreseen = None
         job = self.table[job_id]
         # A decode's last token has no KV yet; it is computed again with the rest.
         job["prompt_left"] += job["context"] + (job["prompt_left"] == 0)
@@ -108,6 +112,8 @@ class PlanFollower:
         Those the plan names, then as many as it takes for every decode to find a block: held ones first, then best
         effort, then guarantees; among equals the one whose first token was due last.
         """
+        if not self._preempt and free_blocks >= len(self.table):  # a decode asks for one block at most
+            return []
         rows, block = self.table.rows, self.profile.block_tokens
         victims = [job_id for job_id in self._preempt if self.table[job_id]["context"] > 0]
         free_blocks += sum(self.profile.blocks_for(int(self.table[job_id]["context"])) for job_id in victims)
@@ -132,19 +138,25 @@ class PlanFollower:
             if batch is not None:
                 return batch
             self._horizon.clear()
+        foreseen, self._foreseen = self._foreseen, None
+        if foreseen is not None and foreseen[:2] == (now_s, free_blocks):
+            return foreseen[2]
         return next_batch(self.table.rows, self.profile, now_s, free_blocks)
 
     def puts_off(self, start_s: float, left_s: float, free_blocks: int) -> bool:
-        """Whether to choose the next iteration only when the one in flight has ended, at `start_s`, in `left_s`."""
+        """Whether to choose the next iteration only when the one in flight has ended, at `start_s`, in `left_s`.
+
+        If not, a `next_batch` at `start_s` need not choose again what was chosen here.
+        """
         latest_s, decide_s = self.patience.latest_s, self.profile.decide_s
         if not puts_off(latest_s, left_s, math.inf, decide_s, 0.0):
             return False
         if self._horizon:
-            next_s, needed = self._horizon[-1].duration_s, 1.0
-        else:
-            batch = next_batch(self.table.rows, self.profile, start_s, free_blocks)
-            next_s, needed = batch.duration_s, batch.needed
-        return bool(puts_off(latest_s, left_s, next_s, decide_s, needed))
+            return bool(puts_off(latest_s, left_s, self._horizon[-1].duration_s, decide_s, 1.0))
+        batch = next_batch(self.table.rows, self.profile, start_s, free_blocks)
+        put_off = bool(puts_off(latest_s, left_s, batch.duration_s, decide_s, batch.needed))
+        self._foreseen = None if put_off else (start_s, free_blocks, batch)
+        return put_off
 
     def undisturbed_s(self) -> float:
         """Until when `next_batch` is the slack rule and nothing else, if no plan comes; -inf: it isn't."""
@@ -163,6 +175,7 @@ class PlanFollower:
 
     def record(self, progress: Progress, end_s: float, report: IterationReport | None = None) -> None:
         """An iteration ended at `end_s`."""
+        self._foreseen = None
         progress.apply(self.table, end_s)
         if report is not None and self._recalibrate is not None:
             model = self._recalibrate(report)
@@ -222,6 +235,7 @@ class PlanFollower:
         self._obey(orders)
 
     def _obey(self, plan: Plan) -> None:
+        self._foreseen = None
         self._horizon = list(reversed(plan.horizon))
         rows = self.table.rows
         self._held, self._promoted = {*plan.hold, *plan.preempt}, set(plan.guaranteed)
@@ -245,7 +259,7 @@ class PlanFollower:
         tokens = np.array([count for _, count in planned.prefill], dtype=np.int64)
         if (rows["prompt_left"][prefill] < tokens).any() or rows["held"][prefill].any():
             return None
-        decode, drafts = decoding(rows, _tiers(planned))
+        decode, drafts = decoding(rows, _tiers(planned), self.profile.max_drafts)
         new, context, steps, blocks, slack_s = weigh(
             rows, decode, drafts, prefill, tokens, self.profile.block_tokens, now_s
         )
@@ -302,8 +316,8 @@ def growth(jobs: Jobs, block_tokens: int) -> int:
 
 
 @compiled
-def decoding(jobs: Jobs, tiers: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that decode when only the named tiers do, and the draft tokens of each."""
+def decoding(jobs: Jobs, tiers: NDArray[np.float64], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that decode when only the named tiers do, and the draft tokens of each, `most` at most."""
     rows = np.empty(len(jobs), np.int64)
     drafts = np.empty(len(jobs), np.int64)
     n = 0
@@ -314,7 +328,7 @@ def decoding(jobs: Jobs, tiers: NDArray[np.float64]) -> tuple[NDArray[np.int64],
         tpot_s = tier_s(job)
         for i in range(len(tiers)):
             if tiers[i, 0] == tpot_s or abs(tiers[i, 0] - tpot_s) < 1e-6:
-                rows[n], drafts[n] = row, int(tiers[i, 1])
+                rows[n], drafts[n] = row, min(most, int(tiers[i, 1]))
                 n += 1
                 break
     return rows[:n], drafts[:n]

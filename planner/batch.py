@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """What one iteration runs. Rows are those of the table it was chosen from, and void once that changes shape."""
 
     decode: NDArray[np.int64]  # rows that decode: one token each, plus drafts

@@ -26,7 +26,7 @@ class Term(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     constant_s: float = 0.0
 
 
-class PerfModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PerfModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, cache_hash=True):
     terms: tuple[Term, ...]
 
     def iteration_s(self, new_tokens: int, context_tokens: int, sequences: int, draft_steps: int = 0) -> float:

@@ -389,6 +389,11 @@ def choose(
     """The rule, on rows: (decode, drafts, prefill, tokens, duration, share of the time that is needed)."""
     decode, due, prefill = split(jobs, now_s)
     period = period_s(jobs, decode, due)
+    if len(prefill) == 0 and max_drafts == 0 and len(decode) <= min(max_tokens, free_blocks):
+        # Mostly, all that runs are decodes which can all be done before the first of them is due: nothing is to weigh.
+        duration_s = load_s(coef, step_load(jobs, decode, due, np.inf))
+        if len(decode) and duration_s <= due[0] - now_s:
+            return decode, np.zeros_like(decode), prefill, prefill, duration_s, min(1.0, duration_s / period)
     cap_s = worthwhile_s(coef)
     until_s = now_s + period + min(cap_s, period) if period < np.inf else np.inf
     step = step_load(jobs, decode, due, until_s)

@@ -10,7 +10,6 @@ advanced when an iteration is scheduled, and corrected when its output is known.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -37,7 +36,7 @@ from engines.vllm.link import Link
 from engines.vllm.queue import ChosenQueue
 from engines.vllm.reporter import Reporter
 from engines.vllm.settings import Settings, load_profile
-from engines.vllm.tracker import RUNNING, Selection, Tracker, advance_rows, complete
+from engines.vllm.tracker import RUNNING, Selection, Tracker, advance_rows
 from planner.batch import Batch
 from planner.profile import HardwareProfile
 
@@ -120,14 +119,14 @@ class SyncSloScheduler(ClampedScheduler):
             # Asked again once the iteration in flight has ended: who arrives meanwhile has a say in the next one.
             self._put_off = True
             self.mind_allowance(True)
-            return self._schedule_within({}, args, kwargs)
+            return self._schedule_within({}, 0, args, kwargs)
         self._preempt(self.follower.to_preempt(self._blocks_left))
         batch = self._next_batch(start_s)
         selection = self._tracker.select(self._with_usable_drafts(batch))
         self._offer(selection)
         # A decode for each of all that run is what vLLM does by itself.
         self.mind_allowance(bool(self._waits or batch.prefill.size) or len(selection.requests) < len(self.running))
-        output = self._schedule_within(selection.allowance, args, kwargs)
+        output = self._schedule_within(selection.allowance, selection.budget, args, kwargs)
         self._refused = bool(selection.requests) and not output.num_scheduled_tokens
         if selection.requests or output.preempted_req_ids:
             self._settle(output, selection, now_s, start_s)
@@ -186,7 +185,7 @@ class SyncSloScheduler(ClampedScheduler):
         ids = self.follower.table.ids
         requests = self._tracker.requests(ids[row] for row in batch.decode.tolist())
         usable = np.array([self._drafts_of(request) for request in requests], dtype=np.int64)
-        return dataclasses.replace(batch, drafts=np.minimum(batch.drafts, usable))
+        return msgspec.structs.replace(batch, drafts=np.minimum(batch.drafts, usable))
 
     def _drafts_of(self, request: Any) -> int:
         # Ahead of the output the drafts are known to the worker alone, which keeps those of its last iteration.
@@ -224,10 +223,9 @@ class SyncSloScheduler(ClampedScheduler):
         unchanged = selection.requests is requests and self.running is running and len(running) == count
         return unchanged and self._blocks_left >= len(requests)
 
-    def _schedule_within(self, allowance: dict[str, int], args: Any, kwargs: Any) -> Any:
-        """vLLM's own schedule(), with these new tokens for these requests and none for others."""
+    def _schedule_within(self, allowance: dict[str, int], budget: int, args: Any, kwargs: Any) -> Any:
+        """vLLM's own schedule(), with these new tokens for these requests, `budget` in all, and none for others."""
         self.allowance = allowance
-        budget = sum(allowance.values())
         if budget and self.num_spec_tokens and self._waits:
             budget += self.num_spec_tokens  # room for vLLM's padding, see `clamp`
         self.max_num_scheduled_tokens = min(budget, self._largest_budget)
@@ -248,8 +246,10 @@ class SyncSloScheduler(ClampedScheduler):
         """Bring the table to where vLLM is after this schedule()."""
         scheduled = output.num_scheduled_tokens
         expected_s = selection.batch.duration_s
-        if scheduled == selection.allowance and not self._waits and not output.preempted_req_ids:
-            first, context = self._tracker.advance(selection.batch, start_s + expected_s)
+        ends = True  # unless known better
+        as_selected = selection.scheduled(scheduled, output.total_num_scheduled_tokens)
+        if as_selected and not self._waits and not output.preempted_req_ids:
+            first, context, ends = self._tracker.advance(selection.batch, start_s + expected_s)
         else:
             strayed = [self.requests[r] for r in output.preempted_req_ids or () if r in self.requests]
             touched = {r.request_id: r for r in [*selection.requests, *strayed]}
@@ -257,7 +257,8 @@ class SyncSloScheduler(ClampedScheduler):
             context = sum([self.requests[r].num_computed_tokens for r in scheduled])
         if scheduled:
             self._launch(output, context, now_s, start_s, expected_s, first)
-        self._tracker.forget_complete()
+        if ends:
+            self._tracker.forget_complete()
 
     def _launch(
         self, output: Any, context_tokens: int, now_s: float, start_s: float, expected_s: float, first: list[Any]
@@ -283,11 +284,10 @@ class SyncSloScheduler(ClampedScheduler):
     def _account(self, flight: Flight, report: IterationReport, now_s: float, output: Any) -> None:
         """An iteration ended: drop what it finished, correct what was assumed, and report."""
         scheduled = flight.output.num_scheduled_tokens
-        alive = [self.requests[r] for r in scheduled if r in self.requests]
-        self._tracker.forget_finished(scheduled, self.requests)
-        for request in alive:
-            if self.num_spec_tokens or request not in self._tracker:
-                self._tracker.restore(request, now_s)
+        self._tracker.forget_finished(self.finished_req_ids & scheduled.keys(), self.requests)
+        jobless = self._tracker.jobless(scheduled)  # they ended, or their last token is in flight
+        for request in self._alive(scheduled if self.num_spec_tokens else jobless):
+            self._tracker.restore(request, now_s)
         for request in flight.first_tokens:
             self._tracker.first_token(request, now_s)
         if self._log is not None:
@@ -296,7 +296,11 @@ class SyncSloScheduler(ClampedScheduler):
             self._reporter.landed(report)
         for verified in self._tracker.verified(flight.output, output):
             self._reporter.verified(verified)
-        self._report(now_s, urgent=len(alive) < len(scheduled))
+        self._report(now_s, urgent=len(self._alive(jobless)) < len(jobless))
+
+    def _alive(self, request_ids: Iterable[str]) -> list[Any]:
+        """Those of the requests that vLLM has and has not finished."""
+        return [self.requests[r] for r in request_ids if r in self.requests and not self.requests[r].is_finished()]
 
     def _report(self, now_s: float, *, urgent: bool) -> None:
         busy_s = self._flights.expected_end_s(now_s) - now_s
@@ -357,5 +361,4 @@ def warm_up(profile: HardwareProfile) -> None:
     for _ in range(2):  # first the plan's iteration, then the tail rule's
         follower.to_preempt(profile.kv_blocks)
         batch = follower.next_batch(0.0, profile.kv_blocks)
-    advance_rows(follower.table.rows, batch.decode, batch.drafts, batch.prefill, batch.tokens)
-    complete(follower.table.rows)
+    advance_rows(follower.table.rows, np.ones(2, np.int64), batch.decode, batch.drafts, batch.prefill, batch.tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -26,23 +26,28 @@ class Selection:
     """One iteration in vLLM's terms: requests, and how many new tokens each of them gets."""
 
     batch: Batch
-    requests: list[Any] = field(default_factory=list)  # decodes, then prefills, each in the planner's order
-    allowance: dict[str, int] = field(default_factory=dict)  # by vLLM's request ids; drafts count
+    requests: list[Any]  # decodes, then prefills, each in the planner's order
+    allowance: dict[str, int]  # by vLLM's request ids; drafts count
+    budget: int  # sum of the allowances
 
-    @property
-    def budget(self) -> int:
-        return sum(self.allowance.values())
+    def scheduled(self, tokens: dict[str, int], total: int) -> bool:
+        """Whether vLLM, which gives tokens to none but these requests, gave each of them what it was allowed."""
+        if self.budget == len(self.allowance):  # one for each
+            return len(tokens) == total == self.budget
+        return tokens == self.allowance
 
 
 class Tracker:
     """Owns the mapping between requests and jobs, and writes what vLLM did into the follower's table.
 
-    The table runs ahead: tokens of iterations in flight count as done.
+    The table runs ahead: tokens of iterations in flight count as done. Nobody else may add or remove jobs.
     """
 
     def __init__(self, follower: PlanFollower) -> None:
         self.follower = follower
-        self._request_of: dict[str, Any] = {}  # job id -> request
+        self._requests: list[Any] = []  # by row of the table
+        self._ids: list[str] = []  # vLLM's, by row of the table
+        self._most = np.empty(64, dtype=np.int64)  # output tokens that vLLM lets each have, by row of the table
         self._job_of: dict[str, str] = {}  # vLLM's request id -> job id
         self._class_of: dict[str, str] = {}  # vLLM's request id -> SLO class
         self._steady: Selection | None = None  # the last one of decodes alone, while rows stay where they are
@@ -54,8 +59,7 @@ class Tracker:
     def add(self, request: Any, cached_tokens: int) -> None:
         """Make a job of a request. Requests that share an SLO id (`n` > 1) become jobs of their own."""
         slo = slo_args(request)
-        job_id = request.request_id if slo.slo_id in self._request_of else slo.slo_id
-        self._request_of[job_id] = request
+        job_id = request.request_id if slo.slo_id in self.follower.table else slo.slo_id
         self._job_of[request.request_id] = job_id
         self._class_of[request.request_id] = slo.slo_class
         self._steady = None
@@ -66,16 +70,31 @@ class Tracker:
             max_tokens=request.max_tokens,
             now_s=request.arrival_time,
         )
+        self._add_row(request)
 
     def forget(self, request_id: str) -> bool:
         """Drop a request's job; False when there is none."""
         job_id = self._job_of.pop(request_id, None)
         if job_id is None:
             return False
-        del self._request_of[job_id], self._class_of[request_id]
+        del self._class_of[request_id]
         self._steady = None
+        self._remove_row(self.follower.table.row_of(job_id))
         self.follower.remove(job_id)
         return True
+
+    def _add_row(self, request: Any) -> None:
+        row = len(self._requests)
+        if row == len(self._most):
+            self._most = np.resize(self._most, 2 * row)
+        self._requests.append(request)
+        self._ids.append(request.request_id)
+        self._most[row] = request.max_tokens
+
+    def _remove_row(self, row: int) -> None:
+        last, last_id = self._requests.pop(), self._ids.pop()
+        if row < len(self._requests):  # as the table does it: the last one moves into the gap
+            self._requests[row], self._ids[row], self._most[row] = last, last_id, self._most[len(self._requests)]
 
     def forget_finished(self, request_ids: Iterable[str], alive: dict[str, Any]) -> int:
         """Drop those of the requests that vLLM no longer has or has finished; how many they were."""
@@ -84,6 +103,11 @@ class Tracker:
 
     def request_ids(self) -> list[str]:
         return list(self._job_of)
+
+    def jobless(self, scheduled: dict[str, int]) -> list[str]:
+        """Those of the scheduled requests that have no job."""
+        jobless = scheduled.keys() - self._job_of.keys()
+        return [request_id for request_id in scheduled if request_id in jobless] if jobless else []
 
     def verified(self, scheduled: Any, output: Any) -> Iterator[DraftReport]:
         """How each request's drafts fared that came back with this output; not those of a request that ends with it,
@@ -97,41 +121,47 @@ class Tracker:
 
     def requests(self, job_ids: Iterable[str]) -> Iterator[Any]:
         """The requests of these jobs, in their order."""
-        return (self._request_of[job_id] for job_id in job_ids)
+        return (self._requests[self.follower.table.row_of(job_id)] for job_id in job_ids)
 
     def select(self, batch: Batch) -> Selection:
         """Translate a batch of table rows.
 
         An iteration of the same decodes as the last one, without drafts, shares its lists with it.
         """
-        if batch.prefill.size or np.count_nonzero(batch.drafts):
+        if batch.prefill.size or (self.follower.profile.max_drafts and batch.drafts.any()):
             return self._translate(batch)
         last = self._steady
-        if last is None or len(last.requests) != batch.decode.size or not self._steady_rows[batch.decode].all():
+        if last is None or len(last.requests) != batch.decode.size or not self._are_steady(batch.decode):
             last = self._steady = self._translate(batch)
             self._steady_rows = np.zeros(len(self.follower.table), dtype=np.bool_)
             self._steady_rows[batch.decode] = True
-        return Selection(batch, last.requests, last.allowance)
+        last.batch = batch
+        return last
+
+    def _are_steady(self, decode: Ints) -> bool:
+        return decode.size == len(self._steady_rows) or bool(self._steady_rows[decode].all())
 
     def _translate(self, batch: Batch) -> Selection:
-        ids = self.follower.table.ids
         rows = batch.decode.tolist() + batch.prefill.tolist()
         tokens = (batch.drafts + 1).tolist() + batch.tokens.tolist()
-        requests = [self._request_of[ids[row]] for row in rows]
-        return Selection(batch, requests, {r.request_id: n for r, n in zip(requests, tokens, strict=True)})
+        requests = list(map(self._requests.__getitem__, rows))
+        allowance = dict(zip(map(self._ids.__getitem__, rows), tokens, strict=True))
+        return Selection(batch, requests, allowance, sum(tokens))
 
-    def advance(self, batch: Batch, expected_end_s: float) -> tuple[list[Any], int]:
+    def advance(self, batch: Batch, expected_end_s: float) -> tuple[list[Any], int, bool]:
         """Count an iteration that vLLM scheduled just as selected.
 
-        Returns the requests whose first token it makes, and the KV entries that its rows have then.
+        Returns the requests whose first token it makes, the KV entries that its rows have then, and whether it makes
+        the last token of any.
         """
         rows = self.follower.table.rows
-        context = advance_rows(rows, batch.decode, batch.drafts, batch.prefill, batch.tokens)
+        context, ends = advance_rows(rows, self._most, batch.decode, batch.drafts, batch.prefill, batch.tokens)
         first = []
         for row in batch.prefill[rows["prompt_left"][batch.prefill] <= 0].tolist() if batch.prefill.size else ():
             if self._emit(rows[row], int(rows["generated"][row]) + 1, expected_end_s):
-                first.append(self._request_of[self.follower.table.ids[row]])
-        return first, int(context)
+                first.append(self._requests[row])
+            ends |= rows["generated"][row] >= self._most[row]
+        return first, context, bool(ends)
 
     def sync(self, request: Any, expected_end_s: float) -> bool:
         """Copy where vLLM stands with one request; True when its first token has come into sight."""
@@ -139,7 +169,9 @@ class Tracker:
         if job_id is None:
             self.add(request, 0)
             job_id = self._job_of[request.request_id]
-        job = self.follower.table[job_id]
+        row = self.follower.table.row_of(job_id)
+        self._most[row] = request.max_tokens  # a streaming session's grows
+        job = self.follower.table.rows[row]
         # Synchronous scheduling has no placeholders: there a last chunk that was scheduled and has no output yet shows
         # as nothing left to compute.
         in_flight = request.num_output_placeholders or int(request.num_computed_tokens >= request.num_tokens)
@@ -170,11 +202,10 @@ class Tracker:
 
     def forget_complete(self) -> None:
         """Drop jobs whose last token is in flight: there is nothing left to schedule for them."""
-        table = self.follower.table
-        for job_id in [table.ids[row] for row in complete(table.rows).tolist()]:
-            request = self._request_of[job_id]
-            if table[job_id]["generated"] >= request.max_tokens:
-                self.forget(request.request_id)
+        most = self._most[: len(self._requests)]
+        complete = np.flatnonzero(self.follower.table.rows["generated"] >= most)
+        for request_id in [self._ids[row] for row in complete.tolist()]:
+            self.forget(request_id)
 
     @staticmethod
     def _emit(job: Any, emitted: int, at_s: float) -> bool:
@@ -196,29 +227,21 @@ def _start_due_times(job: Any, at_s: float) -> None:
 
 
 @compiled
-def advance_rows(jobs: Jobs, decode: Ints, drafts: Ints, prefill: Ints, tokens: Ints) -> int:
-    """Count an iteration's tokens as computed; the KV entries that its rows have then."""
-    context = 0
+def advance_rows(jobs: Jobs, most: Ints, decode: Ints, drafts: Ints, prefill: Ints, tokens: Ints) -> tuple[int, bool]:
+    """Count an iteration's tokens as computed.
+
+    Returns the KV entries that its rows have then, and whether a decode of them has as many tokens as it may (`most`).
+    """
+    context, ends = 0, False
     for i in range(len(decode)):
         job = jobs[decode[i]]
         job.context += 1 + drafts[i]
         job.generated += 1
+        ends |= job.generated >= most[decode[i]]
         context += job.context
     for i in range(len(prefill)):
         job = jobs[prefill[i]]
         job.context += tokens[i]
         job.prompt_left -= tokens[i]
         context += job.context
-    return context
-
-
-@compiled
-def complete(jobs: Jobs) -> Ints:
-    """Rows that have as many tokens as are expected of them."""
-    rows = np.empty(len(jobs), np.int64)
-    n = 0
-    for row in range(len(jobs)):
-        if jobs[row].generated >= jobs[row].output:
-            rows[n] = row
-            n += 1
-    return rows[:n]
+    return context, ends

@@ -34,16 +34,15 @@ def make_scheduler(
     *,
     asynchronous: bool = False,
     drafts: int = 0,
+    draft_model: Path | None = None,
     blocks: int = 400,
     token_budget: int = TOKEN_BUDGET,
     max_sequences: int = 64,
 ) -> Any:
-    """A scheduler as vLLM's engine would build it for the model in this folder."""
-    speculative = (
-        {"method": "ngram", "num_speculative_tokens": drafts, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
-        if drafts
-        else None
-    )
+    """A scheduler as vLLM's engine would build it for a model's folder; without a draft model drafts are looked up."""
+    looked_up = {"method": "ngram", "prompt_lookup_max": 3, "prompt_lookup_min": 1}
+    method = {"method": "draft_model", "model": str(draft_model)} if draft_model else looked_up
+    speculative = {**method, "num_speculative_tokens": drafts} if drafts else None
     config = EngineArgs(
         model=str(model),
         skip_tokenizer_init=True,

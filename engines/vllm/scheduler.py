@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import msgspec
 import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -30,6 +29,7 @@ from engines.vllm.compat import (
     require_supported_version,
     waiting_queues,
 )
+from engines.vllm.engine_profile import effective_profile
 from engines.vllm.flight import Flight, Flights
 from engines.vllm.iteration_log import IterationLog
 from engines.vllm.link import Link
@@ -323,19 +323,6 @@ class SloScheduler:
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         asynchronous = kwargs["vllm_config"].scheduler_config.async_scheduling
         return (AsyncSloScheduler if asynchronous else SyncSloScheduler)(*args, **kwargs)
-
-
-def effective_profile(profile: HardwareProfile, scheduler: Any) -> HardwareProfile:
-    """The profile with this engine's own memory and limits in place of those it was measured with."""
-    return msgspec.structs.replace(
-        profile,
-        kv_blocks=scheduler.cache_config.num_gpu_blocks - 1,  # vLLM keeps one block for itself
-        block_tokens=scheduler.block_size,
-        max_model_tokens=scheduler.max_model_len,
-        max_batched_tokens=scheduler.max_num_scheduled_tokens,
-        max_sequences=scheduler.max_num_running_reqs,
-        max_drafts=scheduler.num_spec_tokens,
-    )
 
 
 def decodes_only(follower: PlanFollower) -> Batch:

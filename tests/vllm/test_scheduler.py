@@ -142,6 +142,15 @@ def test_each_tier_verifies_as_many_drafts_as_planned(make_engine: MakeEngine) -
     assert engine.emitted == {"tight": 40, "loose": 40}
 
 
+def test_a_draft_model_is_paid_for_in_every_iteration(make_engine: MakeEngine, model: Path) -> None:
+    looked_up, drafted = (make_engine(drafts=3, draft_model=each).scheduler.follower.profile for each in (None, model))
+    alone_s, together_s = (each.perf.iteration_s(200, 200, 1) for each in (looked_up, drafted))
+    assert together_s == pytest.approx(alone_s + 3 * 0.0008)
+    for verified in (1, 3):
+        assert drafted.perf.iteration_s(4, 900, 1, verified) == drafted.perf.iteration_s(4, 900, 1)
+    assert {looked_up.max_drafts, drafted.max_drafts} == {3}
+
+
 async def test_reports_tell_how_drafts_fared(
     make_engine: MakeEngine,
     valkey: Valkey,  # noqa: F811

@@ -3,6 +3,7 @@
     slosgate:replica:{name}    ReplicaInfo, written by the replica, expires: its heartbeat
     slosgate:telemetry:{name}  latest Telemetry, and a channel of the same name that carries each one
     slosgate:plan:{name}       latest Plan, and a channel of the same name that carries each one
+    slosgate:arrivals:{name}   channel: an Announcement of each request that a gateway sends there
     slosgate:ledger:{name}     hash request id -> ledger entry, written by gateways
     slosgate:version:{name}    integer, the ledger's version, written by gateways
 
@@ -23,7 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from engines.messages import Plan, Telemetry
+from engines.messages import Announcement, Plan, Telemetry
 from planner.profile import HardwareProfile
 
 HEARTBEAT_S = 1.0
@@ -37,7 +38,7 @@ RECONNECT_S = 0.25
 # What a Redis that goes away under a command raises; RuntimeError is what uvloop says of a transport that closes.
 STORE_ERRORS = (RedisError, OSError, RuntimeError)
 
-Kind = Literal["replica", "telemetry", "plan", "ledger", "version", "commit", "changes", "epoch", "gateway"]
+Kind = Literal["replica", "telemetry", "plan", "arrivals", "ledger", "version", "commit", "changes", "epoch", "gateway"]
 
 T = TypeVar("T")
 
@@ -132,6 +133,14 @@ async def plans_for(redis: Redis, name: str) -> AsyncIterator[Plan]:
             yield plan
 
 
+async def arrivals_for(redis: Redis, name: str) -> AsyncIterator[Announcement]:
+    """Who is sent to one replica, as gateways announce it. Raises one of STORE_ERRORS when the connection breaks."""
+    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe(key("arrivals", name))
+        async for announcement in _messages(pubsub, Announcement):
+            yield announcement
+
+
 async def _messages(pubsub: PubSub, kind: type[T]) -> AsyncIterator[T]:
     while True:
         message = await pubsub.get_message(timeout=1.0)
@@ -145,16 +154,19 @@ class ReplicaChannel:
     """A replica's end: registers, beats, reports, and hands plans over. Losing Redis never raises.
 
     While Redis is away `connected` is False and reports are dropped; when it is back the replica registers again
-    and fetches the newest plan. `snapshot` builds a report, `on_plan` takes a plan; both run on the event loop.
+    and fetches the newest plan. `snapshot` builds a report, `on_plan` takes a plan, `on_arrival` hears who is on the
+    way; all run on the event loop.
     """
 
     def __init__(
-        self, url: str, info: ReplicaInfo, *, snapshot: Callable[[], Telemetry], on_plan: Callable[[Plan], None]
-    ) -> None:
+        self, url: str, info: ReplicaInfo, *, snapshot: Callable[[], Telemetry], on_plan: Callable[[Plan], None],
+        on_arrival: Callable[[Announcement], None] | None = None,
+    ) -> None:  # fmt: skip
         self._url = url
         self._info = info
         self._snapshot = snapshot
         self._on_plan = on_plan
+        self._on_arrival = on_arrival
         self._news = asyncio.Event()
         self._urgent = asyncio.Event()
         self.connected = False
@@ -182,6 +194,8 @@ class ReplicaChannel:
                 self.connected = True
                 tasks.create_task(self._keep_beating(redis))
                 tasks.create_task(self._take_plans(redis))
+                if self._on_arrival is not None:
+                    tasks.create_task(self._hear_arrivals(redis, self._on_arrival))
                 tasks.create_task(self._send_reports(redis))
         finally:
             # The server may be gone, which is one of the reasons to be here.
@@ -199,6 +213,10 @@ class ReplicaChannel:
     async def _take_plans(self, redis: Redis) -> None:
         async for plan in plans_for(redis, self._info.name):
             self._on_plan(plan)
+
+    async def _hear_arrivals(self, redis: Redis, tell: Callable[[Announcement], None]) -> None:
+        async for announcement in arrivals_for(redis, self._info.name):
+            tell(announcement)
 
     async def _send_reports(self, redis: Redis) -> None:
         while True:

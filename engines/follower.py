@@ -9,14 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.messages import DraftReport, IterationReport, Plan, PlannedIteration, RequestProgress, SloArgs, Telemetry
+from engines.messages import (
+    Announcement,
+    DraftReport,
+    IterationReport,
+    Plan,
+    PlannedIteration,
+    RequestProgress,
+    SloArgs,
+    Telemetry,
+)
 from planner.batch import Batch
-from planner.commitment import Patience, puts_off
+from planner.commitment import Patience, awaited, puts_off
 from planner.compiling import compiled
 from planner.controller import ReplicaState, plan_replica, promote
 from planner.jobs import Jobs, JobTable
@@ -30,6 +40,13 @@ Recalibration = Callable[[IterationReport], PerfModel | None]
 PATIENCE_S = 3.0  # without a plan for this long, the follower plans for itself
 ALONE_EVERY_S = 0.25
 RESTARTED_AFTER_S = 5.0  # a lower epoch that was issued this much later comes from a counter that began anew
+
+
+class _Announced(NamedTuple):
+    """A request that is on its way here."""
+
+    ready_s: float  # when it should be here
+    latest_s: float  # when it must run at the latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +82,8 @@ class PlanFollower:
         self._promoted: set[str] = set()
         self._plan_is_news = True
         self._planned_s = 0.0  # when this follower plans for itself, unless a plan comes before
-        self._foreseen: tuple[float, int, Batch] | None = None  # what `puts_off` chose: when, with what
+        self._foreseen: tuple[float, int, Batch] | None = None  # what was chosen already: when, with what
+        self._announced: dict[str, _Announced] = {}
 
     @property
     def epoch(self) -> int:
@@ -75,6 +93,7 @@ class PlanFollower:
     def add(self, slo: SloArgs, *, prompt_tokens: int, cached_tokens: int, max_tokens: int, now_s: float) -> None:
         """A request has arrived. Raises ValueError when its id is already here."""
         self._foreseen = None
+        self._announced.pop(slo.slo_id, None)
         add_job(self.table, slo, prompt_tokens, cached_tokens, max_tokens, now_s)
         self.patience.observe(_seconds(slo.slo_ttft_ms), prompt_tokens - cached_tokens, self.profile)
         # A plan may overtake the request that it speaks of.
@@ -143,20 +162,58 @@ class PlanFollower:
             return foreseen[2]
         return next_batch(self.table.rows, self.profile, now_s, free_blocks)
 
+    def announce(self, coming: Announcement, admitted_s: float) -> None:
+        """A request is on its way here since then."""
+        if coming.request_id not in self.table:
+            own_s = self.profile.perf.iteration_s(coming.prompt_tokens, coming.prompt_tokens, 1)
+            self._announced[coming.request_id] = _Announced(
+                admitted_s + self.profile.request_overhead_s, admitted_s + coming.ttft_s - own_s
+            )
+
     def puts_off(self, start_s: float, left_s: float, free_blocks: int) -> bool:
         """Whether to choose the next iteration only when the one in flight has ended, at `start_s`, in `left_s`.
 
         If not, a `next_batch` at `start_s` need not choose again what was chosen here.
         """
         latest_s, decide_s = self.patience.latest_s, self.profile.decide_s
-        if not puts_off(latest_s, left_s, math.inf, decide_s, 0.0):
+        if not self._announced and not puts_off(latest_s, left_s, math.inf, decide_s, 0.0):
             return False
+        duration_s, needed = self._foresee(start_s, free_blocks)
+        put_off = bool(puts_off(latest_s, left_s, duration_s, decide_s, needed))
+        if not put_off and self._awaited_s(start_s, duration_s) == -math.inf:
+            return False
+        self._foreseen = None
+        return True
+
+    def rests_until_s(self, now_s: float, start_s: float, free_blocks: int) -> float:
+        """Until when to run nothing, of what could start at `start_s`, for who is announced and can't wait for it.
+
+        When that is `now_s`, a `next_batch` at `start_s` need not choose again what was chosen here.
+        """
+        if not self._announced:
+            return now_s
+        return max(now_s, self._awaited_s(start_s, self._foresee(start_s, free_blocks)[0]))
+
+    def _foresee(self, start_s: float, free_blocks: int) -> tuple[float, float]:
+        """What would start then: how long it takes, and the share of the device's time that what waits needs."""
         if self._horizon:
-            return bool(puts_off(latest_s, left_s, self._horizon[-1].duration_s, decide_s, 1.0))
-        batch = next_batch(self.table.rows, self.profile, start_s, free_blocks)
-        put_off = bool(puts_off(latest_s, left_s, batch.duration_s, decide_s, batch.needed))
-        self._foreseen = None if put_off else (start_s, free_blocks, batch)
-        return put_off
+            return self._horizon[-1].duration_s, 1.0
+        if self._foreseen is None or self._foreseen[:2] != (start_s, free_blocks):
+            batch = next_batch(self.table.rows, self.profile, start_s, free_blocks)
+            self._foreseen = (start_s, free_blocks, batch)
+        batch = self._foreseen[2]
+        return batch.duration_s, batch.needed
+
+    def _awaited_s(self, start_s: float, next_s: float) -> float:
+        """When all are here who are awaited instead of starting an iteration of `next_s` at `start_s`; -inf: nobody."""
+        self._announced = {job_id: a for job_id, a in self._announced.items() if a.latest_s >= start_s}
+        decide_s = self.profile.decide_s
+        ready_s = [
+            announced.ready_s
+            for announced in self._announced.values()
+            if awaited(announced.ready_s, announced.latest_s, start_s, next_s, decide_s)
+        ]
+        return max(ready_s, default=-math.inf)
 
     def undisturbed_s(self) -> float:
         """Until when `next_batch` is the slack rule and nothing else, if no plan comes; -inf: it isn't."""

@@ -43,6 +43,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     preempt: tuple[str, ...] = ()
 
 
+class Announcement(msgspec.Struct, frozen=True, array_like=True):
+    """A request with an SLO that is on its way to a replica."""
+
+    request_id: str
+    prompt_tokens: int  # to be computed: without the prefix that is likely to be cached
+    ttft_s: float  # what is left of its TTFT SLO
+
+
 class IterationReport(msgspec.Struct, frozen=True, array_like=True):
     """What one iteration did and how long it took: the performance model learns from these."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from engines.messages import Announcement
 from gateway.config import AdmissionConfig
 from gateway.contract import TPOT_HEADERS, TTFT_HEADERS
 from gateway.errors import InvalidRequest, ModelNotFound, NotAdmitted, Unavailable
@@ -174,8 +175,17 @@ class Admission:
             choice.replica, guaranteed, waited_s + choice.decision.predicted_ttft_s, choice.decision.reason
         )
         exchange.attempts.append(placement)
+        self._announce(exchange, choice.replica)
         self._fleet.tell(choice.replica)
         return placement
+
+    def _announce(self, exchange: Exchange, replica: Replica) -> None:
+        """Tell the engine who is coming: it sees a request only when its HTTP server has read and tokenized it."""
+        if replica.plans and exchange.contract.has_slo:
+            tokens = exchange.prompt_tokens - _likely_prefix(exchange, replica)
+            self._ledger.announce(
+                replica.name, Announcement(exchange.request_id, tokens, exchange.turn_s - self._clock())
+            )
 
     def _refuse_if_wanted(self, exchange: Exchange, decision: Decision) -> None:
         if exchange.contract.when_full != "best-effort" and exchange.contract.has_slo:

@@ -27,7 +27,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from engines.channel import PLAN_TTL_MS, STORE_ERRORS, connect, key
-from engines.messages import Plan
+from engines.messages import Announcement, Plan
 
 GATEWAY_TTL_MS = 1_500
 QUIET_S = 0.5
@@ -181,6 +181,10 @@ class Ledger:
         change = Change(replica=replica, gateway=self.gateway, removed=request_ids)
         keys = (key("ledger", replica), key("changes", self.gateway))
         self._enqueue(_Command(("EVAL", _REMOVE, 2, *keys, _packed(change), *request_ids), None))
+
+    def announce(self, replica: str, coming: Announcement) -> None:
+        """Tell a replica who is on the way to it, without waiting; nothing is stored."""
+        self._enqueue(_Command(("PUBLISH", key("arrivals", replica), msgspec.msgpack.encode(coming)), None))
 
     async def load(self, replica: str) -> tuple[Head, dict[str, LedgerEntry]]:
         """The ledger as it is now."""

@@ -1,4 +1,4 @@
-"""When the next iteration is decided: while the one before it runs, or once that has ended.
+"""When the next iteration is decided: while the one before it runs, once that has ended, or later still.
 
 Asynchronous scheduling decides ahead, so the device never waits, but who arrives meanwhile waits for two iterations.
 Put off, the decision sees them, and the device waits for the host: `decide_s`. With R left of the iteration in flight,
@@ -10,6 +10,9 @@ and still get its first token in time), an arrival x before the end is lost by d
 so deciding ahead loses those who arrive in that much time. Putting off loses what the device could do in `decide_s`:
 as many requests as arrive in it when all of its time is needed; when decodes alone are left, fewer, by the share
 T(decodes) / TPOT of the time that they need. Put off if, on average over recent arrivals, the one exceeds the other.
+
+A gateway announces a request to its replica when it sends it there, `request_overhead_s` before it can run. Whoever is
+announced and would be lost behind the next iteration, but not in it, is awaited: that is decided when he is there.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from planner.kernels import Floats
 from planner.profile import HardwareProfile
 
 REMEMBERED = 128
+ANNOUNCED_S = 0.001  # from an admission until its replica has heard of it
 
 
 class Patience:
@@ -52,3 +56,13 @@ def puts_off(patience_s: Floats, left_s: float, next_s: float, decide_s: float, 
     for i in range(len(patience_s)):
         lost_s += max(0.0, min(left_s, patience_s[i] - decide_s) - max(0.0, patience_s[i] - next_s))
     return lost_s > decide_s * needed * len(patience_s)
+
+
+@compiled
+def awaited(ready_s: float, latest_s: float, start_s: float, next_s: float, decide_s: float) -> bool:
+    """Whether an iteration of `next_s` that could start at `start_s` is to wait for an announced request.
+
+    It can run from `ready_s` on, and must start by `latest_s` to get its first token in time: too late behind the
+    iteration, if what follows that is not chosen ahead, but early enough if it is waited for.
+    """
+    return max(start_s, ready_s + decide_s) <= latest_s < start_s + next_s + decide_s

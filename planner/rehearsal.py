@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.commitment import puts_off
+from planner.commitment import ANNOUNCED_S, awaited, puts_off
 from planner.compiling import compiled
 from planner.jobs import Jobs
-from planner.kernels import Bools, Floats, blocks_for
+from planner.kernels import Bools, Floats, blocks_for, iteration_s
 from planner.profile import HardwareProfile
 from planner.rollout import advance
 from planner.slack import choose, coefficients
@@ -84,12 +84,20 @@ def play(
             # Rounding may put the difference before the arrival again.
             reveal(jobs, hidden, max(arrived_s, end_s - overhead_s))
             continue
-        if puts_off(patience_s, end_s - started_s, took_s, decide_s, needed):
+        awaited_s = last_awaited_s(jobs, hidden, coef, overhead_s, decide_s, started_s, end_s, took_s)
+        if awaited_s > -np.inf or puts_off(patience_s, end_s - started_s, took_s, decide_s, needed):
             begins_s = end_s + decide_s
             reveal(jobs, hidden, end_s - overhead_s)
             decode, drafts, prefill, tokens, took_s, needed = choose(
                 jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, free_blocks
             )
+            awaited_s = last_awaited_s(jobs, hidden, coef, overhead_s, decide_s, end_s, begins_s, took_s)
+            if awaited_s > -np.inf:
+                begins_s = awaited_s + overhead_s + decide_s
+                reveal(jobs, hidden, awaited_s)
+                decode, drafts, prefill, tokens, took_s, needed = choose(
+                    jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, free_blocks
+                )
         started_s, end_s = begins_s, begins_s + took_s
         free_blocks += advance(
             jobs, decode, drafts, prefill, tokens, end_s, block_tokens, first_s, missed, carry, False
@@ -127,6 +135,25 @@ def reveal(jobs: Jobs, hidden: Bools, since_s: float) -> None:
     for row in range(len(jobs)):
         if hidden[row] and jobs[row].arrival_s <= since_s:
             jobs[row].held = hidden[row] = False
+
+
+@compiled
+def last_awaited_s(
+    jobs: Jobs, hidden: Bools, coef: Floats, overhead_s: float, decide_s: float, known_s: float, start_s: float,
+    next_s: float,
+) -> float:  # fmt: skip
+    """The last arrival of those held back, and announced by `known_s`, for whom an iteration of `next_s` waits instead
+    of starting at `start_s`; -inf: nobody. As `PlanFollower` does it.
+    """
+    last_s = -np.inf
+    for row in range(len(jobs)):
+        job = jobs[row]
+        if not hidden[row] or job.arrival_s + ANNOUNCED_S > known_s:
+            continue
+        latest_s = job.deadline_s - iteration_s(coef, job.prompt_left, job.prompt_left, 1, 0)
+        if awaited(job.arrival_s + overhead_s, latest_s, start_s, next_s, decide_s):
+            last_s = max(last_s, job.arrival_s)
+    return last_s
 
 
 @compiled

@@ -20,6 +20,7 @@ from engines.sim.flight import TokenLog
 from engines.sim.policies.base import Iteration, Outcome, PolicyFactory, SlotBatch
 from engines.sim.state import EngineRequest, EngineState
 from engines.sim.steps import carry_out, place
+from planner.commitment import ANNOUNCED_S
 from planner.profile import HardwareProfile
 
 REPORTS_KEPT = 512  # iteration reports between two telemetry messages
@@ -43,7 +44,7 @@ class SimReplica:
     `noise` is the relative standard deviation of iteration times. With `async_scheduling`, vLLM's default on GPUs, an
     iteration is chosen when its predecessor starts: arrivals during that predecessor wait for the one after. Unless the
     policy puts it off: as without `async_scheduling`, the choice then takes the profile's `decide_s`, and nothing runs
-    meanwhile. A request can be chosen `overhead_s` after it was submitted.
+    meanwhile. A request can be chosen `overhead_s` after it was submitted; the policy hears of it after ANNOUNCED_S.
     """
 
     def __init__(
@@ -191,18 +192,29 @@ class SimReplica:
         """Show the policy who has arrived when it chooses what follows now; when that can start."""
         before = self._previous
         if before is None or before.end_s < now_s:
-            self._show_arrivals(now_s)
-            return now_s
+            return self._rested(now_s, 0.0)
         if self.state.looks_ahead:
             self._show_arrivals(before.start_s)
             if not self.policy.puts_off(now_s, before.end_s - before.start_s):
                 return now_s
+        return self._rested(now_s, self.profile.decide_s)
+
+    def _rested(self, now_s: float, decide_s: float) -> float:
+        """The same, when nothing is in flight any more: who is on his way may be waited for."""
         self._show_arrivals(now_s)
-        return now_s + self.profile.decide_s
+        if not self.unseen:
+            return now_s + decide_s
+        until_s = self.policy.rests_until_s(now_s, now_s + decide_s)
+        self._show_arrivals(until_s)
+        return until_s + decide_s
 
     def _show_arrivals(self, until_s: float) -> None:
+        """Tell the policy who has come by then, and who has been announced."""
         while self.unseen and self.ready_s(self.unseen[0][1]) <= until_s:
             self.policy.add(*self.unseen.popleft())
+        for slot, submitted_s in self.unseen:
+            if submitted_s + ANNOUNCED_S <= until_s:
+                self.policy.announce(slot, submitted_s)
 
     def _begin(self, wanted: SlotBatch, now_s: float) -> Iteration | None:
         """Give the batch its blocks and its time; None when nothing of it can run."""

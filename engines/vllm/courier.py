@@ -1,10 +1,10 @@
 """The courier: a small process between vLLM's engine and Redis, so that the engine itself never talks to Redis.
 
-It takes the engine's reports from a socket and sends them on, puts the newest plan into the engine's mailbox, and
-keeps the replica registered while the engine lives and its HTTP server answers. It ends when the engine's end of the
-socket closes. When Redis is away the engine notices nothing but the lack of new plans.
+It takes the engine's reports from a socket and sends them on, puts the newest plan and the latest announcements into
+the engine's two mailboxes, and keeps the replica registered while the engine lives and its HTTP server answers. It ends
+when the engine's end of the socket closes. When Redis is away the engine notices nothing but the lack of news.
 
-    python -m engines.vllm.courier SOCKET_FD MAILBOX_FD
+    python -m engines.vllm.courier SOCKET_FD PLANS_FD ARRIVALS_FD
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import msgspec
 
 from engines.channel import ReplicaChannel, ReplicaInfo
 from engines.drafts import DraftTally
-from engines.messages import IterationReport, Plan, Telemetry
+from engines.messages import Announcement, IterationReport, Plan, Telemetry
 from engines.vllm.mailbox import Mailbox
 
 FRAME_BYTES = 1 << 20
 HEALTH_POLL_S = 0.5
 KEPT_ITERATIONS = 2048  # reports of iterations that wait for Redis; older ones are dropped
+HEARD_S = 0.05  # who was announced longer ago has arrived, or is not waited for
 URGENT, ROUTINE = b"\x01", b"\x00"
 
 
@@ -38,12 +39,21 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     info: ReplicaInfo
 
 
+class Heard(msgspec.Struct, frozen=True, array_like=True):
+    """An announcement, and when it came (wall clock)."""
+
+    announcement: Announcement
+    at_s: float
+
+
 class Courier:
     """Serves one engine: `run` returns when the engine is gone."""
 
-    def __init__(self, engine: socket.socket, mailbox: Mailbox) -> None:
+    def __init__(self, engine: socket.socket, plans: Mailbox, arrivals: Mailbox) -> None:
         self._engine = engine
-        self._mailbox = mailbox
+        self._plans = plans
+        self._arrivals = arrivals
+        self._heard: deque[Heard] = deque()
         self._latest: Telemetry | None = None
         self._iterations: deque[IterationReport] = deque(maxlen=KEPT_ITERATIONS)
         self._drafts = DraftTally()
@@ -52,8 +62,9 @@ class Courier:
         hello = msgspec.msgpack.decode(await self._frame(), type=Hello)
         self._latest = _idle(hello.info)
         channel = ReplicaChannel(
-            hello.redis_url, hello.info, snapshot=self._snapshot, on_plan=lambda plan: self._deliver(channel, plan)
-        )
+            hello.redis_url, hello.info, snapshot=self._snapshot, on_plan=lambda plan: self._deliver(channel, plan),
+            on_arrival=self._announce,
+        )  # fmt: skip
         serving = asyncio.create_task(self._serve(channel, hello.info.url))
         try:
             while frame := await self._frame():
@@ -99,11 +110,18 @@ class Courier:
 
     def _deliver(self, channel: ReplicaChannel, plan: Plan) -> None:
         assert self._latest is not None  # set before the channel starts
-        self._mailbox.write(msgspec.msgpack.encode(plan))
+        self._plans.write(msgspec.msgpack.encode(plan))
         if not self._latest.progress:
             # An idle engine looks into its mailbox when the next request comes, which is soon enough for the plan.
             self._latest = msgspec.structs.replace(self._latest, epoch=plan.epoch)
             channel.report()
+
+    def _announce(self, announcement: Announcement) -> None:
+        now_s = time.time()
+        self._heard.append(Heard(announcement, now_s))
+        while self._heard[0].at_s < now_s - HEARD_S:
+            self._heard.popleft()
+        self._arrivals.write(msgspec.msgpack.encode(tuple(self._heard)))
 
 
 def _idle(info: ReplicaInfo) -> Telemetry:
@@ -127,7 +145,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     engine = socket.socket(fileno=int(sys.argv[1]))
     engine.setblocking(False)
-    asyncio.run(Courier(engine, Mailbox(int(sys.argv[2]))).run())
+    asyncio.run(Courier(engine, Mailbox(int(sys.argv[2])), Mailbox(int(sys.argv[3]))).run())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import msgspec
 
 from engines.channel import ReplicaInfo
 from engines.messages import Plan, Telemetry
-from engines.vllm.courier import ROUTINE, URGENT, Hello
+from engines.vllm.courier import ROUTINE, URGENT, Heard, Hello
 from engines.vllm.mailbox import Mailbox
 
 logger = logging.getLogger("slosgate.vllm")
@@ -27,7 +27,7 @@ class Link:
 
     def __init__(self, redis_url: str, info: ReplicaInfo) -> None:
         self._hello = msgspec.msgpack.encode(Hello(redis_url=redis_url, info=info))
-        self._mailbox = Mailbox.create()
+        self._plans, self._arrivals = Mailbox.create(), Mailbox.create()
         self._start()
 
     def _start(self) -> None:
@@ -35,7 +35,7 @@ class Link:
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._socket.send(self._hello)
-        fds = (theirs.fileno(), self._mailbox.fd)
+        fds = (theirs.fileno(), self._plans.fd, self._arrivals.fd)
         command = [sys.executable, "-m", "engines.vllm.courier", *map(str, fds)]
         self._courier = subprocess.Popen(command, pass_fds=fds)
         self._started_s = time.monotonic()
@@ -43,7 +43,7 @@ class Link:
 
     def plan(self) -> Plan | None:
         """A plan that came since the last call, else None."""
-        message = self._mailbox.read()
+        message = self._plans.read()
         if message is None:
             return None
         try:
@@ -51,6 +51,11 @@ class Link:
         except msgspec.MsgspecError as error:
             logger.warning("a plan that cannot be read is ignored: %s", error)
             return None
+
+    def arrivals(self) -> tuple[Heard, ...]:
+        """Who was announced lately, when somebody was since the last call, else nobody."""
+        message = self._arrivals.read()
+        return () if message is None else msgspec.msgpack.decode(message, type=tuple[Heard, ...])
 
     def send(self, report: Telemetry, *, urgent: bool) -> bool:
         """Hand a report to the courier; False when it was dropped."""
@@ -82,4 +87,5 @@ class Link:
         if self._courier.poll() is None:
             self._courier.kill()
             self._courier.wait()
-        self._mailbox.close()
+        self._plans.close()
+        self._arrivals.close()

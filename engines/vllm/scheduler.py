@@ -112,12 +112,13 @@ class SyncSloScheduler(ClampedScheduler):
         return result
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        self._take_plan()
+        self._take_news()
         now_s = self.clock()
         ends_s = self._flights.expected_end_s(now_s)
         start_s = max(ends_s, now_s + self.follower.profile.decide_s)
-        if self._flights and self.follower.puts_off(start_s, ends_s - now_s, self._blocks_left):
-            # Asked again once the iteration in flight has ended: who arrives meanwhile has a say in the next one.
+        if self._puts_off(now_s, ends_s, start_s):
+            # Asked again once the iteration in flight has ended, or at once if there is none: who arrives meanwhile
+            # has a say in the next one.
             self._put_off = True
             self.mind_allowance(True)
             return self._schedule_within({}, 0, args, kwargs)
@@ -153,10 +154,19 @@ class SyncSloScheduler(ClampedScheduler):
 
     # Before an iteration
 
-    def _take_plan(self) -> None:
-        plan = self._link.plan() if self._link is not None else None
+    def _take_news(self) -> None:
+        if self._link is None:
+            return
+        plan = self._link.plan()
         if plan is not None:
             self.follower.apply(plan)
+        for heard in self._link.arrivals():
+            self.follower.announce(heard.announcement, heard.at_s)
+
+    def _puts_off(self, now_s: float, ends_s: float, start_s: float) -> bool:
+        if self._flights:
+            return self.follower.puts_off(start_s, ends_s - now_s, self._blocks_left)
+        return self.follower.rests_until_s(now_s, start_s, self._blocks_left) > now_s
 
     def _next_batch(self, start_s: float) -> Batch:
         """What the follower wants; only decodes after vLLM found no memory for anything that it wanted before."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest_asyncio
 from redis.asyncio import Redis
 
 from engines import channel, profiles
-from engines.messages import Plan, Telemetry
+from engines.messages import Announcement, Plan, Telemetry
 from tests.engines.conftest import Valkey
 
 INFO = channel.ReplicaInfo(
@@ -85,6 +86,22 @@ async def test_a_message_that_cannot_be_read_is_passed_over(valkey: Valkey, redi
             await redis.publish(channel.key("plan", INFO.name), b"\xc1 not a plan")
             await channel.send_plan(redis, Plan(replica=INFO.name, epoch=3, issued_at_s=5.0))
             await asyncio.sleep(0.01)
+    assert end.connected
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_replica_hears_who_is_on_the_way_to_it(valkey: Valkey, redis: Redis) -> None:
+    heard: list[Announcement] = []
+    end = channel.ReplicaChannel(valkey.url, INFO, snapshot=report, on_plan=lambda plan: None, on_arrival=heard.append)
+    task = asyncio.create_task(end.run())
+    await registered(redis)
+    async with asyncio.timeout(20):
+        while not heard:
+            await redis.publish(channel.key("arrivals", INFO.name), b"\xc1 nobody")
+            await redis.publish(channel.key("arrivals", INFO.name), msgspec.msgpack.encode(Announcement("x", 10, 0.5)))
+            await asyncio.sleep(0.01)
+    assert heard[0] == Announcement("x", 10, 0.5)
     assert end.connected
     task.cancel()
     await asyncio.wait([task])

@@ -109,6 +109,21 @@ def test_who_comes_too_late_to_be_seen_in_time_is_not_promised() -> None:
     assert place(arrival(50, 3 * step_s + idle_s), [replica.state()], replica.now_s).guaranteed
 
 
+def test_who_comes_just_before_an_iteration_ends_is_waited_for_and_so_promised() -> None:
+    """It could run 3 ms after that end; behind the iteration that would start then, it would be too late."""
+    replica = Replica()
+    for n in range(60):
+        replica.submit(f"r{n}", prompt=600, ttft_s=60.0, guaranteed=False)
+    replica.submit("hasty", prompt=20, ttft_s=0.05, guaranteed=True)  # those like it make choices be put off
+    replica.run(4.0)
+    replica.run(4.0 + replica.state().busy_for_s - (H200.request_overhead_s - 0.003))
+    asked_s, step_s = replica.now_s, replica.state().busy_for_s + replica.state().running_for_s
+    ttft_s = 0.003 + step_s + H200.soonest_s(50) - 0.002
+    assert asked(replica, 50, ttft_s).guaranteed
+    replica.run(asked_s + 1.0)
+    assert replica.first_s["new"] <= asked_s + ttft_s
+
+
 def crowded(free: int) -> ReplicaState:
     """Eight answers that should end with the next token, and so many blocks beside them."""
     jobs = JobTable()

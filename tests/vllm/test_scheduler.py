@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from bench.gpu.dummy_model import write_model
 from bench.gpu.fake_engine import ITERATION_S, FakeEngine, make_scheduler
 from engines import channel
-from engines.messages import Plan, PlannedIteration
+from engines.messages import Announcement, Plan, PlannedIteration
 from engines.vllm.compat import ClampedScheduler
 from engines.vllm.scheduler import AsyncSloScheduler, SloScheduler, SyncSloScheduler
 from engines.vllm.versions import ANY_VERSION, UnsupportedVllm, require_supported
@@ -211,6 +212,36 @@ async def test_what_is_reported_has_no_pause_of_the_device_in_it(
     assert all(ms == pytest.approx(2e3 * ITERATION_S) for ms in put_off)  # asked twice: once while the device ran
     assert len(watcher.iterations) == len(logged) - len(put_off)
     assert all(report.duration_s == pytest.approx(ITERATION_S) for report in watcher.iterations[1:])
+
+
+async def test_who_is_on_the_way_is_waited_for(
+    make_engine: MakeEngine,
+    valkey: Valkey,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next iteration would last longer than the request can wait: it takes the request along."""
+    async with answering_health() as url, channel.connect(valkey.url) as redis:
+        monkeypatch.setenv("SLOSGATE_REDIS", valkey.url)
+        monkeypatch.setenv("SLOSGATE_URL", url)
+        engine = make_engine()
+        engine.scheduler.clock = time.time
+        engine.add("here", 10, 1000, slo_ttft_ms=5000, slo_tpot_ms=100, slo_guaranteed=1)
+        for _ in range(20):
+            engine.step()
+        assert all(step.tokens for step in engine.steps)  # nobody is waited for
+        wait_s = engine.scheduler.follower.profile.soonest_s(50) + 0.006
+        async with asyncio.timeout(60):
+            while all(step.tokens for step in engine.steps):
+                coming = Announcement(f"hasty-{len(engine.steps)}", 50, wait_s)
+                await redis.publish(channel.key("arrivals", "vllm"), msgspec.msgpack.encode(coming))
+                for _ in range(5):  # the courier may not listen yet, or hand it over too late on a busy machine
+                    await asyncio.sleep(0.001)
+                    engine.step()
+        engine.add("hasty", 50, 1, slo_ttft_ms=1000, slo_tpot_ms=100, slo_guaranteed=1)
+        engine.abort("here")
+        engine.run()
+        engine.scheduler.shutdown()
+    assert engine.emitted["hasty"] == 1
 
 
 async def _healthy(request: web.Request) -> web.Response:

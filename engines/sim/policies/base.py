@@ -81,6 +81,12 @@ class Policy(Protocol):
         Asked when that has `left_s` left, on replicas that choose ahead.
         """
 
+    def announce(self, slot: int, submitted_s: float) -> None:
+        """A request is on its way to the engine, which `add` says when it is there; may be said more than once."""
+
+    def rests_until_s(self, now_s: float, start_s: float) -> float:
+        """Until when to run nothing, of what could start at `start_s`, for the sake of who is on its way."""
+
     def observe(self, outcome: Outcome) -> None: ...
 
     def fly(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, Leg] | None:

@@ -37,6 +37,12 @@ class FcfsPolicy:
     def puts_off(self, start_s: float, left_s: float) -> bool:
         return False
 
+    def announce(self, slot: int, submitted_s: float) -> None:
+        """Nobody is waited for."""
+
+    def rests_until_s(self, now_s: float, start_s: float) -> float:
+        return now_s
+
     def add(self, slot: int, now_s: float) -> None:
         self._waiting.append(slot)
 

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from engines.follower import PlanFollower, Progress, add_job
-from engines.messages import DraftReport, IterationReport, Plan, RequestProgress, SloArgs
+from engines.messages import Announcement, DraftReport, IterationReport, Plan, RequestProgress, SloArgs
 from engines.sim.acceptance import AcceptanceRates
 from engines.sim.flight import Leg, TokenLog, Totals
 from engines.sim.following import follow
@@ -90,6 +90,16 @@ class SlosgatePolicy:
 
     def puts_off(self, start_s: float, left_s: float) -> bool:
         return self.follower.puts_off(start_s, left_s, self._state.pool.free)
+
+    def announce(self, slot: int, submitted_s: float) -> None:
+        request = self._state.request(slot)
+        slo = _slo(request)
+        if slo.slo_ttft_ms is not None:
+            tokens = request.prompt_tokens - self._state.cached(request)
+            self.follower.announce(Announcement(request.id, tokens, slo.slo_ttft_ms / 1e3), submitted_s)
+
+    def rests_until_s(self, now_s: float, start_s: float) -> float:
+        return self.follower.rests_until_s(now_s, start_s, self._state.pool.free)
 
     def observe(self, outcome: Outcome) -> None:
         self.follower.record(self._progress(outcome.batch, outcome.emitted), outcome.end_s, outcome.report)

@@ -64,7 +64,7 @@ class SyncSloScheduler(ClampedScheduler):
         self._last_scheduled: dict[str, int] = {}
         self._refused = False  # vLLM found no memory for what was selected last
         self._put_off = False  # the last schedule() left the next iteration's choice to this one
-        self._waits = 0  # selected requests that are still waiting
+        self._starting: list[Any] = []  # selected requests that are still waiting
         self._offered: tuple[list[Any], list[Any], int] | None = None  # see `_offer`
         self._largest_budget: int = self.max_num_scheduled_tokens
         for name in waiting_queues():
@@ -127,7 +127,7 @@ class SyncSloScheduler(ClampedScheduler):
         selection = self._tracker.select(self._with_usable_drafts(batch))
         self._offer(selection)
         # A decode for each of all that run is what vLLM does by itself.
-        self.mind_allowance(bool(self._waits or batch.prefill.size) or len(selection.requests) < len(self.running))
+        self.mind_allowance(bool(self._starting or batch.prefill.size) or len(selection.requests) < len(self.running))
         output = self._schedule_within(selection.allowance, selection.budget, args, kwargs)
         self._refused = bool(selection.requests) and not output.num_scheduled_tokens
         if selection.requests or output.preempted_req_ids:
@@ -213,18 +213,18 @@ class SyncSloScheduler(ClampedScheduler):
             # A new list: asynchronous scheduling shares one list of placeholders among all requests.
             request.spec_token_ids = request.spec_token_ids[: chosen[request.request_id] - 1]
         running = [r for r in selection.requests if r.status is RUNNING]
-        waiting = [r.request_id for r in selection.requests if r.status is not RUNNING]
+        self._starting = [r for r in selection.requests if r.status is not RUNNING]
         # Those that run already may be all that is selected: then nobody is left behind.
         rest = [r for r in self.running if r.request_id not in chosen] if len(running) < len(self.running) else []
-        self._waits = len(waiting)
-        if self._blocks_left < len(running) + self._waits:
+        if self._blocks_left < len(selection.requests):
             running.sort(key=self._tracker.importance, reverse=True)
             rest.sort(key=self._tracker.importance, reverse=True)
         self.running = running + rest
-        self._offered = (selection.requests, self.running, len(self.running)) if not self._waits else None
+        self._offered = (selection.requests, self.running, len(self.running)) if not self._starting else None
+        # vLLM's worker cannot take back in the same iteration what was just taken from it.
+        waiting = [r.request_id for r in self._starting if r.request_id not in self.reset_preempted_req_ids]
         for name in waiting_queues():
-            # vLLM's worker cannot take back in the same iteration what was just taken from it.
-            getattr(self, name).choose(r for r in waiting if r not in self.reset_preempted_req_ids)
+            getattr(self, name).choose(waiting)
 
     def _is_offered(self, selection: Selection) -> bool:
         """Whether vLLM still sees just these requests, all of them running, as it did for the last iteration."""
@@ -237,7 +237,7 @@ class SyncSloScheduler(ClampedScheduler):
     def _schedule_within(self, allowance: dict[str, int], budget: int, args: Any, kwargs: Any) -> Any:
         """vLLM's own schedule(), with these new tokens for these requests, `budget` in all, and none for others."""
         self.allowance = allowance
-        if budget and self.num_spec_tokens and self._waits:
+        if budget and self.num_spec_tokens and self._starting:
             budget += self.num_spec_tokens  # room for vLLM's padding, see `clamp`
         self.max_num_scheduled_tokens = min(budget, self._largest_budget)
         try:
@@ -259,8 +259,8 @@ class SyncSloScheduler(ClampedScheduler):
         expected_s = selection.batch.duration_s
         ends = True  # unless known better
         as_selected = selection.scheduled(scheduled, output.total_num_scheduled_tokens)
-        if as_selected and not self._waits and not output.preempted_req_ids:
-            first, context, ends = self._tracker.advance(selection.batch, start_s + expected_s)
+        if as_selected and not output.preempted_req_ids:
+            first, context, ends = self._tracker.advance(selection.batch, self._starting, start_s + expected_s)
         else:
             strayed = [self.requests[r] for r in output.preempted_req_ids or () if r in self.requests]
             touched = {r.request_id: r for r in [*selection.requests, *strayed]}

@@ -148,20 +148,27 @@ class Tracker:
         allowance = dict(zip(map(self._ids.__getitem__, rows), tokens, strict=True))
         return Selection(batch, requests, allowance, sum(tokens))
 
-    def advance(self, batch: Batch, expected_end_s: float) -> tuple[list[Any], int, bool]:
-        """Count an iteration that vLLM scheduled just as selected.
+    def advance(self, batch: Batch, started: list[Any], expected_end_s: float) -> tuple[list[Any], int, bool]:
+        """Count an iteration that vLLM scheduled just as selected; `started` are those that waited before.
 
-        Returns the requests whose first token it makes, the KV entries that its rows have then, and whether it makes
-        the last token of any.
+        Returns the requests whose first token it makes, the KV entries that its rows have then, and whether it may
+        make the last token of any.
         """
-        rows = self.follower.table.rows
-        context, ends = advance_rows(rows, self._most, batch.decode, batch.drafts, batch.prefill, batch.tokens)
+        rows, prefill, tokens = self.follower.table.rows, batch.prefill, batch.tokens
         first = []
-        for row in batch.prefill[rows["prompt_left"][batch.prefill] <= 0].tolist() if batch.prefill.size else ():
+        if started:  # only vLLM knows how much of them its prefix cache had
+            first = [request for request in started if self.sync(request, expected_end_s)]
+            begun = np.isin(prefill, self._rows_of(started), invert=True)
+            prefill, tokens = prefill[begun], tokens[begun]
+        context, ends = advance_rows(rows, self._most, batch.decode, batch.drafts, prefill, tokens)
+        for row in prefill[rows["prompt_left"][prefill] <= 0].tolist() if prefill.size else ():
             if self._emit(rows[row], int(rows["generated"][row]) + 1, expected_end_s):
                 first.append(self._requests[row])
             ends |= rows["generated"][row] >= self._most[row]
-        return first, context, bool(ends)
+        return first, context + sum(r.num_computed_tokens for r in started), bool(ends or started)
+
+    def _rows_of(self, requests: list[Any]) -> list[int]:
+        return [self.follower.table.row_of(self._job_of[request.request_id]) for request in requests]
 
     def sync(self, request: Any, expected_end_s: float) -> bool:
         """Copy where vLLM stands with one request; True when its first token has come into sight."""

@@ -39,6 +39,7 @@ Recalibration = Callable[[IterationReport], PerfModel | None]
 
 PATIENCE_S = 3.0  # without a plan for this long, the follower plans for itself
 ALONE_EVERY_S = 0.25
+LOST_S = 0.1  # whoever is announced and so much late does not come any more
 RESTARTED_AFTER_S = 5.0  # a lower epoch that was issued this much later comes from a counter that began anew
 
 
@@ -206,7 +207,9 @@ class PlanFollower:
 
     def _awaited_s(self, start_s: float, next_s: float) -> float:
         """When all are here who are awaited instead of starting an iteration of `next_s` at `start_s`; -inf: nobody."""
-        self._announced = {job_id: a for job_id, a in self._announced.items() if a.latest_s >= start_s}
+        self._announced = {
+            job_id: a for job_id, a in self._announced.items() if start_s <= min(a.latest_s, a.ready_s + LOST_S)
+        }
         decide_s = self.profile.decide_s
         ready_s = [
             announced.ready_s

@@ -28,6 +28,7 @@ class Link:
     def __init__(self, redis_url: str, info: ReplicaInfo) -> None:
         self._hello = msgspec.msgpack.encode(Hello(redis_url=redis_url, info=info))
         self._plans, self._arrivals = Mailbox.create(), Mailbox.create()
+        self._told: frozenset[str] = frozenset()  # who was in the last list of arrivals
         self._start()
 
     def _start(self) -> None:
@@ -53,9 +54,14 @@ class Link:
             return None
 
     def arrivals(self) -> tuple[Heard, ...]:
-        """Who was announced lately, when somebody was since the last call, else nobody."""
+        """Who was announced since the last call."""
         message = self._arrivals.read()
-        return () if message is None else msgspec.msgpack.decode(message, type=tuple[Heard, ...])
+        if message is None:
+            return ()
+        heard = msgspec.msgpack.decode(message, type=tuple[Heard, ...])
+        # Lists overlap, and who was told of already may have come and gone.
+        told, self._told = self._told, frozenset(each.announcement.request_id for each in heard)
+        return tuple(each for each in heard if each.announcement.request_id not in told)
 
     def send(self, report: Telemetry, *, urgent: bool) -> bool:
         """Hand a report to the courier; False when it was dropped."""

@@ -7,7 +7,7 @@ import pytest
 
 from engines import profiles
 from engines.follower import PlanFollower, Progress
-from engines.messages import IterationReport, Plan, PlannedIteration, SloArgs, read_slo
+from engines.messages import Announcement, IterationReport, Plan, PlannedIteration, SloArgs, read_slo
 from planner.batch import Batch
 from planner.perf_model import PerfModel, Term
 
@@ -155,3 +155,27 @@ def test_a_better_performance_model_is_taken_over() -> None:
 )
 def test_slo_arguments_that_cannot_be_read_are_best_effort(extra: dict[str, object] | None, expected: SloArgs) -> None:
     assert read_slo(extra, "mine") == expected
+
+
+def test_who_is_on_the_way_is_waited_for_until_it_is_here_or_should_be() -> None:
+    follows = follower(a=300)
+    run(follows)
+    step_s = follows.next_batch(1.0, free_blocks=8000).duration_s
+    hasty_s = PROFILE.soonest_s(20) + PROFILE.decide_s + step_s / 2
+    follows.announce(Announcement("hasty", 20, hasty_s), 1.0)
+    here_s = 1.0 + PROFILE.request_overhead_s
+    start_s = 1.001 + PROFILE.decide_s
+    assert follows.rests_until_s(1.001, start_s, 8000) == here_s
+    assert follows.puts_off(start_s, 0.0, 8000)
+    add(follows, SloArgs(slo_id="hasty", slo_ttft_ms=1e3 * hasty_s), 20)
+    assert follows.rests_until_s(1.001, start_s, 8000) == 1.001
+    follows.announce(Announcement("lost", 20, hasty_s), 1.0)
+    assert follows.rests_until_s(here_s, here_s + PROFILE.decide_s, 8000) == here_s  # it may come, and nobody waits
+
+
+def test_whoever_was_announced_and_never_came_is_forgotten() -> None:
+    follows = follower(a=300)
+    run(follows)
+    follows.announce(Announcement("lost", 20, 10.0), 1.0)
+    soon_s = 11.0 - PROFILE.perf.iteration_s(20, 20, 1) - 0.001
+    assert not follows.puts_off(soon_s, 0.0, 8000)

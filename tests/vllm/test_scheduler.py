@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
+from redis.asyncio import Redis
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -157,11 +158,9 @@ async def test_reports_tell_how_drafts_fared(
     valkey: Valkey,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with answering_health() as url, channel.connect(valkey.url) as redis:
+    async with connecting_engines(valkey, monkeypatch) as redis:
         watcher = Watcher(redis, "vllm")
         watching = asyncio.create_task(watcher.watch())
-        monkeypatch.setenv("SLOSGATE_REDIS", valkey.url)
-        monkeypatch.setenv("SLOSGATE_URL", url)
         engine = make_engine(drafts=3)
         await watcher.until(lambda report: not report.progress)  # the courier is there
         engine.add("a", 10, 1000, slo_class="chat", slo_ttft_ms=500, slo_tpot_ms=100, slo_acceptance=0.7)
@@ -188,11 +187,9 @@ async def test_what_is_reported_has_no_pause_of_the_device_in_it(
     tmp_path: Path,
 ) -> None:
     """A prompt that cannot wait for two iterations has choices put off, and those iterations take longer."""
-    async with answering_health() as url, channel.connect(valkey.url) as redis:
+    async with connecting_engines(valkey, monkeypatch) as redis:
         watcher = Watcher(redis, "vllm")
         watching = asyncio.create_task(watcher.watch())
-        monkeypatch.setenv("SLOSGATE_REDIS", valkey.url)
-        monkeypatch.setenv("SLOSGATE_URL", url)
         monkeypatch.setenv("SLOSGATE_ITERATION_LOG", str(tmp_path / "log"))
         engine = make_engine()
         await watcher.until(lambda report: not report.progress)  # the courier is there
@@ -220,9 +217,7 @@ async def test_who_is_on_the_way_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The next iteration would last longer than the request can wait: it takes the request along."""
-    async with answering_health() as url, channel.connect(valkey.url) as redis:
-        monkeypatch.setenv("SLOSGATE_REDIS", valkey.url)
-        monkeypatch.setenv("SLOSGATE_URL", url)
+    async with connecting_engines(valkey, monkeypatch) as redis:
         engine = make_engine()
         engine.scheduler.clock = time.time
         engine.add("here", 10, 1000, slo_ttft_ms=5000, slo_tpot_ms=100, slo_guaranteed=1)
@@ -260,6 +255,15 @@ async def answering_health() -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def connecting_engines(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Redis]:  # noqa: F811
+    """Engines made meanwhile have a courier to this Redis, which the caller is connected to as well."""
+    async with answering_health() as url, channel.connect(valkey.url) as redis:
+        monkeypatch.setenv("SLOSGATE_REDIS", valkey.url)
+        monkeypatch.setenv("SLOSGATE_URL", url)
+        yield redis
 
 
 def test_a_request_without_slo_is_served(make_engine: MakeEngine) -> None:

@@ -28,6 +28,7 @@ class _Choice:
     replica: Replica
     decision: Decision
     decided_s: float
+    likely_prefix_tokens: int = 0  # of the prompt, that this replica has seen before
 
     @property
     def report_s(self) -> float:
@@ -85,7 +86,7 @@ class Admission:
             choice = self._choose(exchange, self.candidates(exchange.completion.model))
             self._refuse_if_wanted(exchange, choice.decision)
         entry = self._entry(exchange, choice, guaranteed=False)
-        await self._enter(choice.replica, entry)
+        await self._enter(exchange, choice, entry)
         return self._placed(exchange, choice, guaranteed=False)
 
     async def readmit(self, exchange: Exchange, tried: frozenset[str]) -> Placement:
@@ -100,7 +101,7 @@ class Admission:
             pass
         entry = self._entry(exchange, choice, guaranteed=False)
         with suppress(StoreDown):
-            await self._enter(choice.replica, entry)
+            await self._enter(exchange, choice, entry)
         choice.replica.enter(entry)
         return self._placed(exchange, choice, guaranteed=False)
 
@@ -121,7 +122,12 @@ class Admission:
         states = [state_of(replica, mirror, now_s, _likely_prefix(exchange, replica)) for replica, mirror in planned]
         with self._metrics.planner_call("place"):
             decision = place(_arrival(exchange, now_s), states, now_s, hop_limit=self._config.hop_limit)
-        return _Choice(planned[decision.replica][0], _without_empty_promise(exchange, decision), now_s)
+        return _Choice(
+            planned[decision.replica][0],
+            _without_empty_promise(exchange, decision),
+            now_s,
+            states[decision.replica].likely_prefix_tokens,
+        )
 
     async def _commit(self, exchange: Exchange, choice: _Choice) -> None:
         """Enter a guarantee. It shows in the mirror at once, so that the next decision counts it."""
@@ -131,14 +137,17 @@ class Admission:
         base = mirror.head
         mirror.head = Head(base.version + 1, self._ledger.next_commit())
         replica.enter(entry)
+        self._announce(exchange, choice)
         try:
             await self._ledger.commit(replica.name, base, mirror.head, (entry,))
         except BaseException:
             self._withdraw(replica, entry)
             raise
 
-    async def _enter(self, replica: Replica, entry: LedgerEntry) -> None:
+    async def _enter(self, exchange: Exchange, choice: _Choice, entry: LedgerEntry) -> None:
+        replica = choice.replica
         replica.enter(entry)
+        self._announce(exchange, choice)
         try:
             await self._ledger.add(replica.name, (entry,))
         except BaseException:
@@ -175,17 +184,19 @@ class Admission:
             choice.replica, guaranteed, waited_s + choice.decision.predicted_ttft_s, choice.decision.reason
         )
         exchange.attempts.append(placement)
-        self._announce(exchange, choice.replica)
         self._fleet.tell(choice.replica)
         return placement
 
-    def _announce(self, exchange: Exchange, replica: Replica) -> None:
-        """Tell the engine who is coming: it sees a request only when its HTTP server has read and tokenized it."""
-        if replica.plans and exchange.contract.has_slo:
-            tokens = exchange.prompt_tokens - _likely_prefix(exchange, replica)
-            self._ledger.announce(
-                replica.name, Announcement(exchange.request_id, tokens, exchange.turn_s - self._clock())
-            )
+    def _announce(self, exchange: Exchange, choice: _Choice) -> None:
+        """Tell the engine who is coming: it sees a request only when its HTTP server has read and tokenized it.
+
+        Said with the entry into the ledger, in the same round trip, though that may fail: whoever is announced and
+        doesn't come is soon forgotten, while an announcement that waits for the answer may miss its iteration.
+        """
+        if choice.replica.plans and exchange.contract.has_slo:
+            tokens = exchange.prompt_tokens - choice.likely_prefix_tokens
+            coming = Announcement(exchange.request_id, tokens, exchange.turn_s - self._clock())
+            self._ledger.announce(choice.replica.name, coming)
 
     def _refuse_if_wanted(self, exchange: Exchange, decision: Decision) -> None:
         if exchange.contract.when_full != "best-effort" and exchange.contract.has_slo:

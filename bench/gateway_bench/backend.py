@@ -23,7 +23,7 @@ class _Ask(msgspec.Struct):
     max_tokens: int | None = None
 
 
-class _Ticker:
+class Ticker:
     """Sends every stream its next token, all at once, every `token_s` seconds."""
 
     def __init__(self, token_s: float) -> None:
@@ -47,7 +47,7 @@ class _Ticker:
 class Connection(asyncio.Protocol):
     transport: asyncio.Transport
 
-    def __init__(self, ticker: _Ticker) -> None:
+    def __init__(self, ticker: Ticker) -> None:
         self._ticker = ticker
         self._parser = httptools.HttpRequestParser(self)
         self._path = b""
@@ -112,7 +112,7 @@ LAST = _chunk(_event({"delta": {}, "finish_reason": "stop"})) + _chunk(b"data: [
 
 
 async def serve(port: int, token_s: float) -> None:
-    ticker = _Ticker(token_s)
+    ticker = Ticker(token_s)
     server = await asyncio.get_running_loop().create_server(lambda: Connection(ticker), "127.0.0.1", port, backlog=4096)
     async with server:
         await ticker.run()

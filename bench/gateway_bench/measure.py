@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import InputError
+from bench.errors import InputError, RunError
+from bench.gateway_bench import announced
 from bench.gateway_bench.backend import MODEL
 from bench.gateway_bench.client import Client, Load, request
 from bench.gateway_bench.processes import cpu_s, file, free_port, started, wait_until_up
@@ -21,6 +22,7 @@ from gateway import valkey
 PROXIES = ("litellm",)
 SLO = {"x-slo-ttft-ms": "5000", "x-slo-tpot-ms": "500"}
 QUANTILES = (0.5, 0.95, 0.99)
+MESSAGES = [{"role": "user", "content": "What does a guarantee cost? " * 10}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,10 @@ class Server:
 
 
 def run(settings: Settings) -> Iterator[Row]:
-    """Rows per target and mode, the direct ones first. Raises InputError, and RunError when a proxy does not start."""
+    """Rows per target and mode, the direct ones first, slosgate's announcements last.
+
+    Raises InputError, and RunError when a proxy does not start.
+    """
     for name in settings.against:
         if name not in PROXIES:
             raise InputError(f"--against can be {', '.join(PROXIES)}, not {name!r}")
@@ -61,14 +66,14 @@ def run(settings: Settings) -> Iterator[Row]:
             with contextlib.ExitStack() as proxy:
                 rows = asyncio.run(_measure(starts[name](backend, proxy), settings))
             yield from (_compared(row, base) for row, base in zip(rows, direct, strict=True))
+        yield asyncio.run(_announced_row(settings))
 
 
 async def _measure(server: Server, settings: Settings) -> list[Row]:
     """One target: requests at a low rate, as many as it takes, then streams all at once."""
     client = Client("127.0.0.1", server.port)
-    message = [{"role": "user", "content": "What does a guarantee cost? " * 10}]
-    plain = request("127.0.0.1", server.port, {"model": MODEL, "messages": message, "max_tokens": 8}, server.headers)
-    asked = {"model": MODEL, "messages": message, "max_tokens": settings.tokens, "stream": True}
+    plain = _plain(server.port, server.headers)
+    asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": settings.tokens, "stream": True}
     stream = request("127.0.0.1", server.port, asked, server.headers)
     await client.closed_loop(plain, concurrency=4, seconds=1.0)
     paced = await client.open_loop(plain, rate_rps=settings.rate_rps, seconds=settings.seconds)
@@ -80,6 +85,21 @@ async def _measure(server: Server, settings: Settings) -> list[Row]:
     stream_cpu_s = cpu_s(server.pid) - before_s
     client.close()
     return [_plain_row(server, paced, full, plain_cpu_s), _stream_row(server, streamed, stream_cpu_s)]
+
+
+def _plain(port: int, headers: dict[str, str]) -> bytes:
+    return request("127.0.0.1", port, {"model": MODEL, "messages": MESSAGES, "max_tokens": 8}, headers)
+
+
+async def _announced_row(settings: Settings) -> Row:
+    """How long after a request's first byte at the engine the plug-in has heard of it; negative: before."""
+    leads_ms, failed = await announced.lead_ms(
+        lambda port: _plain(port, SLO), rate_rps=settings.rate_rps, seconds=settings.seconds
+    )
+    if not leads_ms:
+        raise RunError("the gateway announced no request to its replica")
+    p50, p95, p99 = (leads_ms[min(len(leads_ms) - 1, int(q * len(leads_ms)))] for q in QUANTILES)
+    return {"target": "slosgate", "mode": "announced", "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "failed": failed}
 
 
 def _plain_row(server: Server, paced: Load, full: Load, used_s: float) -> Row:

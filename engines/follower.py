@@ -161,7 +161,7 @@ class PlanFollower:
         foreseen, self._foreseen = self._foreseen, None
         if foreseen is not None and foreseen[:2] == (now_s, free_blocks):
             return foreseen[2]
-        return next_batch(self.table.rows, self.profile, now_s, free_blocks)
+        return self._by_rule(now_s, free_blocks)
 
     def announce(self, coming: Announcement, admitted_s: float) -> None:
         """A request is on its way here since then."""
@@ -200,8 +200,7 @@ class PlanFollower:
         if self._horizon:
             return self._horizon[-1].duration_s, 1.0
         if self._foreseen is None or self._foreseen[:2] != (start_s, free_blocks):
-            batch = next_batch(self.table.rows, self.profile, start_s, free_blocks)
-            self._foreseen = (start_s, free_blocks, batch)
+            self._foreseen = (start_s, free_blocks, self._by_rule(start_s, free_blocks))
         batch = self._foreseen[2]
         return batch.duration_s, batch.needed
 
@@ -217,6 +216,9 @@ class PlanFollower:
             if awaited(announced.ready_s, announced.latest_s, start_s, next_s, decide_s)
         ]
         return max(ready_s, default=-math.inf)
+
+    def _by_rule(self, now_s: float, free_blocks: int) -> Batch:
+        return next_batch(self.table.rows, self.profile, now_s, free_blocks, self.patience.latest_s)
 
     def undisturbed_s(self) -> float:
         """Until when `next_batch` is the slack rule and nothing else, if no plan comes; -inf: it isn't."""

@@ -10,10 +10,10 @@ Before its deadline every accepted prompt must be computed, beside the decodes. 
 
     P_k = (d_k - now) (1 - b / min(tau, tau_w)) - b - sum over running j of  n_j(d_k) w_j
 
-where tau_w is how long the slack rule lets prefills run without a break (`kernels.worthwhile_s`), b + v s what such an
-iteration loses to being one (`lost_s`), and n_j(t) tokens of the running job j are due by t, which ends when its output
-does. An accepted candidate takes its prompt x once and decodes from its deadline on, so a set S is feasible when for
-every k in S
+where tau_w is the shortest that the slack rule lets prefills run without a break (`planner.pacing`), b + v s what such
+an iteration loses to being one (`lost_s`), and n_j(t) tokens of the running job j are due by t, which ends when its
+output does. An accepted candidate takes its prompt x once and decodes from its deadline on, so a set S is feasible when
+for every k in S
 
     sum_{j in S, j <= k} (p_j + u_j (d_k - d_j)) <= P_k                 p_j = a x_j + c (context_j + x_j)
     sum_{j in S, j <= k} m_j <= M_k                                     memory over time
@@ -49,8 +49,8 @@ from planner.kernels import (
     tier_s,
     token_budget,
     token_due_s,
-    worthwhile_s,
 )
+from planner.pacing import SHORTEST, rated_s, slope_of, steepest_term
 from planner.profile import HardwareProfile
 from planner.speculation import expected_tokens, tier_lengths
 
@@ -219,16 +219,6 @@ def token_cost_s(coef: Floats, context: float, drafts: int, acceptance: float) -
 
 
 @compiled
-def steepest(coef: Floats) -> int:
-    """The term that bounds large prefills."""
-    best = 0
-    for i in range(len(coef)):
-        if coef[i, 0] + coef[i, 1] > coef[best, 0] + coef[best, 1]:
-            best = i
-    return best
-
-
-@compiled
 def drafts_of(job: Any, tiers: Floats, lengths: Ints, n: int) -> int:
     """The draft length of a job's tier."""
     tier = strictest_s(job)
@@ -255,7 +245,7 @@ def lost_s(coef: Floats, big: int, tau_s: float, drafts: int) -> float:
     More than that term's own constant where another one limits an iteration as short as this.
     """
     tokens = token_budget(coef, tau_s, 0.0, 0.0, 1.0, float(drafts))
-    return tau_s - max(0.0, tokens) * (coef[big, 0] + coef[big, 1]) if tokens < np.inf else 0.0
+    return tau_s - max(0.0, tokens) * slope_of(coef, big) if tokens < np.inf else 0.0
 
 
 @compiled
@@ -269,9 +259,9 @@ def formulate(
     are charged for, and still among the rows.
     """
     tiers, lengths, n_tiers, tau_s = lengths_for(jobs, candidate, coef, cap, tightest)
-    big = steepest(coef)
+    big = steepest_term(coef)
     longest = lengths.max() if len(lengths) else 0
-    unbroken_s = min(tau_s, worthwhile_s(coef))
+    unbroken_s = min(tau_s, rated_s(coef, SHORTEST))
     constant_s = lost_s(coef, big, unbroken_s, longest)
     row = by_deadline(jobs, candidate)
     table = np.zeros((len(row), 9))

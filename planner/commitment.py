@@ -24,6 +24,7 @@ from planner.kernels import Floats
 from planner.profile import HardwareProfile
 
 REMEMBERED = 128
+PATIENT: Floats = np.empty(0)  # while there were no arrivals
 # From when a request leaves the gateway until its replica has heard of it. `slosbench gateway-bench` measures -0.4 ms
 # (median) against the request's first byte at the engine, and more when other processes are in the way.
 ANNOUNCED_S = 0.0005
@@ -35,17 +36,19 @@ class Patience:
     def __init__(self) -> None:
         self._latest = np.empty(REMEMBERED)
         self._count = 0
+        self._ascending = PATIENT
 
     def observe(self, ttft_s: float, prompt_tokens: int, profile: HardwareProfile) -> None:
         """A request has arrived that wants its first token within `ttft_s`, and `prompt_tokens` tokens computed."""
         if ttft_s < np.inf:
             self._latest[self._count % REMEMBERED] = ttft_s - profile.soonest_s(prompt_tokens)
             self._count += 1
+            self._ascending = np.sort(self._latest[: self._count])
 
     @property
     def latest_s(self) -> Floats:
-        """Seconds, one for each, in no order; a view."""
-        return self._latest[: min(self._count, REMEMBERED)]
+        """Seconds, one for each, ascending."""
+        return self._ascending
 
 
 @compiled

@@ -299,7 +299,7 @@ def plan_replica(state: ReplicaState, now_s: float, *, horizon_s: float = 0.5, m
     rows, ids = state.jobs.rows, state.jobs.ids
     rollout = roll_forward(
         rows, state.profile, now_s + state.busy_for_s, state.free_blocks,
-        horizon_s=horizon_s, max_iterations=max_iterations,
+        patience_s=state.patience.latest_s, horizon_s=horizon_s, max_iterations=max_iterations,
     )  # fmt: skip
     steps = []
     for batch in rollout.batches:

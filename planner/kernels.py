@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from planner.compiling import compiled
 
-WORTHWHILE = 0.9  # share of the best prefill rate that an iteration must reach to be long enough
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -66,25 +64,6 @@ def token_budget(coef: Floats, tau_s: float, new: float, context: float, sequenc
         if a + c > 0.0:
             budget = min(budget, np.floor(rest_s / (a + c) + 1e-9))
     return budget
-
-
-@compiled
-def worthwhile_s(coef: Floats) -> float:
-    """The shortest iteration that prefills at nearly the best rate: an iteration can't be interrupted.
-
-    In tau seconds, term i lets (tau - s_i - b_i) / (a_i + c_i) prompt tokens through. All do at a share W of the best
-    rate from tau = max_i (s_i + b_i) / (1 - W f_i) on, f_i being the slope a_i + c_i relative to the steepest.
-    """
-    steepest = 0.0
-    for i in range(len(coef)):
-        steepest = max(steepest, coef[i, 0] + coef[i, 1])
-    if steepest == 0.0:
-        return np.inf
-    tau_s = 0.0
-    for i in range(len(coef)):
-        a, c, s, _, b = coef[i]
-        tau_s = max(tau_s, (s + b) / (1.0 - WORTHWHILE * (a + c) / steepest))
-    return tau_s
 
 
 @compiled

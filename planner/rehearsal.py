@@ -46,7 +46,7 @@ def rehearse(
     """Carry the slack rule out from `end_s`, when the iteration that began at `started_s` is over.
 
     Goes on while a row of `watched` waits for its first token and could still be in time, at least until `until_s`, for
-    `MOST_ITERATIONS` at most. `patience_s` is that of the latest arrivals. `jobs` stay as they are.
+    `MOST_ITERATIONS` at most. `patience_s` is that of the latest arrivals, ascending. `jobs` stay as they are.
     """
     return Rehearsal(
         *play(
@@ -72,7 +72,7 @@ def play(
     while rounds < MOST_ITERATIONS and (end_s < until_s or waits(jobs, watched, first_s, end_s)):
         free_blocks += relieve(jobs, block_tokens, free_blocks)
         decode, drafts, prefill, tokens, took_s, needed = choose(
-            jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, end_s, free_blocks
+            jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, end_s, free_blocks, patience_s
         )
         begins_s = end_s
         if len(decode) == 0 and len(prefill) == 0:
@@ -89,14 +89,14 @@ def play(
             begins_s = end_s + decide_s
             reveal(jobs, hidden, end_s - overhead_s)
             decode, drafts, prefill, tokens, took_s, needed = choose(
-                jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, free_blocks
+                jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, free_blocks, patience_s
             )
             awaited_s = last_awaited_s(jobs, hidden, coef, overhead_s, decide_s, end_s, begins_s, took_s)
             if awaited_s > -np.inf:
                 begins_s = awaited_s + overhead_s + decide_s
                 reveal(jobs, hidden, awaited_s)
                 decode, drafts, prefill, tokens, took_s, needed = choose(
-                    jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, free_blocks
+                    jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, free_blocks, patience_s
                 )
         started_s, end_s = begins_s, begins_s + took_s
         free_blocks += advance(

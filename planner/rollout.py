@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.batch import Batch
+from planner.commitment import PATIENT
 from planner.compiling import compiled
 from planner.jobs import Jobs
 from planner.kernels import Floats, Ints, blocks_for, token_due_s
@@ -32,6 +33,7 @@ def roll_forward(
     now_s: float,
     free_blocks: int,
     *,
+    patience_s: Floats = PATIENT,
     horizon_s: float = 1.0,
     max_iterations: int = 64,
 ) -> Rollout:
@@ -46,7 +48,7 @@ def roll_forward(
     batches: list[Batch] = []
     end_s = now_s
     while end_s < now_s + horizon_s and len(batches) < max_iterations:
-        batch = next_batch(jobs, profile, end_s, free_blocks)
+        batch = next_batch(jobs, profile, end_s, free_blocks, patience_s)
         if batch.empty:
             break
         end_s += batch.duration_s

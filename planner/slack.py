@@ -5,15 +5,15 @@
     urgent prefills that can all end within S: a prefill-only iteration, earliest deadline first, tau <= S, and tau <=
         the first deadline in it;
     else a decode iteration, filled up with prefill tokens: B(tau) - n, tau <= the tightest due time. It carries the
-        decodes due before the end of the next one like it, 2 (D + T_w): what is left for later can then wait for a full
-        iteration, instead of cutting one short or running alone, since T(decodes, prefill) < T(decodes) + T(prefill).
+        decodes due before the end of the next one like it, 2 (D + tau_d): what is left for later can then wait for a
+        full iteration, instead of cutting one short or running alone, as T(decodes, prefill) < T(decodes) + T(prefill).
 
 Which prefills count as urgent is Moore and Hodgson's choice (1968): in deadline order, drop the longest best-effort
 one whenever the set is late, so that the fewest miss; guarantees are forced. All others take what is left. Once a
 deadline is out of reach, a first token is worth having up to the tolerance. An iteration can't be interrupted, hence
-tau never exceeds what a pending deadline leaves, nor, for who arrives next, the time T_w in which prefill reaches
-nearly its best rate (`kernels.worthwhile_s`). Memory is checked when a prefill starts: with it, the residents' peak
-(`kernels.peak_tokens`) must fit.
+tau never exceeds what a pending deadline leaves, nor, for who arrives next, what `planner.pacing` makes of the time
+that such an iteration loses: tau_p without decodes, D + tau_d with them. Memory is checked when a prefill starts: with
+it, the residents' peak (`kernels.peak_tokens`) must fit.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from planner.batch import Batch
+from planner.commitment import PATIENT
 from planner.compiling import compiled
 from planner.jobs import Jobs
 from planner.kernels import (
-    WORTHWHILE,
     Bools,
     Floats,
     Ints,
@@ -42,8 +42,8 @@ from planner.kernels import (
     token_budget,
     token_due_s,
     with_decode,
-    worthwhile_s,
 )
+from planner.pacing import LONGEST, balanced_s, constant_s, rate_share, rated_s, steepest_term
 from planner.perf_model import PerfModel
 from planner.profile import HardwareProfile
 from planner.speculation import best_drafts, draft_length, mean_acceptance, with_drafts
@@ -56,8 +56,13 @@ GROWING_BLOCKS = 4  # for every resident, that a guarantee leaves free when it s
 FILLER_SHARE = 0.95  # share of the KV memory that prefills beyond the urgent ones may plan for, see `startable`
 
 
-def next_batch(jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: int) -> Batch:
-    """What to run now. Empty only when no job may run: all held, or no free block for any of them."""
+def next_batch(
+    jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: int, patience_s: Floats = PATIENT
+) -> Batch:
+    """What to run now. Empty only when no job may run: all held, or no free block for any of them.
+
+    `patience_s` is that of the latest arrivals, ascending.
+    """
     decode, drafts, prefill, tokens, duration_s, needed = choose(
         jobs,
         coefficients(profile.perf),
@@ -67,6 +72,7 @@ def next_batch(jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: 
         profile.max_drafts,
         now_s,
         free_blocks,
+        patience_s,
     )
     return Batch(decode=decode, drafts=drafts, prefill=prefill, tokens=tokens, duration_s=duration_s, needed=needed)
 
@@ -193,6 +199,23 @@ def urgent(
             chosen[longest] = False
             work = with_prompt(work, jobs[prefill[longest]], -1)
     return chosen
+
+
+@compiled
+def most_in_time(
+    jobs: Jobs, prefill: Ints, coef: Floats, now_s: float, slack_s: float, step_s: float, stretch: float, cap_s: float
+) -> tuple[Bools, float]:
+    """Whom to serve in time, and how long to prefill without a break: longer than `cap_s` if that serves more."""
+    chosen = urgent(jobs, prefill, coef, now_s, slack_s, step_s, stretch, cap_s)
+    longest_s = rated_s(coef, LONGEST)
+    hopeful = 0
+    for i in range(len(prefill)):
+        hopeful += now_s < jobs[prefill[i]].deadline_s < np.inf
+    if cap_s < longest_s and chosen.sum() < hopeful:
+        more = urgent(jobs, prefill, coef, now_s, slack_s, step_s, stretch, longest_s)
+        if more.sum() > chosen.sum():
+            return more, longest_s
+    return chosen, cap_s
 
 
 @compiled
@@ -384,7 +407,7 @@ def slack_of(jobs: Jobs, decode: Ints, due: Floats, lengths: Ints, coef: Floats,
 @compiled
 def choose(
     jobs: Jobs, coef: Floats, block_tokens: int, max_tokens: int, max_sequences: int, max_drafts: int, now_s: float,
-    free_blocks: int,
+    free_blocks: int, patience_s: Floats,
 ) -> tuple[Ints, Ints, Ints, Ints, float, float]:  # fmt: skip
     """The rule, on rows: (decode, drafts, prefill, tokens, duration, share of the time that is needed)."""
     decode, due, prefill = split(jobs, now_s)
@@ -394,7 +417,7 @@ def choose(
         duration_s = load_s(coef, step_load(jobs, decode, due, np.inf))
         if len(decode) and duration_s <= due[0] - now_s:
             return decode, np.zeros_like(decode), prefill, prefill, duration_s, min(1.0, duration_s / period)
-    cap_s = worthwhile_s(coef)
+    cap_s = balanced_s(coef, patience_s, constant_s(coef, steepest_term(coef)))
     until_s = now_s + period + min(cap_s, period) if period < np.inf else np.inf
     step = step_load(jobs, decode, due, until_s)
     carried = 0
@@ -408,7 +431,7 @@ def choose(
     if len(due):
         slack_s = min(slack_s, due[0] - now_s - together_s)
     stretch = stretch_of(coef, period, step)
-    chosen = urgent(jobs, prefill, coef, now_s, slack_s, step_s, stretch, cap_s)
+    chosen, cap_s = most_in_time(jobs, prefill, coef, now_s, slack_s, step_s, stretch, cap_s)
     order, n_urgent = startable(jobs, prefill, chosen, block_tokens, max_sequences, free_blocks)
     taken = np.zeros(len(order), np.int64)
     if n_urgent and (len(decode) == 0 or urgent_work_s(jobs, order[:n_urgent], coef, cap_s) <= slack_s):
@@ -418,7 +441,8 @@ def choose(
         if load.new > 0:
             return nothing(), nothing(), order[taken > 0], taken[taken > 0], load_s(coef, load), 1.0
     tau_s = max(due[0] - now_s, together_s) if len(due) else np.inf
-    until_s = now_s + max(step_s + period, 2.0 * (step_s + cap_s))
+    beside_s = balanced_s(coef, patience_s, step_s)
+    until_s = now_s + max(step_s + period, 2.0 * (step_s + beside_s))
     lengths, load, free_blocks = due_now(
         jobs, decode, due, coef, block_tokens, max_tokens, now_s, until_s, tau_s, drafts, n_urgent > 0, free_blocks
     )  # fmt: skip
@@ -427,7 +451,7 @@ def choose(
     for i in range(len(decode)):
         if runs[i]:
             tau_s = min(tau_s, due[i] - now_s)
-    tau_s = min(tau_s, load_s(coef, load) + cap_s)
+    tau_s = min(tau_s, load_s(coef, load) + beside_s)
     tau_s = max(tau_s, load_s(coef, load))
     load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, load, free_blocks, taken)
     duration_s = load_s(coef, load)
@@ -446,9 +470,9 @@ def urgent_work_s(jobs: Jobs, order: Ints, coef: Floats, cap_s: float) -> float:
 
 @compiled
 def broken_up_s(coef: Floats, cap_s: float, work: Load) -> float:
-    """How long prefill work takes in iterations of `cap_s` (`worthwhile_s`), at that share of the best rate."""
+    """How long prefill work takes in iterations of `cap_s`."""
     whole_s = load_s(coef, work)
-    return whole_s if whole_s <= cap_s else whole_s / WORTHWHILE
+    return whole_s if whole_s <= cap_s else whole_s / rate_share(coef, cap_s)
 
 
 @compiled

@@ -46,12 +46,14 @@ def follow(
         if ended:
             break
         d, s, p, t, next_s, needed = choose(
-            jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, end_s, left
+            jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, end_s, left, patience_s
         )
         begins_s = end_s
         if not looks_ahead or puts_off(patience_s, end_s - start_s, next_s, decide_s, needed):
             begins_s = end_s + decide_s
-            d, s, p, t, _, _ = choose(jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, left)
+            d, s, p, t, _, _ = choose(
+                jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, left, patience_s
+            )
         d, p = slot_of_row[d], slot_of_row[p]
         n, m, blocks, new, prompt, context, steps, took_s = place(
             sequences, d, s, p, t, left, block_tokens, engine_coef

@@ -53,7 +53,11 @@ COALESCE = 0.8  # of the tightest period: how long a decode step may be made by 
 ROOMY = 0.3  # below this share of the KV memory, drafts need not hurry decodes out of it
 HEADROOM = 1.1  # a guarantee's time is kept from best effort with this much to spare
 GROWING_BLOCKS = 4  # for every resident, that a guarantee leaves free when it starts although the peak is too high
-FILLER_SHARE = 0.95  # share of the KV memory that prefills beyond the urgent ones may plan for, see `startable`
+PLANNED_SHARE = (
+    0.95  # of the KV memory: drafts and whole blocks take more than the peak says, and to run out costs work
+)
+QUIET_SHARE = 0.3  # the same for what isn't urgent while an SLO is at stake, less what those hold whose SLO it is
+OVERTAKEN_S = 300.0  # so long he starts after all others; clients usually wait 600 s for an answer
 
 
 def next_batch(
@@ -256,31 +260,37 @@ def residents(jobs: Jobs, block_tokens: int, free_blocks: int) -> tuple[Ints, In
 
 @compiled
 def startable(
-    jobs: Jobs, prefill: Ints, chosen: Bools, block_tokens: int, max_sequences: int, free_blocks: int
+    jobs: Jobs, prefill: Ints, chosen: Bools, block_tokens: int, max_sequences: int, free_blocks: int, now_s: float
 ) -> tuple[Ints, int]:
     """The prefills that may run, urgent ones first, and how many of them are urgent.
 
     A prefill that has begun may go on. One that hasn't needs the residents' peak with it to fit into the memory, and
     a free sequence. Most outputs end sooner than planned, so a guarantee, whose memory was counted when it was given,
     also starts where the prompts fit and can grow a little. Best effort leaves room for the guarantees that still
-    wait, and what isn't urgent as much again as those hold whose SLO is live: others like them are about to come, and
-    to take the memory back costs its work. Behind a guarantee that doesn't fit nobody else starts; behind best effort
-    that doesn't fit, smaller urgent ones may.
+    wait. Behind a guarantee that doesn't fit nobody else starts; behind best effort that doesn't fit, smaller urgent
+    ones may.
+
+    What isn't urgent costs others time and memory as long as it runs, and most of all where many have just come and
+    more are about to. So while an SLO is at stake it takes little of the memory, and none of as much again as those
+    hold whose SLO is live. Where none is, or after `OVERTAKEN_S`, it takes what is free, but for that.
     """
     remaining, context, count, begun, capacity = residents(jobs, block_tokens, free_blocks)
     sure_remaining, sure_context, sure = with_waiting_guarantees(jobs, prefill, remaining, context, count)
     order = np.empty(len(prefill), np.int64)
     n, n_urgent = 0, 0
-    blocked = False
+    blocked, crowded = False, False  # for everybody who comes now; for those who may still be overtaken
     held = context[:count].sum()
-    filled = FILLER_SHARE * capacity - live_tokens(jobs)
+    live = live_tokens(jobs)
+    spare = PLANNED_SHARE * capacity - live
+    quiet = spare if live == 0 and not chosen.any() else QUIET_SHARE * capacity - live
     for wanted in (True, False):
         for i in range(len(prefill)):
             job = jobs[prefill[i]]
             if chosen[i] != wanted:
                 continue
             if job.context == 0:
-                if blocked or begun >= max_sequences:
+                fresh = not wanted and now_s - job.arrival_s <= OVERTAKEN_S
+                if blocked or begun >= max_sequences or (fresh and crowded):
                     continue
                 rem, ctx = still_to_emit(job), job.prompt_left
                 if job.guaranteed:
@@ -288,10 +298,11 @@ def startable(
                     fits = peak <= capacity or held + ctx + count * GROWING_BLOCKS * block_tokens <= capacity
                 else:
                     peak = peak_tokens(sure_remaining, sure_context, sure, rem, ctx, block_tokens)
-                    fits = peak <= (capacity if wanted else filled)
+                    fits = peak <= (PLANNED_SHARE * capacity if wanted else quiet if fresh else spare)
                 # An empty replica never waits: whatever fits alone may start.
                 if count and not fits:
-                    blocked = job.guaranteed or not wanted
+                    crowded = not wanted
+                    blocked = job.guaranteed or (crowded and not fresh)
                     continue
                 insert_sorted(remaining, context, count, rem, ctx)
                 count += 1
@@ -432,7 +443,7 @@ def choose(
         slack_s = min(slack_s, due[0] - now_s - together_s)
     stretch = stretch_of(coef, period, step)
     chosen, cap_s = most_in_time(jobs, prefill, coef, now_s, slack_s, step_s, stretch, cap_s)
-    order, n_urgent = startable(jobs, prefill, chosen, block_tokens, max_sequences, free_blocks)
+    order, n_urgent = startable(jobs, prefill, chosen, block_tokens, max_sequences, free_blocks, now_s)
     taken = np.zeros(len(order), np.int64)
     if n_urgent and (len(decode) == 0 or urgent_work_s(jobs, order[:n_urgent], coef, cap_s) <= slack_s):
         spare = free_blocks - growth_blocks(jobs, decode, block_tokens)

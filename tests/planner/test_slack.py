@@ -100,7 +100,29 @@ def test_a_prompt_that_the_memory_cannot_hold_waits() -> None:
     decode(jobs, "decode", due_in_s=0.5)
     prefill(jobs, "big", tokens=1600, due_in_s=0.9)
     assert not next_batch(jobs.rows, H200, 0.0, 50).prefill.size
-    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 110).prefill) == ["big"]
+    assert not next_batch(jobs.rows, H200, 0.0, 105).prefill.size  # whole blocks and drafts take more than is planned
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 120).prefill) == ["big"]
+
+
+def test_who_cannot_be_in_time_starts_where_no_slo_is_at_stake() -> None:
+    jobs = JobTable()
+    decode(jobs, "decode", due_in_s=0.5)
+    prefill(jobs, "late", tokens=500, due_in_s=-1.0)
+    jobs["late"]["arrival_s"] = -2.0
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 300).prefill) == ["late"], "memory enough for a burst is left"
+    assert not next_batch(jobs.rows, H200, 0.0, 80).prefill.size
+    jobs["decode"]["guaranteed"] = False
+    jobs["decode"]["due_base_s"] = 1e3  # its first token was late
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 80).prefill) == ["late"]
+
+
+def test_best_effort_is_overtaken_for_minutes_and_not_for_ever() -> None:
+    jobs = JobTable()
+    decode(jobs, "decode", due_in_s=0.5)
+    for name, arrived_ago_s in (("just late", 2.0), ("long late", 301.0)):
+        prefill(jobs, name, tokens=500, due_in_s=1.0 - arrived_ago_s)
+        jobs[name]["arrival_s"] = -arrived_ago_s
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 80).prefill) == ["long late"]
 
 
 def test_held_jobs_never_run() -> None:

@@ -32,6 +32,7 @@ from planner.slack import coefficients
 
 HOP_LIMIT = 4  # replicas asked for a guarantee before the request becomes best effort
 SHORTEST_RETRY_S = 0.05
+STARTING_SOON = 4  # best-effort requests without hope that are rehearsed with the others before they have begun
 PROMOTION_LIMIT = 32  # best-effort requests examined per call of `promote`
 
 
@@ -169,9 +170,12 @@ def rehearsed(
         free_blocks += replica.profile.blocks_for(int(rows["context"][row]))
         rows["context"][row] = 0
         rows["held"][row] = True
-    # Best effort that has nothing to win and nothing to lose takes what others leave.
+    # Best effort that has nothing to win and nothing to lose takes what others leave; the first of them may start soon.
     live = (now_s < rows["deadline_s"]) & (rows["deadline_s"] < math.inf)
-    part = np.flatnonzero(candidate | rows["guaranteed"] | live | (rows["context"] > 0))
+    matters = candidate | rows["guaranteed"] | live | (rows["context"] > 0)
+    others = np.flatnonzero(~matters & ~rows["held"])
+    matters[others[np.argsort(rows["deadline_s"][others], kind="stable")[:STARTING_SOON]]] = True
+    part = np.flatnonzero(matters)
     sure, first_s = np.zeros(len(rows), np.bool_), np.full(len(rows), np.inf)
     sure[part], first_s[part] = _kept(rows[part], candidate[part], replica, now_s, free_blocks)
     return sure, first_s

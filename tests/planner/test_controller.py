@@ -61,6 +61,14 @@ def test_best_effort_makes_room_for_a_guarantee() -> None:
     assert place(arrival(), [state], 0.0).preempt == ("loose",)
 
 
+def test_nobody_is_promised_what_best_effort_about_to_start_would_break() -> None:
+    tight = arrival(ttft_s=0.025, prompt_tokens=50)
+    assert place(tight, [replica("idle")], 0.0).guaranteed
+    state = replica("about to start")
+    state.jobs.add("late", deadline_s=-1.0, tpot_s=0.1, prompt_left=2000, output=100, guaranteed=False)
+    assert not place(tight, [state], 0.0).guaranteed
+
+
 def test_a_long_prompt_is_promised_only_when_little_of_it_is_left() -> None:
     state = replace(replica("a"), firm_tokens=400)
     assert place(arrival(prompt_tokens=400), [state], 0.0).guaranteed

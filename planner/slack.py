@@ -53,9 +53,7 @@ COALESCE = 0.8  # of the tightest period: how long a decode step may be made by 
 ROOMY = 0.3  # below this share of the KV memory, drafts need not hurry decodes out of it
 HEADROOM = 1.1  # a guarantee's time is kept from best effort with this much to spare
 GROWING_BLOCKS = 4  # for every resident, that a guarantee leaves free when it starts although the peak is too high
-PLANNED_SHARE = (
-    0.95  # of the KV memory: drafts and whole blocks take more than the peak says, and to run out costs work
-)
+PLANNED_SHARE = 0.95  # of the KV memory; drafts and whole blocks take more than planned, and running out costs work
 QUIET_SHARE = 0.3  # the same for what isn't urgent while an SLO is at stake, less what those hold whose SLO it is
 OVERTAKEN_S = 300.0  # so long he starts after all others; clients usually wait 600 s for an answer
 

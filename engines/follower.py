@@ -26,7 +26,7 @@ from engines.messages import (
     Telemetry,
 )
 from planner.batch import Batch
-from planner.commitment import Patience, awaited, puts_off
+from planner.commitment import Patience, awaited
 from planner.compiling import compiled
 from planner.controller import ReplicaState, plan_replica, promote
 from planner.jobs import Jobs, JobTable
@@ -171,17 +171,13 @@ class PlanFollower:
                 admitted_s + self.profile.request_overhead_s, admitted_s + coming.ttft_s - own_s
             )
 
-    def puts_off(self, start_s: float, left_s: float, free_blocks: int) -> bool:
-        """Whether to choose the next iteration only when the one in flight has ended, at `start_s`, in `left_s`.
+    def awaits(self, start_s: float, free_blocks: int) -> bool:
+        """Whether to choose the next iteration only when the one in flight has ended, at `start_s`: who is announced
+        can't wait for it.
 
         If not, a `next_batch` at `start_s` need not choose again what was chosen here.
         """
-        latest_s, decide_s = self.patience.latest_s, self.profile.decide_s
-        if not self._announced and not puts_off(latest_s, left_s, math.inf, decide_s, 0.0):
-            return False
-        duration_s, needed = self._foresee(start_s, free_blocks)
-        put_off = bool(puts_off(latest_s, left_s, duration_s, decide_s, needed))
-        if not put_off and self._awaited_s(start_s, duration_s) == -math.inf:
+        if not self._announced or self._awaited_s(start_s, self._foresee(start_s, free_blocks)) == -math.inf:
             return False
         self._foreseen = None
         return True
@@ -193,16 +189,15 @@ class PlanFollower:
         """
         if not self._announced:
             return now_s
-        return max(now_s, self._awaited_s(start_s, self._foresee(start_s, free_blocks)[0]))
+        return max(now_s, self._awaited_s(start_s, self._foresee(start_s, free_blocks)))
 
-    def _foresee(self, start_s: float, free_blocks: int) -> tuple[float, float]:
-        """What would start then: how long it takes, and the share of the device's time that what waits needs."""
+    def _foresee(self, start_s: float, free_blocks: int) -> float:
+        """How long what would start then takes."""
         if self._horizon:
-            return self._horizon[-1].duration_s, 1.0
+            return self._horizon[-1].duration_s
         if self._foreseen is None or self._foreseen[:2] != (start_s, free_blocks):
             self._foreseen = (start_s, free_blocks, self._by_rule(start_s, free_blocks))
-        batch = self._foreseen[2]
-        return batch.duration_s, batch.needed
+        return self._foreseen[2].duration_s
 
     def _awaited_s(self, start_s: float, next_s: float) -> float:
         """When all are here who are awaited instead of starting an iteration of `next_s` at `start_s`; -inf: nobody."""

@@ -15,7 +15,6 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     prefill: NDArray[np.int64]  # rows that prefill
     tokens: NDArray[np.int64]  # prompt tokens for each of them
     duration_s: float  # as the performance model predicts
-    needed: float = 1.0  # share of the device's time that its work needs: below 1 when nothing waits but decodes
 
     @property
     def empty(self) -> bool:

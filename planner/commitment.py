@@ -1,18 +1,14 @@
-"""When the next iteration is decided: while the one before it runs, once that has ended, or later still.
+"""When the next iteration is chosen: just before the one in flight ends, or later still.
 
-Asynchronous scheduling decides ahead, so the device never waits, but who arrives meanwhile waits for two iterations.
-Put off, the decision sees them, and the device waits for the host: `decide_s`. With R left of the iteration in flight,
-N the length of the one to be decided and p an arrival's patience (how long it can wait for its own iteration to start
-and still get its first token in time), an arrival x before the end is lost by deciding ahead if
-
-    p - N < x <= p - decide_s,  0 <= x <= R
-
-so deciding ahead loses those who arrive in that much time. Putting off loses what the device could do in `decide_s`:
-as many requests as arrive in it when all of its time is needed; when decodes alone are left, fewer, by the share
-T(decodes) / TPOT of the time that they need. Put off if, on average over recent arrivals, the one exceeds the other.
+Asynchronous scheduling chooses while the device is busy, so that it never waits. vLLM does so as soon as the iteration
+in flight has begun, and who arrives meanwhile waits for two. Nothing has to be known so early: to choose and to launch
+takes milliseconds, and how long an iteration runs is known but for a small error. Made `lead_s` before the end that the
+performance model expects, the choice sees all who have arrived by then, and the device still has work until the next
+iteration has been launched. Of arrivals in an iteration of tau seconds, the share 1 - lead_s / tau waits for it alone.
 
 A gateway announces a request to its replica when it sends it there, `request_overhead_s` before it can run. Whoever is
-announced and would be lost behind the next iteration, but not in it, is awaited: that is decided when he is there.
+announced and would be lost behind the next iteration, but not in it, is awaited: that is chosen when he is there, and
+the device waits `decide_s` for it.
 """
 
 from __future__ import annotations
@@ -52,22 +48,10 @@ class Patience:
 
 
 @compiled
-def puts_off(patience_s: Floats, left_s: float, next_s: float, decide_s: float, needed: float) -> bool:
-    """Whether to decide the next iteration, `next_s` long, only when the one in flight has ended, in `left_s`.
-
-    `needed` is the share of the device's time that what waits for it needs.
-    """
-    lost_s = 0.0
-    for i in range(len(patience_s)):
-        lost_s += max(0.0, min(left_s, patience_s[i] - decide_s) - max(0.0, patience_s[i] - next_s))
-    return lost_s > decide_s * needed * len(patience_s)
-
-
-@compiled
 def awaited(ready_s: float, latest_s: float, start_s: float, next_s: float, decide_s: float) -> bool:
     """Whether an iteration of `next_s` that could start at `start_s` is to wait for an announced request.
 
     It can run from `ready_s` on, and must start by `latest_s` to get its first token in time: too late behind the
-    iteration, if what follows that is not chosen ahead, but early enough if it is waited for.
+    iteration, but early enough if it is waited for.
     """
     return max(start_s, ready_s + decide_s) <= latest_s < start_s + next_s + decide_s

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.commitment import ANNOUNCED_S, awaited, puts_off
+from planner.commitment import ANNOUNCED_S, awaited
 from planner.compiling import compiled
 from planner.jobs import Jobs
 from planner.kernels import Bools, Floats, blocks_for, iteration_s
@@ -51,8 +51,8 @@ def rehearse(
     return Rehearsal(
         *play(
             jobs.copy(), coefficients(profile.perf), profile.block_tokens, profile.max_batched_tokens,
-            profile.max_sequences, profile.max_drafts, profile.request_overhead_s, profile.decide_s, patience_s,
-            started_s, end_s, free_blocks, watched, until_s,
+            profile.max_sequences, profile.max_drafts, profile.request_overhead_s, profile.decide_s, profile.lead_s,
+            patience_s, started_s, end_s, free_blocks, watched, until_s,
         )
     )  # fmt: skip
 
@@ -60,8 +60,8 @@ def rehearse(
 @compiled
 def play(
     jobs: Jobs, coef: Floats, block_tokens: int, max_tokens: int, max_sequences: int, max_drafts: int,
-    overhead_s: float, decide_s: float, patience_s: Floats, started_s: float, end_s: float, free_blocks: int,
-    watched: Bools, until_s: float,
+    overhead_s: float, decide_s: float, lead_s: float, patience_s: Floats, started_s: float, end_s: float,
+    free_blocks: int, watched: Bools, until_s: float,
 ) -> tuple[Floats, Bools, float, bool]:  # fmt: skip
     """The loop of `rehearse`, on a table of its own."""
     first_s, missed, carry = np.empty(len(jobs)), np.zeros(len(jobs), np.bool_), np.zeros(len(jobs))
@@ -71,7 +71,9 @@ def play(
     rounds, dry = 0, 0
     while rounds < MOST_ITERATIONS and (end_s < until_s or waits(jobs, watched, first_s, end_s)):
         free_blocks += relieve(jobs, block_tokens, free_blocks)
-        decode, drafts, prefill, tokens, took_s, needed = choose(
+        known_s = max(started_s, end_s - lead_s)
+        reveal(jobs, hidden, known_s - overhead_s)
+        decode, drafts, prefill, tokens, took_s = choose(
             jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, end_s, free_blocks, patience_s
         )
         begins_s = end_s
@@ -84,26 +86,24 @@ def play(
             # Rounding may put the difference before the arrival again.
             reveal(jobs, hidden, max(arrived_s, end_s - overhead_s))
             continue
-        awaited_s = last_awaited_s(jobs, hidden, coef, overhead_s, decide_s, started_s, end_s, took_s)
-        if awaited_s > -np.inf or puts_off(patience_s, end_s - started_s, took_s, decide_s, needed):
+        awaited_s = last_awaited_s(jobs, hidden, coef, overhead_s, decide_s, known_s, end_s, took_s)
+        if awaited_s > -np.inf:
             begins_s = end_s + decide_s
             reveal(jobs, hidden, end_s - overhead_s)
-            decode, drafts, prefill, tokens, took_s, needed = choose(
+            decode, drafts, prefill, tokens, took_s = choose(
                 jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, free_blocks, patience_s
             )
             awaited_s = last_awaited_s(jobs, hidden, coef, overhead_s, decide_s, end_s, begins_s, took_s)
             if awaited_s > -np.inf:
                 begins_s = awaited_s + overhead_s + decide_s
                 reveal(jobs, hidden, awaited_s)
-                decode, drafts, prefill, tokens, took_s, needed = choose(
+                decode, drafts, prefill, tokens, took_s = choose(
                     jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, free_blocks, patience_s
                 )
         started_s, end_s = begins_s, begins_s + took_s
         free_blocks += advance(
             jobs, decode, drafts, prefill, tokens, end_s, block_tokens, first_s, missed, carry, False
         )  # fmt: skip
-        # The iteration after the next one is chosen when that begins.
-        reveal(jobs, hidden, started_s - overhead_s)
         rounds, dry = rounds + 1, 0 if len(prefill) else dry + 1
     for row in range(len(jobs)):
         missed[row] |= first_s[row] == np.inf and jobs[row].deadline_s < end_s

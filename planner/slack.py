@@ -65,7 +65,7 @@ def next_batch(
 
     `patience_s` is that of the latest arrivals, ascending.
     """
-    decode, drafts, prefill, tokens, duration_s, needed = choose(
+    decode, drafts, prefill, tokens, duration_s = choose(
         jobs,
         coefficients(profile.perf),
         profile.block_tokens,
@@ -76,7 +76,7 @@ def next_batch(
         free_blocks,
         patience_s,
     )
-    return Batch(decode=decode, drafts=drafts, prefill=prefill, tokens=tokens, duration_s=duration_s, needed=needed)
+    return Batch(decode=decode, drafts=drafts, prefill=prefill, tokens=tokens, duration_s=duration_s)
 
 
 @lru_cache(maxsize=64)
@@ -417,15 +417,15 @@ def slack_of(jobs: Jobs, decode: Ints, due: Floats, lengths: Ints, coef: Floats,
 def choose(
     jobs: Jobs, coef: Floats, block_tokens: int, max_tokens: int, max_sequences: int, max_drafts: int, now_s: float,
     free_blocks: int, patience_s: Floats,
-) -> tuple[Ints, Ints, Ints, Ints, float, float]:  # fmt: skip
-    """The rule, on rows: (decode, drafts, prefill, tokens, duration, share of the time that is needed)."""
+) -> tuple[Ints, Ints, Ints, Ints, float]:  # fmt: skip
+    """The rule, on rows: (decode, drafts, prefill, tokens, duration)."""
     decode, due, prefill = split(jobs, now_s)
     period = period_s(jobs, decode, due)
     if len(prefill) == 0 and max_drafts == 0 and len(decode) <= min(max_tokens, free_blocks):
         # Mostly, all that runs are decodes which can all be done before the first of them is due: nothing is to weigh.
         duration_s = load_s(coef, step_load(jobs, decode, due, np.inf))
         if len(decode) and duration_s <= due[0] - now_s:
-            return decode, np.zeros_like(decode), prefill, prefill, duration_s, min(1.0, duration_s / period)
+            return decode, np.zeros_like(decode), prefill, prefill, duration_s
     cap_s = balanced_s(coef, patience_s, constant_s(coef, steepest_term(coef)))
     until_s = now_s + period + min(cap_s, period) if period < np.inf else np.inf
     step = step_load(jobs, decode, due, until_s)
@@ -448,7 +448,7 @@ def choose(
         tau_s = min(slack_s, cap_s)
         load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, Load(0, 0, 0, 0), spare, taken)
         if load.new > 0:
-            return nothing(), nothing(), order[taken > 0], taken[taken > 0], load_s(coef, load), 1.0
+            return nothing(), nothing(), order[taken > 0], taken[taken > 0], load_s(coef, load)
     tau_s = max(due[0] - now_s, together_s) if len(due) else np.inf
     beside_s = balanced_s(coef, patience_s, step_s)
     until_s = now_s + max(step_s + period, 2.0 * (step_s + beside_s))
@@ -463,9 +463,7 @@ def choose(
     tau_s = min(tau_s, load_s(coef, load) + beside_s)
     tau_s = max(tau_s, load_s(coef, load))
     load = fill(jobs, order, coef, block_tokens, max_tokens, now_s, tau_s, load, free_blocks, taken)
-    duration_s = load_s(coef, load)
-    needed = 1.0 if len(prefill) else min(1.0, duration_s / period)
-    return decode[runs], lengths[runs], order[taken > 0], taken[taken > 0], duration_s, needed
+    return decode[runs], lengths[runs], order[taken > 0], taken[taken > 0], load_s(coef, load)
 
 
 @compiled

@@ -26,6 +26,7 @@ VOCABULARY = 500
 TOKEN_BUDGET = 512
 BLOCK_TOKENS = 16
 ITERATION_S = 0.01
+UNHURRIED_S = 0.001
 
 
 def make_scheduler(
@@ -94,6 +95,7 @@ class Step:
     tokens: dict[str, int]
     drafts: dict[str, int]
     sampling: set[str]  # vLLM's ids of the requests whose known tokens end in this iteration
+    end_s: float
 
     @property
     def total(self) -> int:
@@ -104,7 +106,7 @@ class Step:
 class FakeEngine:
     """Steps a scheduler as EngineCore does: one batch at a time, or one ahead under asynchronous scheduling.
 
-    An iteration takes ITERATION_S on the scheduler's clock.
+    An iteration takes ITERATION_S on the scheduler's clock, and a turn of the loop without one UNHURRIED_S.
     """
 
     scheduler: Any
@@ -113,9 +115,12 @@ class FakeEngine:
     steps: list[Step] = field(default_factory=list)
     emitted: Counter[str] = field(default_factory=Counter)
     now_s: float = 1000.0
+    launch_s: float = 0.0  # from an iteration's choice until the device has it
+    idle_s: float = 0.0  # how long nothing ran between two iterations
 
     def __post_init__(self) -> None:
         self.scheduler.clock = lambda: self.now_s
+        self.scheduler.sleep = self._sleep
         self._queue: deque[Step] = deque()
 
     def add(self, name: str, prompt: int | list[int], output: int, **xargs: Any) -> Any:
@@ -133,9 +138,10 @@ class FakeEngine:
             self._queue.append(step)
             if self.asynchronous and len(self._queue) < 2:
                 return step
-        self.now_s += ITERATION_S
         if self._queue:
             self._finish(self._queue.popleft())
+        if step is None or not step.tokens:
+            self.now_s += UNHURRIED_S
         return step
 
     def run(self, limit: int = 5000) -> list[Step]:
@@ -157,17 +163,24 @@ class FakeEngine:
 
     def _schedule(self) -> Step:
         output = self.scheduler.schedule()
+        self.now_s += self.launch_s
+        self.scheduler.get_grammar_bitmask(output)
         requests = self.scheduler.requests
+        before_s = self.steps[-1].end_s if self.steps else self.now_s
+        start_s = max(self.now_s, before_s)
+        self.idle_s += start_s - before_s
         step = Step(
             output=output,
             tokens={_name(r): n for r, n in output.num_scheduled_tokens.items()},
             drafts={_name(r): len(t) for r, t in output.scheduled_spec_decode_tokens.items()},
             sampling={r for r in output.num_scheduled_tokens if not requests[r].is_prefill_chunk},
+            end_s=start_s + (ITERATION_S if output.num_scheduled_tokens else 0.0),
         )
         self.steps.append(step)
         return step
 
     def _finish(self, step: Step) -> None:
+        self.now_s = max(self.now_s, step.end_s)
         ids = list(step.output.num_scheduled_tokens)
         drafted = step.output.scheduled_spec_decode_tokens
         sampled = [self._sample(len(drafted.get(r, ()))) if r in step.sampling else [] for r in ids]
@@ -189,6 +202,9 @@ class FakeEngine:
         if ids and length and not self.asynchronous:
             drafts = [self.random.choices(range(VOCABULARY), k=length) for _ in ids]
             self.scheduler.update_draft_token_ids(DraftTokenIds(ids, drafts))
+
+    def _sleep(self, seconds: float) -> None:
+        self.now_s += seconds
 
     def _sample(self, drafts: int) -> list[int]:
         return self.random.choices(range(VOCABULARY), k=1 + self.random.randint(0, drafts))

@@ -10,9 +10,9 @@ from engines.sim.acceptance import count
 from engines.sim.flight import advance, ends
 from engines.sim.state import Sequences, Slots
 from engines.sim.steps import place
-from planner.commitment import puts_off
 from planner.compiling import compiled
 from planner.jobs import Jobs
+from planner.kernels import iteration_s
 from planner.slack import choose
 
 Floats = NDArray[np.float64]
@@ -23,11 +23,12 @@ def follow(
     sequences: Sequences, jobs: Jobs, slot_of_row: Slots, row_of_slot: Slots, decode: Slots, drafts: Slots,
     prefill: Slots, tokens: Slots, free: int, block_tokens: int, engine_coef: Floats, coef: Floats, max_tokens: int,
     max_sequences: int, max_drafts: int, start_s: float, end_s: float, until_s: float, token_s: Floats, cursor: Slots,
-    rates: Floats, class_of_slot: Slots, patience_s: Floats, decide_s: float, looks_ahead: bool,
+    rates: Floats, class_of_slot: Slots, patience_s: Floats, expected_end_s: float, decide_s: float, lead_s: float,
+    looks_ahead: bool,
 ) -> tuple[int, int, int, int, float, Slots, Slots, Slots, Slots, float, float, int, int, int, int, bool]:  # fmt: skip
     """Carry out the iteration in flight and those chosen after it, while they end before `until_s`.
 
-    What follows on the iteration in flight is chosen while that runs, or put off (`planner.commitment`).
+    What follows on the iteration in flight is chosen before its expected end (`planner.commitment`), or after its end.
 
     Returns iterations carried out, their prompt and output tokens, blocks taken and the time they took; then the last
     iteration: its arrays, start, end, new, prompt and context tokens, draft steps, and whether it has ended. It has
@@ -45,15 +46,10 @@ def follow(
         ended = growth(jobs, block_tokens) > left
         if ended:
             break
-        d, s, p, t, next_s, needed = choose(
-            jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, end_s, left, patience_s
+        begins_s = max(end_s, expected_end_s - lead_s + decide_s) if looks_ahead else end_s + decide_s
+        d, s, p, t, _ = choose(
+            jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, left, patience_s
         )
-        begins_s = end_s
-        if not looks_ahead or puts_off(patience_s, end_s - start_s, next_s, decide_s, needed):
-            begins_s = end_s + decide_s
-            d, s, p, t, _, _ = choose(
-                jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, left, patience_s
-            )
         d, p = slot_of_row[d], slot_of_row[p]
         n, m, blocks, new, prompt, context, steps, took_s = place(
             sequences, d, s, p, t, left, block_tokens, engine_coef
@@ -65,6 +61,7 @@ def follow(
         emitted = np.empty(n + m, np.int64)
         taken += blocks
         start_s, end_s = begins_s, begins_s + took_s
+        expected_end_s = begins_s + iteration_s(coef, new, context, n + m, steps)
     return (
         rounds, prompts, outputs, taken, busy_s, decode, drafts, prefill, tokens, start_s, end_s, new, prompt, context,
         steps, ended,

@@ -155,4 +155,5 @@ def faster(profile: HardwareProfile, speed: float) -> HardwareProfile:
         perf=PerfModel(terms),
         request_overhead_s=profile.request_overhead_s / speed,
         decide_s=profile.decide_s / speed,
+        lead_s=profile.lead_s / speed,
     )

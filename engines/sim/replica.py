@@ -42,9 +42,10 @@ class SimReplica:
     """One engine with `profile`'s memory and speed, scheduled by a policy.
 
     `noise` is the relative standard deviation of iteration times. With `async_scheduling`, vLLM's default on GPUs, an
-    iteration is chosen when its predecessor starts: arrivals during that predecessor wait for the one after. Unless the
-    policy puts it off: as without `async_scheduling`, the choice then takes the profile's `decide_s`, and nothing runs
-    meanwhile. A request can be chosen `overhead_s` after it was submitted; the policy hears of it after ANNOUNCED_S.
+    iteration is chosen while its predecessor runs, as soon as the policy wants to: who arrives after that waits for the
+    one after. Without, or when the policy waits for somebody, the choice takes the profile's `decide_s`, and nothing
+    runs meanwhile. A request can be chosen `overhead_s` after it was submitted; the policy hears of it after
+    ANNOUNCED_S.
     """
 
     def __init__(
@@ -194,9 +195,11 @@ class SimReplica:
         if before is None or before.end_s < now_s:
             return self._rested(now_s, 0.0)
         if self.state.looks_ahead:
-            self._show_arrivals(before.start_s)
-            if not self.policy.puts_off(now_s, before.end_s - before.start_s):
-                return now_s
+            chosen_s = self.policy.chosen_s(before)
+            self._show_arrivals(min(now_s, max(before.start_s, chosen_s)))
+            start_s = max(now_s, chosen_s + self.profile.decide_s)
+            if not self.policy.awaits(start_s):
+                return start_s
         return self._rested(now_s, self.profile.decide_s)
 
     def _rested(self, now_s: float, decide_s: float) -> float:

@@ -7,6 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.messages import IterationReport
+from planner.profile import HardwareProfile
+
+LAUNCHES = 64  # so many of the latest ones tell how long they take,
+FEW_LAUNCHES = 8  # once there are so many,
+LAUNCHED_SHARE = 0.75  # and so large a share of them is over in time
+MARGIN_S = 0.001
+LONGEST_MARGIN_S = 1.0
+GROWTH = 1.1
+EARLY_ONE_IN = 9
 
 
 @dataclass(slots=True)
@@ -23,12 +32,48 @@ class Flight:
     draft_steps: int
     put_off: bool  # decided only after the one before it had ended: its time has the pause for that in it
     first_tokens: list[Any] = field(default_factory=list)  # requests whose first token this iteration makes
+    launch_s: float = 0.0  # how long it took to choose and launch, as far as vLLM lets us know
+
+    @property
+    def prefills(self) -> bool:
+        return self.new_tokens > self.sequences * (1 + self.draft_steps)
+
+
+class Lead:
+    """How long before the expected end of an iteration the next one is chosen (`planner.commitment`).
+
+    So long that most iterations which prefill have been launched by then: before that, the device may wait, and vLLM
+    doesn't notice the end. And a margin, as expectations err: longer while iterations end early more often than one in
+    `1 + EARLY_ONE_IN`. Until a few have been seen, as long as the profile says.
+    """
+
+    def __init__(self, profile: HardwareProfile) -> None:
+        self._margin_s = MARGIN_S
+        self._launch_s = profile.lead_s - MARGIN_S
+        self._latest_s: deque[float] = deque(maxlen=LAUNCHES)
+
+    @property
+    def s(self) -> float:
+        return self._launch_s + self._margin_s
+
+    def launched(self, took_s: float) -> None:
+        """Choosing and launching an iteration that prefills took so long."""
+        self._latest_s.append(took_s)
+        if len(self._latest_s) >= FEW_LAUNCHES:
+            self._launch_s = sorted(self._latest_s)[int(LAUNCHED_SHARE * len(self._latest_s))]
+
+    def ended(self, early_s: float) -> None:
+        """An iteration ended so much earlier than expected."""
+        # An end isn't noticed before the next iteration is launched: by how much it was early may not show.
+        factor = GROWTH if early_s > MARGIN_S / 2 else GROWTH ** (-1 / EARLY_ONE_IN)
+        self._margin_s = min(max(MARGIN_S, self._margin_s * factor), LONGEST_MARGIN_S)
 
 
 class Flights:
     """First in, first out: iterations end in the order in which they were scheduled."""
 
-    def __init__(self) -> None:
+    def __init__(self, profile: HardwareProfile) -> None:
+        self._lead = Lead(profile)
         self._flights: deque[Flight] = deque()
         self._last_end_s = 0.0
 
@@ -39,8 +84,20 @@ class Flights:
         """When the last of them is expected to end; now if none is under way or it is overdue."""
         return max(now_s, self._flights[-1].expected_end_s) if self._flights else now_s
 
+    def undecided_s(self, now_s: float) -> float:
+        """How long what follows the last of them need not be chosen yet; 0 if none is under way."""
+        return max(0.0, self.expected_end_s(now_s) - self._lead.s - now_s)
+
     def launch(self, flight: Flight) -> None:
         self._flights.append(flight)
+
+    def launched(self, now_s: float) -> None:
+        """The device has been given all of the last of them."""
+        if self._flights and not self._flights[-1].launch_s:
+            flight = self._flights[-1]
+            flight.launch_s = now_s - flight.scheduled_at_s
+            if flight.prefills:
+                self._lead.launched(flight.launch_s)
 
     def land(self, output: Any, now_s: float) -> tuple[Flight, IterationReport] | None:
         """The flight that ends with this output and what it did; None for an output that computed nothing."""
@@ -50,7 +107,8 @@ class Flights:
         # An iteration that was scheduled ahead starts when the one before it ends.
         started_s = max(flight.scheduled_at_s, self._last_end_s)
         self._last_end_s = now_s
-        self._put_off(flight.expected_end_s, now_s)
+        self._lead.ended(flight.expected_end_s - now_s)
+        self._shift(now_s - flight.expected_end_s)
         report = IterationReport(
             duration_s=now_s - started_s,
             new_tokens=flight.new_tokens,
@@ -60,7 +118,7 @@ class Flights:
         )
         return flight, report
 
-    def _put_off(self, expected_end_s: float, end_s: float) -> None:
-        """The iterations behind one that ended early or late end that much earlier or later."""
+    def _shift(self, late_s: float) -> None:
+        """The iterations behind one that ended late end that much later."""
         for flight in self._flights:
-            flight.expected_end_s += end_s - expected_end_s
+            flight.expected_end_s += late_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from engines.messages import IterationReport
+from engines.vllm.flight import Flight
 
 FLUSH_EVERY = 100
 
@@ -16,16 +17,17 @@ class IterationLog:
         self._file = open(path, "ab")  # noqa: SIM115  # open as long as the engine runs
         self._lines = 0
 
-    def write(self, report: IterationReport, expected_s: float, free_blocks: int, *, put_off: bool) -> None:
+    def write(self, report: IterationReport, flight: Flight, free_blocks: int) -> None:
         line = {
             "new_tokens": report.new_tokens,
             "sequences": report.sequences,
             "context_tokens": report.context_tokens,
             "draft_steps": report.draft_steps,
             "ms": round(report.duration_s * 1e3, 3),
-            "expected_ms": round(expected_s * 1e3, 3),
+            "expected_ms": round(flight.expected_s * 1e3, 3),
             "free_blocks": free_blocks,
-            "put_off": put_off,
+            "put_off": flight.put_off,
+            "launch_ms": round(flight.launch_s * 1e3, 3),
         }
         self._file.write(msgspec.json.encode(line) + b"\n")
         self._lines += 1

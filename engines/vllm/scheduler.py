@@ -22,7 +22,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from engines.channel import ReplicaInfo
 from engines.follower import PlanFollower
-from engines.messages import IterationReport, Plan, PlannedIteration, SloArgs
+from engines.messages import Announcement, IterationReport, Plan, PlannedIteration, SloArgs
 from engines.vllm.compat import (
     ClampedScheduler,
     cached_prefix_tokens,
@@ -58,9 +58,10 @@ class SyncSloScheduler(ClampedScheduler):
         require_supported_config(self.vllm_config)
         settings = Settings.from_environment(os.environ)
         self.clock: Callable[[], float] = time.time
+        self.sleep: Callable[[float], None] = time.sleep
         self.follower = PlanFollower(effective_profile(load_profile(settings.profile), self))
         self._tracker = Tracker(self.follower)
-        self._flights = Flights()
+        self._flights = Flights(self.follower.profile)
         self._last_scheduled: dict[str, int] = {}
         self._refused = False  # vLLM found no memory for what was selected last
         self._put_off = False  # the last schedule() left the next iteration's choice to this one
@@ -116,9 +117,8 @@ class SyncSloScheduler(ClampedScheduler):
         now_s = self.clock()
         ends_s = self._flights.expected_end_s(now_s)
         start_s = max(ends_s, now_s + self.follower.profile.decide_s)
-        if self._puts_off(now_s, ends_s, start_s):
-            # Asked again once the iteration in flight has ended, or at once if there is none: who arrives meanwhile
-            # has a say in the next one.
+        if self._awaits(now_s, start_s):
+            # Asked again once the iteration in flight has ended, or at once if there is none.
             self._put_off = True
             self.mind_allowance(True)
             return self._schedule_within({}, 0, args, kwargs)
@@ -163,9 +163,10 @@ class SyncSloScheduler(ClampedScheduler):
         for heard in self._link.arrivals():
             self.follower.announce(heard.announcement, heard.at_s)
 
-    def _puts_off(self, now_s: float, ends_s: float, start_s: float) -> bool:
+    def _awaits(self, now_s: float, start_s: float) -> bool:
+        """Whether who is on the way here is to have a say in what could start then."""
         if self._flights:
-            return self.follower.puts_off(start_s, ends_s - now_s, self._blocks_left)
+            return self.follower.awaits(start_s, self._blocks_left)
         return self.follower.rests_until_s(now_s, start_s, self._blocks_left) > now_s
 
     def _next_batch(self, start_s: float) -> Batch:
@@ -302,7 +303,7 @@ class SyncSloScheduler(ClampedScheduler):
         for request in flight.first_tokens:
             self._tracker.first_token(request, now_s)
         if self._log is not None:
-            self._log.write(report, flight.expected_s, self._blocks_left, put_off=flight.put_off)
+            self._log.write(report, flight, self._blocks_left)
         if not flight.put_off:  # recalibration learns what the device takes; the plan counts the pause by itself
             self._reporter.landed(report)
         for verified in self._tracker.verified(flight.output, output):
@@ -326,6 +327,23 @@ class AsyncSloScheduler(SyncSloScheduler, AsyncScheduler):  # type: ignore[misc]
     """The scheduler for engines that schedule one iteration ahead."""
 
     looks_ahead = True
+
+    def has_requests(self) -> bool:
+        """As vLLM asks before it takes in who has arrived, and has the next iteration scheduled (v1/engine/core.py).
+
+        While an iteration runs it has both done at once. Both can wait until that is nearly over: who arrives by then
+        needs no other iteration to end before his own.
+        """
+        wait_s = self._flights.undecided_s(self.clock())
+        if wait_s > 0.0:
+            self.sleep(wait_s)
+        return bool(super().has_requests())
+
+    def get_grammar_bitmask(self, scheduler_output: Any) -> Any:
+        """What vLLM asks for as soon as it has launched an iteration (v1/engine/core.py)."""
+        if not scheduler_output.pending_structured_output_tokens:  # else vLLM asks once the iteration before has ended
+            self._flights.launched(self.clock())
+        return super().get_grammar_bitmask(scheduler_output)
 
 
 class SloScheduler:
@@ -355,7 +373,8 @@ def warm_up(profile: HardwareProfile) -> None:
     follower.table.rows["prompt_left"][0] = 0
     steps = (PlannedIteration(token_budget=64, duration_s=0.1, speculation=((0.05, 1),), prefill=(("1", 16),)),)
     follower.apply(Plan(replica="", epoch=1, issued_at_s=0.0, horizon=steps))
-    follower.puts_off(0.0, 0.0, profile.kv_blocks)
+    follower.announce(Announcement("2", 64, 1.0), 0.0)
+    follower.awaits(0.0, profile.kv_blocks)
     for _ in range(2):  # first the plan's iteration, then the tail rule's
         follower.to_preempt(profile.kv_blocks)
         batch = follower.next_batch(0.0, profile.kv_blocks)

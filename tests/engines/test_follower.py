@@ -166,7 +166,7 @@ def test_who_is_on_the_way_is_waited_for_until_it_is_here_or_should_be() -> None
     here_s = 1.0 + PROFILE.request_overhead_s
     start_s = 1.001 + PROFILE.decide_s
     assert follows.rests_until_s(1.001, start_s, 8000) == here_s
-    assert follows.puts_off(start_s, 0.0, 8000)
+    assert follows.awaits(start_s, 8000)
     add(follows, SloArgs(slo_id="hasty", slo_ttft_ms=1e3 * hasty_s), 20)
     assert follows.rests_until_s(1.001, start_s, 8000) == 1.001
     follows.announce(Announcement("lost", 20, hasty_s), 1.0)
@@ -178,4 +178,4 @@ def test_whoever_was_announced_and_never_came_is_forgotten() -> None:
     run(follows)
     follows.announce(Announcement("lost", 20, 10.0), 1.0)
     soon_s = 11.0 - PROFILE.perf.iteration_s(20, 20, 1) - 0.001
-    assert not follows.puts_off(soon_s, 0.0, 8000)
+    assert not follows.awaits(soon_s, 8000)

@@ -1,36 +1,11 @@
-"""Whether the next iteration is chosen ahead: what arrivals would lose by it against what the device would."""
+"""How long arrivals can wait, and whom the next iteration waits for."""
 
-import numpy as np
 import pytest
 
-from planner.commitment import Patience, awaited, puts_off
+from planner.commitment import Patience, awaited
 from tests.planner.cases import H200
 
 DECIDE_S = 0.003
-
-
-def patience(*waits_s: float) -> np.ndarray:
-    return np.array(waits_s)
-
-
-def test_nobody_is_waited_for_who_could_wait_for_both_iterations_anyway() -> None:
-    assert not puts_off(patience(0.2, 0.3), 0.02, 0.02, DECIDE_S, 1.0)
-    assert not puts_off(patience(), 0.02, 0.02, DECIDE_S, 1.0)
-
-
-def test_an_iteration_is_put_off_for_who_can_wait_for_one_but_not_for_two() -> None:
-    # Of 20 ms, those who arrive more than 10 ms before the end are lost by choosing ahead, and nobody else is.
-    assert puts_off(patience(0.03), 0.02, 0.02, DECIDE_S, 1.0)
-
-
-def test_the_impatient_must_be_many_enough_to_pay_for_the_pause() -> None:
-    one_of_ten = patience(0.03, *[0.5] * 9)
-    assert not puts_off(one_of_ten, 0.02, 0.02, DECIDE_S, 1.0)
-    assert puts_off(one_of_ten, 0.02, 0.02, DECIDE_S, 0.3)  # a pause costs little when decodes are far ahead
-
-
-def test_who_is_lost_either_way_is_no_reason_to_wait() -> None:
-    assert not puts_off(patience(0.001), 0.02, 0.02, DECIDE_S, 1.0)
 
 
 def test_patience_is_what_the_slo_leaves_beside_the_prompt_itself() -> None:

@@ -98,7 +98,7 @@ def test_the_predicted_first_token_comes_when_it_was_predicted(seed: int) -> Non
 
 def test_who_comes_too_late_to_be_seen_in_time_is_not_promised() -> None:
     """The iteration after the one in flight is chosen already: the first token comes behind both."""
-    replica = Replica(msgspec.structs.replace(H200, decide_s=1.0))
+    replica = Replica(msgspec.structs.replace(H200, lead_s=1.0))
     for n in range(60):
         replica.submit(f"r{n}", prompt=600, ttft_s=60.0, guaranteed=False)
     replica.run(4.0)
@@ -114,7 +114,6 @@ def test_who_comes_just_before_an_iteration_ends_is_waited_for_and_so_promised()
     replica = Replica()
     for n in range(60):
         replica.submit(f"r{n}", prompt=600, ttft_s=60.0, guaranteed=False)
-    replica.submit("hasty", prompt=20, ttft_s=0.05, guaranteed=True)  # those like it make choices be put off
     replica.run(4.0)
     replica.run(4.0 + replica.state().busy_for_s - (H200.request_overhead_s - 0.003))
     asked_s, step_s = replica.now_s, replica.state().busy_for_s + replica.state().running_for_s

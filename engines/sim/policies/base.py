@@ -75,11 +75,11 @@ class Policy(Protocol):
 
     def schedule(self, now_s: float) -> SlotBatch: ...
 
-    def puts_off(self, start_s: float, left_s: float) -> bool:
-        """Whether to choose the iteration that follows only when the one in flight has ended, at `start_s`.
+    def chosen_s(self, flight: Iteration) -> float:
+        """From when on to choose what follows an iteration that is in flight, where it is chosen ahead."""
 
-        Asked when that has `left_s` left, on replicas that choose ahead.
-        """
+    def awaits(self, start_s: float) -> bool:
+        """Whether to choose what could start then only when the one in flight has ended: somebody is on the way."""
 
     def announce(self, slot: int, submitted_s: float) -> None:
         """A request is on its way to the engine, which `add` says when it is there; may be said more than once."""

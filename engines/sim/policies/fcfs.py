@@ -34,7 +34,10 @@ class FcfsPolicy:
         self._coefficients = state.profile.perf.coefficients()
         self._pause_s = 0.0 if state.looks_ahead else state.profile.decide_s
 
-    def puts_off(self, start_s: float, left_s: float) -> bool:
+    def chosen_s(self, flight: Iteration) -> float:
+        return -np.inf
+
+    def awaits(self, start_s: float) -> bool:
         return False
 
     def announce(self, slot: int, submitted_s: float) -> None:

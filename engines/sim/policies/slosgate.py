@@ -88,8 +88,11 @@ class SlosgatePolicy:
         slots = self._slot_of_row
         return SlotBatch(slots[batch.decode], batch.drafts, slots[batch.prefill], batch.tokens)
 
-    def puts_off(self, start_s: float, left_s: float) -> bool:
-        return self.follower.puts_off(start_s, left_s, self._state.pool.free)
+    def chosen_s(self, flight: Iteration) -> float:
+        return self._expected_end_s(flight) - self._state.profile.lead_s
+
+    def awaits(self, start_s: float) -> bool:
+        return self.follower.awaits(start_s, self._state.pool.free)
 
     def announce(self, slot: int, submitted_s: float) -> None:
         request = self._state.request(slot)
@@ -117,7 +120,8 @@ class SlosgatePolicy:
             batch.decode, batch.drafts, batch.prefill, batch.tokens, self._state.pool.free, profile.block_tokens,
             coefficients(self._state.profile.perf), coefficients(profile.perf), profile.max_batched_tokens,
             profile.max_sequences, profile.max_drafts, flight.start_s, flight.end_s, until_s, log.token_s, log.cursor,
-            self._rates.counts, self._class_of_slot, self.follower.patience.latest_s, self._state.profile.decide_s,
+            self._rates.counts, self._class_of_slot, self.follower.patience.latest_s,
+            self._expected_end_s(flight), self._state.profile.decide_s, self._state.profile.lead_s,
             self._state.looks_ahead,
         )  # fmt: skip
         if not rounds:
@@ -135,6 +139,12 @@ class SlosgatePolicy:
 
     def drafts(self) -> tuple[DraftReport, ...]:
         return self._rates.news()
+
+    def _expected_end_s(self, flight: Iteration) -> float:
+        did = flight.report
+        return flight.start_s + self.follower.profile.perf.iteration_s(
+            did.new_tokens, did.context_tokens, did.sequences, did.draft_steps
+        )
 
     def _preempt(self, job_id: str) -> None:
         self._state.preempt(self._state.slot_of[job_id])

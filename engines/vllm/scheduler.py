@@ -332,11 +332,13 @@ class AsyncSloScheduler(SyncSloScheduler, AsyncScheduler):  # type: ignore[misc]
         """As vLLM asks before it takes in who has arrived, and has the next iteration scheduled (v1/engine/core.py).
 
         While an iteration runs it has both done at once. Both can wait until that is nearly over: who arrives by then
-        needs no other iteration to end before his own.
+        needs no other iteration to end before his own. But where a pipeline runs several at once, to wait for one would
+        leave the others' places empty.
         """
-        wait_s = self._flights.undecided_s(self.clock())
-        if wait_s > 0.0:
-            self.sleep(wait_s)
+        if self.vllm_config.parallel_config.pipeline_parallel_size == 1:
+            wait_s = self._flights.undecided_s(self.clock())
+            if wait_s > 0.0:
+                self.sleep(wait_s)
         return bool(super().has_requests())
 
     def get_grammar_bitmask(self, scheduler_output: Any) -> Any:

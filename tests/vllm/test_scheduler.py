@@ -207,6 +207,21 @@ def test_who_comes_while_an_iteration_runs_is_in_the_next_one(make_engine: MakeE
         assert engine.idle_s == pytest.approx(0.0)
 
 
+def test_a_pipeline_is_filled_without_delay(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.add("here", 10, 100, slo_ttft_ms=5000, slo_tpot_ms=100, slo_guaranteed=1)
+    waits_s: list[float] = []
+    engine.scheduler.sleep = waits_s.append
+    for _ in range(10):
+        engine.step()
+    assert bool(waits_s) == engine.asynchronous
+    waits_s.clear()
+    engine.scheduler.vllm_config.parallel_config.pipeline_parallel_size = 2
+    for _ in range(10):
+        engine.step()
+    assert not waits_s
+
+
 def test_a_profile_that_expects_too_long_iterations_soon_costs_nothing(make_engine: MakeEngine) -> None:
     engine = make_engine()
     follower = engine.scheduler.follower

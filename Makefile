@@ -43,7 +43,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 demo: $(STAMP)
-	$(BIN)/python -m bench.demo --out out/demo
+	$(BIN)/python -m slosgate.bench.demo --out out/demo
 
 # All tables and figures of the paper's evaluation, on one page. Searches are kept: a second run asks only what changed.
 reproduce: $(STAMP)
@@ -72,7 +72,7 @@ bench: $(STAMP)
 
 # Ten minutes at 80 % load with clients that hang up at random: what stays behind fails it.
 soak: $(STAMP)
-	$(BIN)/python -m bench.gateway_bench.soak --minutes 10 --json out/soak.json
+	$(BIN)/python -m slosgate.bench.gateway_bench.soak --minutes 10 --json out/soak.json
 
 clean:
 	rm -rf $(VENV) out

@@ -37,11 +37,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.attainment import PAPER, ROUNDING_S
-from bench.load import Call, Load, Offered
-from planner.compiling import compiled
-from planner.perf_model import Term
-from planner.profile import HardwareProfile
+from slosgate.bench.attainment import PAPER, ROUNDING_S
+from slosgate.bench.load import Call, Load, Offered
+from slosgate.planner.compiling import compiled
+from slosgate.planner.perf_model import Term
+from slosgate.planner.profile import HardwareProfile
 
 PROMPTS_WITHIN_S = 30.0  # Moore-Hodgson windows longer than this add little and cost much
 MARKS = 64  # windows of all work begin and end at so many arrivals

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-PACKAGES = ("bench", "engines", "gateway", "planner", "traces")
+PACKAGE = "slosgate"
 
 
 def folder() -> Path:
@@ -85,7 +85,7 @@ def _files(modules: Iterable[str]) -> set[Path]:
 
 def _source(name: str) -> Path | None:
     """The file of a module of this project; None for anything else."""
-    if name.partition(".")[0] not in PACKAGES:
+    if name.partition(".")[0] != PACKAGE:
         return None
     try:
         spec = importlib.util.find_spec(name)

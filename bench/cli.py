@@ -14,8 +14,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from bench.commands import capacity, gateway_bench, plan_bench, profile, report, reproduce, run, traces
-from bench.errors import InputError, RunError
+from slosgate.bench.commands import capacity, gateway_bench, plan_bench, profile, report, reproduce, run, traces
+from slosgate.bench.errors import InputError, RunError
 
 
 class _Commands(TyperGroup):

@@ -15,12 +15,12 @@ import msgspec
 import typer
 from rich.console import Console
 
-from bench import report, results, scenarios
-from bench.load import Load, offer
-from bench.results import Row
-from bench.running import Settings, announce, measure, table
-from bench.scenarios import Like, Scenario
-from engines import profiles
+from slosgate.bench import report, results, scenarios
+from slosgate.bench.load import Load, offer
+from slosgate.bench.results import Row
+from slosgate.bench.running import Settings, announce, measure, table
+from slosgate.bench.scenarios import Like, Scenario
+from slosgate.engines import profiles
 
 HARDWARE = "h200-opt-13b"
 SYSTEMS = ("vllm", "slos-serve-ar")

@@ -19,10 +19,10 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from bench.attainment import BEST_EFFORT, GUARANTEED, REJECTED, UNSAID, RequestOutcome, StageOutcome
-from bench.errors import InputError
-from bench.load import Call, Load, Offered, unserved
-from bench.results import Row
+from slosgate.bench.attainment import BEST_EFFORT, GUARANTEED, REJECTED, UNSAID, RequestOutcome, StageOutcome
+from slosgate.bench.errors import InputError
+from slosgate.bench.load import Call, Load, Offered, unserved
+from slosgate.bench.results import Row
 
 LATE_S = 0.010  # a request that leaves later than this after its time counts as late
 TOKEN_IDS = (1000, 20_000)  # ordinary tokens of every vocabulary in use

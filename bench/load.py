@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from bench import scenarios
-from bench.attainment import RequestOutcome, StageOutcome
-from bench.scenarios import Scenario, StageSlo
-from planner.profile import HardwareProfile
-from traces.records import Stage
+from slosgate.bench import scenarios
+from slosgate.bench.attainment import RequestOutcome, StageOutcome
+from slosgate.bench.scenarios import Scenario, StageSlo
+from slosgate.planner.profile import HardwareProfile
+from slosgate.traces.records import Stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.results import Row
-from planner.admission import admit
-from planner.controller import ReplicaState, rehearsed
-from planner.jobs import JobTable
-from planner.profile import HardwareProfile
-from planner.slack import coefficients, next_batch
+from slosgate.bench.results import Row
+from slosgate.planner.admission import admit
+from slosgate.planner.controller import ReplicaState, rehearsed
+from slosgate.planner.jobs import JobTable
+from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.slack import coefficients, next_batch
 
 TIERS_S = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 ACCEPTANCE = 0.7

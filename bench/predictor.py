@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.results import Row
-from planner.fit import Errors, Measurements, errors, fit, held_out, predict, read_measurements, timing_faults
-from planner.perf_model import PerfModel
+from slosgate.bench.results import Row
+from slosgate.planner.fit import Errors, Measurements, errors, fit, held_out, predict, read_measurements, timing_faults
+from slosgate.planner.perf_model import PerfModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ import msgspec
 import numpy as np
 from redis.exceptions import RedisError
 
-from bench.errors import RunError
-from engines.channel import ReplicaInfo, connect, live_replicas, telemetry_reports
-from engines.messages import IterationReport, Telemetry
-from planner.profile import HardwareProfile
+from slosgate.bench.errors import RunError
+from slosgate.engines.channel import ReplicaInfo, connect, live_replicas, telemetry_reports
+from slosgate.engines.messages import IterationReport, Telemetry
+from slosgate.planner.profile import HardwareProfile
 
 ROUNDS = 3
 SETTLE_S = 2.0  # how long the telemetry of a burst that has ended is waited for

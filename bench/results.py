@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bench.errors import InputError
+from slosgate.bench.errors import InputError
 
 Row = dict[str, Any]
 

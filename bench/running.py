@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench import results, scenarios, stack, tuning, virtual
-from bench.attainment import collect
-from bench.errors import InputError, choose
-from bench.live import LiveRun, Target, model_at, replay
-from bench.load import Load, offer
-from bench.results import Result, Row
-from bench.summary import summarize
-from engines import profiles
-from planner.profile import HardwareProfile
+from slosgate.bench import results, scenarios, stack, tuning, virtual
+from slosgate.bench.attainment import collect
+from slosgate.bench.errors import InputError, choose
+from slosgate.bench.live import LiveRun, Target, model_at, replay
+from slosgate.bench.load import Load, offer
+from slosgate.bench.results import Result, Row
+from slosgate.bench.summary import summarize
+from slosgate.engines import profiles
+from slosgate.planner.profile import HardwareProfile
 
 
 @dataclass(frozen=True, slots=True)

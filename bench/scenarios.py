@@ -21,16 +21,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bench.errors import InputError, choose, positive
-from planner.profile import HardwareProfile
-from traces import sources
-from traces.arrivals import Poisson
-from traces.burstiness import Burstiness, Times, burstiness
-from traces.errors import TraceError
-from traces.records import Provenance, Stage, TraceRequest
-from traces.scaling import METHODS, Scaled, repeat
-from traces.sources import Places
-from traces.windows import WHOLE, Slice, arrival_times, drop_longer, pair
+from slosgate.bench.errors import InputError, choose, positive
+from slosgate.planner.profile import HardwareProfile
+from slosgate.traces import sources
+from slosgate.traces.arrivals import Poisson
+from slosgate.traces.burstiness import Burstiness, Times, burstiness
+from slosgate.traces.errors import TraceError
+from slosgate.traces.records import Provenance, Stage, TraceRequest
+from slosgate.traces.scaling import METHODS, Scaled, repeat
+from slosgate.traces.sources import Places
+from slosgate.traces.windows import WHOLE, Slice, arrival_times, drop_longer, pair
 
 FILE = Path(__file__).with_name("scenarios.toml")
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench.results import Row
-from bench.sweeps import Answer
+from slosgate.bench.results import Row
+from slosgate.bench.sweeps import Answer
 
 
 @contextmanager

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import InputError, RunError
-from bench.live import Target
-from gateway import valkey
+from slosgate.bench.errors import InputError, RunError
+from slosgate.bench.live import Target
+from slosgate.gateway.state import valkey
 
 START_S = 180.0  # compiling the planner on a cold cache takes most of it; `slosgate warm-up` does it ahead
 STOP_S = 10.0
-SLOSGATE = (sys.executable, "-c", "from gateway.cli import main; main()")  # `slosgate` of this environment
+SLOSGATE = (sys.executable, "-m", "slosgate")  # `slosgate` of this environment
 MODEL = "simulated"
 POLICIES = {"vllm": "vllm", "slos-serve-ar": "slosgate"}  # systems that can run live, and their replicas' scheduler
 WITH_GATEWAY = ("slos-serve-ar",)
@@ -76,7 +76,7 @@ def _gateway(plan: Plan, redis_url: str, folder: Path, ending: contextlib.ExitSt
     config.write_text("".join(f'[classes."{name}"]\n' for name in plan.classes), encoding="utf-8")
     port = _free_port()
     command = ["serve", "--config", str(config), "--redis", redis_url, "--port", str(port)]
-    process = _spawn(command, folder / "gateway.log", ending)
+    process = _spawn(command, folder / "slosgate.gateway.log", ending)
     return _ready(port, "/ready", process, needs=[f'"replica-{n}"' for n in range(plan.replicas)])
 
 

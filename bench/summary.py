@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from bench.attainment import (
+from slosgate.bench.attainment import (
     BEST_EFFORT,
     GUARANTEED,
     PAPER,
@@ -24,7 +24,7 @@ from bench.attainment import (
     ttft_share,
     wilson,
 )
-from bench.results import Row
+from slosgate.bench.results import Row
 
 CURVE_POINTS = 201
 TIMELINE_BINS = 60

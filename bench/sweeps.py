@@ -20,20 +20,26 @@ from typing import Any
 
 import numpy as np
 
-from bench import bound, cache, scenarios, tuning, virtual
-from bench.attainment import GUARANTEED, PAPER, attained, collect, wilson
-from bench.capacity import STRIDE, Capacity, Count, rate_of, search, step_of
-from bench.load import Load, offer
-from bench.results import Row
-from bench.virtual import VirtualRun
-from engines import profiles
-from engines.sim import systems
+from slosgate.bench import bound, cache, scenarios, tuning, virtual
+from slosgate.bench.attainment import GUARANTEED, PAPER, attained, collect, wilson
+from slosgate.bench.capacity import STRIDE, Capacity, Count, rate_of, search, step_of
+from slosgate.bench.load import Load, offer
+from slosgate.bench.results import Row
+from slosgate.bench.virtual import VirtualRun
+from slosgate.engines import profiles
+from slosgate.engines.sim import systems
 
 ACCEPTANCE = 0.7  # of drafted tokens, in every comparison with speculation
 SEEDS = 3
 NEAR = 8  # grid steps of the first look where the capacity can be guessed: about 1.2 x
 SURE_Z = 2.576  # an attainment whose 99 % interval leaves the target out needs no further seed
-LOAD_MODULES = ("bench.load", "bench.scenarios", "bench.attainment", "engines.profiles", "engines.sim.cluster")
+LOAD_MODULES = (
+    "slosgate.bench.load",
+    "slosgate.bench.scenarios",
+    "slosgate.bench.attainment",
+    "slosgate.engines.profiles",
+    "slosgate.engines.sim.cluster",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +186,7 @@ def _remembered(
     asked = {**more, **dataclasses.asdict(question), "rate_rps": rate_rps, "seed": seed, "source": load.trace_source}
     del asked["seeds"]  # how many runs are pooled changes none of them
     module = systems.load(tuning.base(question.system)).__module__
-    return cache.remembered(asked, (*LOAD_MODULES, module), tell, alone=("bench.virtual",), enough=enough)
+    return cache.remembered(asked, (*LOAD_MODULES, module), tell, alone=("slosgate.bench.virtual",), enough=enough)
 
 
 def _simulate(question: Question, load: Load, seed: int, misses_allowed: int | None = None) -> VirtualRun:
@@ -228,7 +234,9 @@ def bound_rps_per_gpu(question: Question, target: float) -> float:
         "bound": question.scenario, "hardware": question.hardware, "replicas": question.replicas, "target": target,
         "acceptance": acceptance, "source": source,
     }  # fmt: skip
-    return float(cache.remembered(asked, ("bench.bound", "bench.load", "engines.profiles"), compute))
+    return float(
+        cache.remembered(asked, ("slosgate.bench.bound", "slosgate.bench.load", "slosgate.engines.profiles"), compute)
+    )
 
 
 class Workers:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.errors import choose
-from engines.sim import systems
-from planner.profile import HardwareProfile
+from slosgate.bench.errors import choose
+from slosgate.engines.sim import systems
+from slosgate.planner.profile import HardwareProfile
 
 BASELINES = ("vllm", "vllm-v0", "sarathi", "distserve")
 BUDGETS = {

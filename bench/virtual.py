@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import tuning
-from bench.attainment import BEST_EFFORT, PAPER, UNSAID, Floats, RequestOutcome, attained, collect, judged
-from bench.load import Call, Load, Offered, unserved
-from bench.results import Row
-from engines.sim import systems
-from engines.sim.cluster import Run, Watch
-from engines.sim.cluster import simulate as simulate_cluster
-from engines.sim.systems import Settings, SimRequest, SimStage, StageJob
-from planner.profile import HardwareProfile
+from slosgate.bench import tuning
+from slosgate.bench.attainment import BEST_EFFORT, PAPER, UNSAID, Floats, RequestOutcome, attained, collect, judged
+from slosgate.bench.load import Call, Load, Offered, unserved
+from slosgate.bench.results import Row
+from slosgate.engines.sim import systems
+from slosgate.engines.sim.cluster import Run, Watch
+from slosgate.engines.sim.cluster import simulate as simulate_cluster
+from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, StageJob
+from slosgate.planner.profile import HardwareProfile
 
 DRAIN_S = 300.0  # what has not ended so long after the last arrival counts as unfinished
 LOOKS = 16  # at the misses so far, while requests arrive

@@ -24,8 +24,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from engines.messages import Announcement, Plan, Telemetry
-from planner.profile import HardwareProfile
+from slosgate.engines.messages import Announcement, Plan, Telemetry
+from slosgate.planner.profile import HardwareProfile
 
 HEARTBEAT_S = 1.0
 HEARTBEAT_TTL_MS = 3_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.messages import DraftReport
+from slosgate.engines.messages import DraftReport
 
 
 class DraftTally:

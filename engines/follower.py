@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.messages import (
+from slosgate.engines.messages import (
     Announcement,
     DraftReport,
     IterationReport,
@@ -25,15 +25,15 @@ from engines.messages import (
     SloArgs,
     Telemetry,
 )
-from planner.batch import Batch
-from planner.commitment import Patience, awaited
-from planner.compiling import compiled
-from planner.controller import ReplicaState, plan_replica, promote
-from planner.jobs import Jobs, JobTable
-from planner.kernels import tier_s, token_due_s
-from planner.perf_model import PerfModel
-from planner.profile import HardwareProfile
-from planner.slack import next_batch
+from slosgate.planner.batch import Batch
+from slosgate.planner.commitment import Patience, awaited
+from slosgate.planner.compiling import compiled
+from slosgate.planner.controller import ReplicaState, plan_replica, promote
+from slosgate.planner.jobs import Jobs, JobTable
+from slosgate.planner.kernels import tier_s, token_due_s
+from slosgate.planner.perf_model import PerfModel
+from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.slack import next_batch
 
 Recalibration = Callable[[IterationReport], PerfModel | None]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engines.messages import PlannedIteration
-from planner.controller import ReplicaPlan
+from slosgate.engines.messages import PlannedIteration
+from slosgate.planner.controller import ReplicaPlan
 
 
 def horizon_of(planned: ReplicaPlan) -> tuple[PlannedIteration, ...]:

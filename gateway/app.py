@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from gateway.api import routes
-from gateway.config import Config
-from gateway.errors import GatewayError, handle
-from gateway.gateway import Gateway
+from slosgate.gateway.config import Config
+from slosgate.gateway.errors import GatewayError, handle
+from slosgate.gateway.gateway import Gateway
+from slosgate.gateway.http.api import routes
 
 
 def create_app(config: Config, redis_url: str, *, clock: Callable[[], float] = time.time) -> Starlette:

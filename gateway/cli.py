@@ -19,17 +19,18 @@ import msgspec
 import typer
 import uvicorn
 
-import engines.sim.warmup
-import planner
-from engines import profiles
-from engines.sim import policies
-from engines.sim.command import sim
-from engines.vllm.command import CONTEXT_SETTINGS, vllm
-from gateway import overflow, tokenizing, valkey
-from gateway.app import create_app
-from gateway.config import Config, ConfigError, load, problem_at
-from gateway.contract import describe
-from gateway.fleet import load_profile
+from slosgate import planner
+from slosgate.engines import profiles
+from slosgate.engines.sim import policies, warmup
+from slosgate.engines.sim.command import sim
+from slosgate.engines.vllm.command import CONTEXT_SETTINGS, vllm
+from slosgate.gateway.app import create_app
+from slosgate.gateway.config import Config, ConfigError, load, problem_at
+from slosgate.gateway.decisions import tokenizing
+from slosgate.gateway.http import overflow
+from slosgate.gateway.promises.contract import describe
+from slosgate.gateway.replicas.fleet import load_profile
+from slosgate.gateway.state import valkey
 
 KEEP_ALIVE_S = 75  # longer than any client keeps an idle connection, so that none meets one that is just closing
 
@@ -62,7 +63,7 @@ def warm_up() -> None:
     """Compile the planner ahead, once for an installation: else the first start of each program does, for a minute."""
     planner.warm_up()
     for policy in policies.names():
-        engines.sim.warmup.warm_up(profiles.load("h200-opt-13b"), policies.load(policy))
+        warmup.warm_up(profiles.load("h200-opt-13b"), policies.load(policy))
 
 
 @app.command("check-config")

@@ -12,28 +12,28 @@ from uuid import uuid4
 
 from starlette.types import Receive, Send
 
-from gateway import tokenizing
-from gateway.admission import Admission, reachable
-from gateway.background import kept_up
-from gateway.completion import Kind, parse
-from gateway.config import Config
-from gateway.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
-from gateway.drafts import Drafts
-from gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
-from gateway.exchange import Exchange
-from gateway.fleet import Fleet, Replica
-from gateway.headroom import Headroom
-from gateway.keys import Holder, Keys
-from gateway.ledger import Ledger
-from gateway.lengths import Lengths
-from gateway.metrics import Metrics
-from gateway.overflow import Overflow
-from gateway.passthrough import Passthrough
-from gateway.planning import Planning
-from gateway.records import Records, log_stream
-from gateway.relay import Relay
-from gateway.tokenizing import Tokenizers
-from gateway.upstream import Upstream
+from slosgate.gateway.background import kept_up
+from slosgate.gateway.config import Config
+from slosgate.gateway.decisions import tokenizing
+from slosgate.gateway.decisions.admission import Admission, reachable
+from slosgate.gateway.decisions.drafts import Drafts
+from slosgate.gateway.decisions.headroom import Headroom
+from slosgate.gateway.decisions.lengths import Lengths
+from slosgate.gateway.decisions.planning import Planning
+from slosgate.gateway.decisions.tokenizing import Tokenizers
+from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
+from slosgate.gateway.http.keys import Holder, Keys
+from slosgate.gateway.http.overflow import Overflow
+from slosgate.gateway.http.passthrough import Passthrough
+from slosgate.gateway.http.relay import Relay
+from slosgate.gateway.promises.completion import Kind, parse
+from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
+from slosgate.gateway.promises.exchange import Exchange
+from slosgate.gateway.replicas.fleet import Fleet, Replica
+from slosgate.gateway.replicas.upstream import Upstream
+from slosgate.gateway.reports.metrics import Metrics
+from slosgate.gateway.reports.records import Records, log_stream
+from slosgate.gateway.state.ledger import Ledger
 
 CANCEL_TIMES = 5
 CANCEL_S = 2.0

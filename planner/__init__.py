@@ -4,6 +4,6 @@ Nothing here does I/O, reads a clock or knows about Redis, HTTP or vLLM: every f
 `now_s` and returns records, so the gateway, the engines and the simulator share one planner.
 """
 
-from planner.warmup import warm_up
+from slosgate.planner.warmup import warm_up
 
 __all__ = ["warm_up"]

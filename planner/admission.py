@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.budget import (
+from slosgate.planner.budget import (
     BARRED,
     BUDGET,
     DEADLINE,
@@ -39,10 +39,10 @@ from planner.budget import (
     Problem,
     problems,
 )
-from planner.compiling import compiled
-from planner.jobs import Jobs
-from planner.kernels import Bools, Floats, Ints
-from planner.profile import HardwareProfile
+from slosgate.planner.compiling import compiled
+from slosgate.planner.jobs import Jobs
+from slosgate.planner.kernels import Bools, Floats, Ints
+from slosgate.planner.profile import HardwareProfile
 
 WIDEST_FRONT = 192  # most states kept per candidate; beyond, the answer is feasible but may not be the best
 STATES = 2048  # kept in all, over the candidates: what bounds the time of a call with many of them

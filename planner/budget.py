@@ -37,9 +37,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.compiling import compiled
-from planner.jobs import Jobs
-from planner.kernels import (
+from slosgate.planner.compiling import compiled
+from slosgate.planner.jobs import Jobs
+from slosgate.planner.kernels import (
     Bools,
     Floats,
     Ints,
@@ -50,9 +50,9 @@ from planner.kernels import (
     token_budget,
     token_due_s,
 )
-from planner.pacing import SHORTEST, rated_s, slope_of, steepest_term
-from planner.profile import HardwareProfile
-from planner.speculation import expected_tokens, tier_lengths
+from slosgate.planner.pacing import SHORTEST, rated_s, slope_of, steepest_term
+from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.speculation import expected_tokens, tier_lengths
 
 MARGIN = 1e-9  # seconds or tokens: rounding, so that every solver draws the line at the same place
 MOST_TIERS = 16

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from planner.compiling import compiled
-from planner.kernels import Floats
-from planner.profile import HardwareProfile
+from slosgate.planner.compiling import compiled
+from slosgate.planner.kernels import Floats
+from slosgate.planner.profile import HardwareProfile
 
 REMEMBERED = 128
 PATIENT: Floats = np.empty(0)  # while there were no arrivals

@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.admission import Admission, admit
-from planner.budget import problems
-from planner.commitment import Patience
-from planner.compiling import compiled
-from planner.jobs import Jobs, JobTable
-from planner.kernels import Bools, token_due_s
-from planner.profile import HardwareProfile
-from planner.rehearsal import Rehearsal, rehearse
-from planner.rollout import roll_forward
-from planner.slack import coefficients
+from slosgate.planner.admission import Admission, admit
+from slosgate.planner.budget import problems
+from slosgate.planner.commitment import Patience
+from slosgate.planner.compiling import compiled
+from slosgate.planner.jobs import Jobs, JobTable
+from slosgate.planner.kernels import Bools, token_due_s
+from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.rehearsal import Rehearsal, rehearse
+from slosgate.planner.rollout import roll_forward
+from slosgate.planner.slack import coefficients
 
 HOP_LIMIT = 4  # replicas asked for a guarantee before the request becomes best effort
 SHORTEST_RETRY_S = 0.05

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.perf_model import PerfModel, Term
+from slosgate.planner.perf_model import PerfModel, Term
 
 Floats = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.budget import Problem, feasible
+from slosgate.planner.budget import Problem, feasible
 
 
 def admit_greedily(problem: Problem) -> NDArray[np.bool_] | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.compiling import compiled
+from slosgate.planner.compiling import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from planner.compiling import compiled
-from planner.kernels import Floats
+from slosgate.planner.compiling import compiled
+from slosgate.planner.kernels import Floats
 
 SHORTEST = 0.9  # share of the best prefill rate that an iteration reaches in any case
 LONGEST = 0.98  # beyond this share longer iterations gain hardly anything

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from planner.perf_model import PerfModel
+from slosgate.planner.perf_model import PerfModel
 
 
 class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from planner.perf_model import PerfModel, Term
+from slosgate.planner.perf_model import PerfModel, Term
 
 FORGET = 0.98  # about 50 iterations of memory
 QUANTILE = 0.9

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.commitment import ANNOUNCED_S, awaited
-from planner.compiling import compiled
-from planner.jobs import Jobs
-from planner.kernels import Bools, Floats, blocks_for, iteration_s
-from planner.profile import HardwareProfile
-from planner.rollout import advance
-from planner.slack import choose, coefficients
+from slosgate.planner.commitment import ANNOUNCED_S, awaited
+from slosgate.planner.compiling import compiled
+from slosgate.planner.jobs import Jobs
+from slosgate.planner.kernels import Bools, Floats, blocks_for, iteration_s
+from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.rollout import advance
+from slosgate.planner.slack import choose, coefficients
 
 MOST_ITERATIONS = 32
 DRY = 4  # so many iterations without prefill at the end: who still waits then, waits for memory

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.batch import Batch
-from planner.commitment import PATIENT
-from planner.compiling import compiled
-from planner.jobs import Jobs
-from planner.kernels import Floats, Ints, blocks_for, token_due_s
-from planner.profile import HardwareProfile
-from planner.slack import TOLERANCE, next_batch
-from planner.speculation import expected_tokens
+from slosgate.planner.batch import Batch
+from slosgate.planner.commitment import PATIENT
+from slosgate.planner.compiling import compiled
+from slosgate.planner.jobs import Jobs
+from slosgate.planner.kernels import Floats, Ints, blocks_for, token_due_s
+from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.slack import TOLERANCE, next_batch
+from slosgate.planner.speculation import expected_tokens
 
 
 @dataclass(frozen=True, slots=True)

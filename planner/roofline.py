@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.perf_model import PerfModel, Term
-from planner.profile import HardwareProfile
+from slosgate.planner.perf_model import PerfModel, Term
+from slosgate.planner.profile import HardwareProfile
 
 BANDWIDTH_SHARE = 0.80  # of the peak while weights are read: 25.7 GB in 6.7 ms on the H200
 KV_SHARE = 0.96  # of the peak while KV is read: 819,200 bytes in 0.177 us

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from planner.batch import Batch
-from planner.commitment import PATIENT
-from planner.compiling import compiled
-from planner.jobs import Jobs
-from planner.kernels import (
+from slosgate.planner.batch import Batch
+from slosgate.planner.commitment import PATIENT
+from slosgate.planner.compiling import compiled
+from slosgate.planner.jobs import Jobs
+from slosgate.planner.kernels import (
     Bools,
     Floats,
     Ints,
@@ -43,10 +43,10 @@ from planner.kernels import (
     token_due_s,
     with_decode,
 )
-from planner.pacing import LONGEST, balanced_s, constant_s, rate_share, rated_s, steepest_term
-from planner.perf_model import PerfModel
-from planner.profile import HardwareProfile
-from planner.speculation import best_drafts, draft_length, mean_acceptance, with_drafts
+from slosgate.planner.pacing import LONGEST, balanced_s, constant_s, rate_share, rated_s, steepest_term
+from slosgate.planner.perf_model import PerfModel
+from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.speculation import best_drafts, draft_length, mean_acceptance, with_drafts
 
 TOLERANCE = 0.05  # an SLO counts as kept within 5 %, so a decode is lost only beyond that
 COALESCE = 0.8  # of the tightest period: how long a decode step may be made by waiting for each other

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from planner.compiling import compiled
-from planner.jobs import Jobs
-from planner.kernels import Floats, Ints, Load, load_s
+from slosgate.planner.compiling import compiled
+from slosgate.planner.jobs import Jobs
+from slosgate.planner.kernels import Floats, Ints, Load, load_s
 
 SLOWER = 1.25  # how much longer tokens may take than with the fastest length, for shorter steps
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from planner.controller import Arrival, ReplicaState, place, plan_replica, promote
-from planner.jobs import JobTable
-from planner.perf_model import PerfModel, Term
-from planner.profile import HardwareProfile
+from slosgate.planner.controller import Arrival, ReplicaState, place, plan_replica, promote
+from slosgate.planner.jobs import JobTable
+from slosgate.planner.perf_model import PerfModel, Term
+from slosgate.planner.profile import HardwareProfile
 
 
 def warm_up() -> None:

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-import engines.sim.warmup
-import planner
-from engines import profiles
-from engines.sim import policies
+from slosgate import planner
+from slosgate.engines import profiles
+from slosgate.engines.sim import policies, warmup
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Compile all kernels before any test: the processes that tests start then find them in the cache."""
     planner.warm_up()
     for policy in ("slosgate", "vllm"):
-        engines.sim.warmup.warm_up(profiles.load("h200-opt-13b"), policies.load(policy))
+        warmup.warm_up(profiles.load("h200-opt-13b"), policies.load(policy))

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway import valkey
+from slosgate.gateway.state import valkey
 
 START_S = 120.0
 
@@ -89,7 +89,7 @@ def _running(arguments: list[str], port: int, folder: Path, *, wait: bool) -> It
     log = folder / "log"
     with log.open("wb") as output:
         popen = subprocess.Popen(
-            [sys.executable, "-c", "from gateway.cli import main; main()", *arguments],
+            [sys.executable, "-m", "slosgate", *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.burstiness import Times
-from traces.lengths import QUANTILES
+from slosgate.traces.burstiness import Times
+from slosgate.traces.lengths import QUANTILES
 
 
 class Poisson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="poisson"):

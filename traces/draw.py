@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from traces.errors import TraceError
-from traces.stats import TraceStats
+from slosgate.traces.errors import TraceError
+from slosgate.traces.stats import TraceStats
 
 
 def figure(title: str, parts: dict[str, TraceStats], path: Path) -> None:

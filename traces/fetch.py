@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.errors import TraceError
-from traces.formats.base import Dataset, Reading
-from traces.rows import GZIP_MAGIC, unpacking
+from slosgate.traces.errors import TraceError
+from slosgate.traces.formats.base import Dataset, Reading
+from slosgate.traces.rows import GZIP_MAGIC, unpacking
 
 CHUNK_BYTES = 1 << 18
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if the server says

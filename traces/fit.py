@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.arrivals import Process
-from traces.burstiness import Burstiness, Times, burstiness
-from traces.errors import TraceError
-from traces.formats.reasoning import think_then_respond
-from traces.formats.toolbench import loop
-from traces.lengths import QUANTILES, LengthGrid
-from traces.records import Stage, TraceRequest
-from traces.windows import Slice, likest
+from slosgate.traces.arrivals import Process
+from slosgate.traces.burstiness import Burstiness, Times, burstiness
+from slosgate.traces.errors import TraceError
+from slosgate.traces.formats.reasoning import think_then_respond
+from slosgate.traces.formats.toolbench import loop
+from slosgate.traces.lengths import QUANTILES, LengthGrid
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.windows import Slice, likest
 
 FOLDER = Path(__file__).parent / "fits"
 SEARCHED_S = 3600.0  # how long a draw is searched for the likest window

@@ -1,6 +1,6 @@
 """Making the fits of traces/fits from real traces.
 
-python -m traces.fitting azure-code-2023     # reads the real trace, writes traces/fits/azure-code-2023.json
+python -m slosgate.traces.fitting azure-code-2023     # reads the real trace, writes traces/fits/azure-code-2023.json
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from traces import fit, sources
-from traces.arrivals import Bursts, Drifting
-from traces.burstiness import Burstiness, Times, burstiness
-from traces.fit import Fit, Loops
-from traces.lengths import QUANTILES, LengthGrid, fit_grid
-from traces.records import Stage, Trace, TraceRequest
-from traces.rows import csv_rows
-from traces.windows import arrival_times
+from slosgate.traces import fit, sources
+from slosgate.traces.arrivals import Bursts, Drifting
+from slosgate.traces.burstiness import Burstiness, Times, burstiness
+from slosgate.traces.fit import Fit, Loops
+from slosgate.traces.lengths import QUANTILES, LengthGrid, fit_grid
+from slosgate.traces.records import Stage, Trace, TraceRequest
+from slosgate.traces.rows import csv_rows
+from slosgate.traces.windows import arrival_times
 
 FIT_SEEDS = range(1000, 1080)  # others than those of any check
 

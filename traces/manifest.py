@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from traces.errors import TraceError
-from traces.formats import (
+from slosgate.traces.errors import TraceError
+from slosgate.traces.formats import (
     arxiv,
     azure_2023,
     azure_2024,
@@ -15,7 +15,7 @@ from traces.formats import (
     sharegpt,
     toolbench,
 )
-from traces.formats.base import Dataset
+from slosgate.traces.formats.base import Dataset
 
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from traces.errors import TraceError, malformed
+from slosgate.traces.errors import TraceError, malformed
 
 GZIP_MAGIC = b"\x1f\x8b"
 

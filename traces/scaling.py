@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.burstiness import Times
-from traces.errors import TraceError
+from slosgate.traces.burstiness import Times
+from slosgate.traces.errors import TraceError
 
 RESAMPLE_STEP_S = 5.0
 

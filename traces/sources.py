@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from traces import fetch, fit
-from traces.errors import TraceError
-from traces.formats import plain
-from traces.formats.base import CountTokens, Dataset, Format, Reading, about_four_characters
-from traces.manifest import dataset
-from traces.records import Provenance, Trace
-from traces.windows import WHOLE, Slice, between
+from slosgate.traces import fetch, fit
+from slosgate.traces.errors import TraceError
+from slosgate.traces.formats import plain
+from slosgate.traces.formats.base import CountTokens, Dataset, Format, Reading, about_four_characters
+from slosgate.traces.manifest import dataset
+from slosgate.traces.records import Provenance, Trace
+from slosgate.traces.windows import WHOLE, Slice, between
 
 FOLDER_VARIABLE = "SLOSBENCH_TRACES"
 CACHE_VARIABLE = "SLOSBENCH_CACHE"

@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.burstiness import Burstiness, burstiness
-from traces.lengths import QUANTILES, LengthSummary, summarize
-from traces.records import TraceRequest
-from traces.windows import arrival_times
+from slosgate.traces.burstiness import Burstiness, burstiness
+from slosgate.traces.lengths import QUANTILES, LengthSummary, summarize
+from slosgate.traces.records import TraceRequest
+from slosgate.traces.windows import arrival_times
 
 STEPS = 60  # arrivals are counted in so many equal steps
 

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.burstiness import Times, burstiness
-from traces.errors import TraceError
-from traces.records import Stage, TraceRequest
+from slosgate.traces.burstiness import Times, burstiness
+from slosgate.traces.errors import TraceError
+from slosgate.traces.records import Stage, TraceRequest
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import results, scenarios, sweeps, tuning
-from bench.errors import InputError, choose, positive
-from bench.show import capacity_table, searching
-from engines import profiles
+from slosgate.bench import results, scenarios, sweeps, tuning
+from slosgate.bench.errors import InputError, choose, positive
+from slosgate.bench.show import capacity_table, searching
+from slosgate.engines import profiles
 
 
 def capacity(

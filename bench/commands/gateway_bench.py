@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import results
-from bench.errors import positive
-from bench.gateway_bench import measure
+from slosgate.bench import results
+from slosgate.bench.errors import positive
+from slosgate.bench.gateway_bench import measure
 
 COLUMNS = {
     "requests_per_s": "requests/s",

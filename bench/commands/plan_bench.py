@@ -10,12 +10,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import planner
-from bench import results
-from bench.errors import InputError
-from bench.planner_bench import TIERS_S, Case, growth, measure
-from bench.results import Row
-from engines import profiles
+from slosgate import planner
+from slosgate.bench import results
+from slosgate.bench.errors import InputError
+from slosgate.bench.planner_bench import TIERS_S, Case, growth, measure
+from slosgate.bench.results import Row
+from slosgate.engines import profiles
 
 
 def plan_bench(

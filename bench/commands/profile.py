@@ -14,13 +14,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import profiling, results
-from bench.errors import InputError, RunError
-from bench.predictor import Fitted, draw, fit_file
-from engines import profiles
-from planner.fit import FAULT, NEIGHBOURS
-from planner.perf_model import PerfModel
-from planner.profile import HardwareProfile
+from slosgate.bench import profiling, results
+from slosgate.bench.errors import InputError, RunError
+from slosgate.bench.predictor import Fitted, draw, fit_file
+from slosgate.engines import profiles
+from slosgate.planner.fit import FAULT, NEIGHBOURS
+from slosgate.planner.perf_model import PerfModel
+from slosgate.planner.profile import HardwareProfile
 
 app = typer.Typer(no_args_is_help=True, help="Fit a performance model to measured iterations.")
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench import report as pages
-from bench import results
+from slosgate.bench import report as pages
+from slosgate.bench import results
 
 
 def report(

@@ -8,9 +8,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import report, results
-from bench.errors import choose
-from bench.reproduce import Reproduction, ablation, burst, fidelity, harm, headline, overhead, predictor, scaling
+from slosgate.bench import report, results
+from slosgate.bench.errors import choose
+from slosgate.bench.reproduce import (
+    Reproduction,
+    ablation,
+    burst,
+    fidelity,
+    harm,
+    headline,
+    overhead,
+    predictor,
+    scaling,
+)
 
 # One line per reproduction, in the order of the paper's evaluation: "NAME": MODULE.run
 REPRODUCTIONS: dict[str, Reproduction] = {

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import running
-from bench.errors import choose, positive
+from slosgate.bench import running
+from slosgate.bench.errors import choose, positive
 
 MODES = ("sim", "live")
 

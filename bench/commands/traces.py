@@ -16,15 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from bench import results, scenarios
-from bench.errors import InputError
-from bench.scenarios import bad_traces_are_bad_input
-from traces import draw, fetch, fit, manifest, sources
-from traces.formats.base import Dataset
-from traces.records import Provenance
-from traces.sources import Places
-from traces.stats import Arrivals, TraceStats, cdf_line, describe, sparkline
-from traces.windows import Slice
+from slosgate.bench import results, scenarios
+from slosgate.bench.errors import InputError
+from slosgate.bench.scenarios import bad_traces_are_bad_input
+from slosgate.traces import draw, fetch, fit, manifest, sources
+from slosgate.traces.formats.base import Dataset
+from slosgate.traces.records import Provenance
+from slosgate.traces.sources import Places
+from slosgate.traces.stats import Arrivals, TraceStats, cdf_line, describe, sparkline
+from slosgate.traces.windows import Slice
 
 LARGE_MEGABYTES = 100.0
 FIRST_HOUR_S = 3600.0  # of large traces no more is described unless --end asks for it

@@ -8,14 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench.gateway_bench.backend import MODEL, Connection, Ticker
-from bench.gateway_bench.client import Client
-from bench.gateway_bench.processes import free_port, started, wait_until_up
-from engines import profiles
-from engines.channel import ReplicaInfo
-from engines.messages import Telemetry
-from engines.vllm.link import Link
-from gateway import valkey
+from slosgate.bench.gateway_bench.backend import MODEL, Connection, Ticker
+from slosgate.bench.gateway_bench.client import Client
+from slosgate.bench.gateway_bench.processes import free_port, started, wait_until_up
+from slosgate.engines import profiles
+from slosgate.engines.channel import ReplicaInfo
+from slosgate.engines.messages import Telemetry
+from slosgate.engines.vllm.link import Link
+from slosgate.gateway.state import valkey
 
 NAME = "bench"
 REPORT_S = 0.02
@@ -57,7 +57,7 @@ async def lead_ms(data: Callable[[int], bytes], *, rate_rps: float, seconds: flo
             link = Link(redis.url, _replica(engine_port))
             ending.callback(link.close)
             reporting = asyncio.create_task(_report(link, heard))
-            program = [sys.executable, "-c", "from gateway.cli import main; main()", "serve"]
+            program = [sys.executable, "-m", "slosgate", "serve"]
             process = started([*program, "--redis", redis.url, "--port", str(port)], ending)
             await asyncio.to_thread(wait_until_up, f"http://127.0.0.1:{port}/ready", process)
             client = Client("127.0.0.1", port)

@@ -1,6 +1,6 @@
 """A mock OpenAI backend that costs next to nothing, so that what is measured is the proxy.
 
-    python -m bench.gateway_bench.backend --port 9000 --token-s 0.02
+    python -m slosgate.bench.gateway_bench.backend --port 9000 --token-s 0.02
 
 Plain answers come at once; streams send one token every `token_s` seconds. One timer serves all streams.
 """

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import InputError, RunError
-from bench.gateway_bench import announced
-from bench.gateway_bench.backend import MODEL
-from bench.gateway_bench.client import Client, Load, request
-from bench.gateway_bench.processes import cpu_s, file, free_port, started, wait_until_up
-from bench.results import Row
-from gateway import valkey
+from slosgate.bench.errors import InputError, RunError
+from slosgate.bench.gateway_bench import announced
+from slosgate.bench.gateway_bench.backend import MODEL
+from slosgate.bench.gateway_bench.client import Client, Load, request
+from slosgate.bench.gateway_bench.processes import cpu_s, file, free_port, started, wait_until_up
+from slosgate.bench.results import Row
+from slosgate.gateway.state import valkey
 
 PROXIES = ("litellm",)
 SLO = {"x-slo-ttft-ms": "5000", "x-slo-tpot-ms": "500"}
@@ -142,7 +142,7 @@ def _compared(row: Row, direct: Row) -> Row:
 
 def _backend(settings: Settings, ending: contextlib.ExitStack) -> Server:
     port = free_port()
-    command = [sys.executable, "-m", "bench.gateway_bench.backend"]
+    command = [sys.executable, "-m", "slosgate.bench.gateway_bench.backend"]
     process = started([*command, "--port", str(port), "--token-s", str(settings.token_s)], ending)
     wait_until_up(f"http://127.0.0.1:{port}/v1/models", process)
     return Server("direct", port, process.pid, {})
@@ -154,7 +154,7 @@ def _slosgate(backend: Server, ending: contextlib.ExitStack) -> Server:
     ending.callback(redis.stop)
     config = f'[[replicas]]\nurl = "http://127.0.0.1:{backend.port}"\nmodel = "{MODEL}"\nprofile = "h200-opt-13b"\n'
     port = free_port()
-    program = [sys.executable, "-c", "from gateway.cli import main; main()", "serve"]
+    program = [sys.executable, "-m", "slosgate", "serve"]
     options = ["--config", file(config, "toml", ending), "--redis", redis.url, "--port", str(port)]
     process = started([*program, *options], ending)
     wait_until_up(f"http://127.0.0.1:{port}/ready", process)

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from bench.errors import RunError
+from slosgate.bench.errors import RunError
 
 START_S = 180.0
 

@@ -1,6 +1,6 @@
 """`make soak`: ten minutes at 80 % load with clients that hang up at random, and a look at what stays behind.
 
-    python -m bench.gateway_bench.soak --minutes 10 --json out/soak.json
+    python -m slosgate.bench.gateway_bench.soak --minutes 10 --json out/soak.json
 
 One gateway, a private Valkey and two simulated replicas. What they can do is measured first, by clients that each wait
 for their answer before they ask again; then requests come at the given share of that rate, streaming or not, under an
@@ -29,13 +29,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench import results
-from bench.errors import positive
-from bench.gateway_bench.processes import file, free_port, rss_bytes, sockets, started, wait_until_up
-from bench.results import Row
-from bench.stack import SLOSGATE
-from engines.channel import key
-from gateway import valkey
+from slosgate.bench import results
+from slosgate.bench.errors import positive
+from slosgate.bench.gateway_bench.processes import file, free_port, rss_bytes, sockets, started, wait_until_up
+from slosgate.bench.results import Row
+from slosgate.bench.stack import SLOSGATE
+from slosgate.engines.channel import key
+from slosgate.gateway.state import valkey
 
 REPLICAS = ("replica-0", "replica-1")
 MODEL = "facebook/opt-13b"

@@ -3,7 +3,7 @@
 Speed does not depend on the weights' values, so a config and a tokenizer are all that timing needs. The tokenizer
 has one token per byte and is built here, so no hub is asked.
 
-    python -m bench.gpu.dummy_model opt-13b out/opt-13b
+    python -m slosgate.bench.gpu.dummy_model opt-13b out/opt-13b
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Real vLLM on one GPU: the same loads on stock `vllm serve` and on slosgate in front of it.
 
-    python -m bench.gpu.measure vllm     --load coder=2,2.5,3,4@560 --load chatbot=6,8 --requests 200 --out out/gpu
-    python -m bench.gpu.measure slosgate --load coder=4,5,6,7   --load chatbot=6,8 --requests 200 --out out/gpu
+    python -m slosgate.bench.gpu.measure vllm     --load coder=2,3,4@560 --load chatbot=6,8 --out out/gpu
+    python -m slosgate.bench.gpu.measure slosgate --load coder=4,5,6,7 --load chatbot=6,8 --out out/gpu
 
 `slosgate` is gateway and plug-in, `plug-in` the engine alone, planning for itself. Every rate offers about the same
 requests: the scenario's first ones.
@@ -28,13 +28,13 @@ import msgspec
 import typer
 from rich.console import Console
 
-from bench import results, running
-from bench.attainment import collect
-from bench.errors import InputError, choose
-from bench.gpu.dummy_model import write_model
-from bench.live import Target, replay
-from bench.summary import summarize
-from gateway import valkey
+from slosgate.bench import results, running
+from slosgate.bench.attainment import collect
+from slosgate.bench.errors import InputError, choose
+from slosgate.bench.gpu.dummy_model import write_model
+from slosgate.bench.live import Target, replay
+from slosgate.bench.summary import summarize
+from slosgate.gateway.state import valkey
 
 PROFILE = "h200-opt-13b"
 MODEL = "opt-13b"
@@ -42,7 +42,7 @@ FIRST_PORT = 8100  # of GPU 0: the gateway, then its engines; each further GPU b
 START_S = 420.0  # loading, compiling and capturing graphs for the first time takes minutes
 DRAIN_S = 15.0  # answers that take longer than this after the last arrival count as missed
 SYSTEMS = ("vllm", "plug-in", "slosgate")
-GATEWAY = ("-c", "from gateway.cli import main; main()")
+GATEWAY = ("-m", "slosgate")
 # As in the measurements that the hardware profile was fitted to; everything else is vLLM's default.
 ENGINE_OPTIONS = (
     "--load-format", "dummy", "--dtype", "float16", "--max-model-len", "2048", "--no-enable-prefix-caching",
@@ -112,7 +112,7 @@ def _warm_up(url: str) -> None:
 
 def _profile(servers: _Servers, out: Path) -> None:
     """`slosbench profile run` against the first engine: OUT.json, its iterations beside it."""
-    command = [sys.executable, "-c", "from bench.cli import main; main()", "profile", "run"]
+    command = [sys.executable, "-m", "slosgate.bench", "profile", "run"]
     command += ["--url", servers.engine_url, "--redis", servers.redis_url, "--out", f"{out}.json"]
     subprocess.run([*command, "--iterations", f"{out}-iterations.jsonl", "--json", f"{out}-result.json"], check=True)
 
@@ -169,7 +169,7 @@ class _Servers:
             redis = valkey.start()
             ending.callback(redis.stop)
             self.redis_url = redis.url
-            config = self.out / "gateway.toml"
+            config = self.out / "slosgate.gateway.toml"
             config.write_text("".join(f"[classes.{c}]\n" for c in ("coder", "chatbot", "summarizer")))
             command = [*GATEWAY, "serve", "--config", str(config), "--redis", redis.url, "--port", str(port)]
             gateway = ending.enter_context(_process(command, self.out / f"{self.name}-gateway.log"))
@@ -193,7 +193,7 @@ class _Servers:
         if self.system == "vllm":
             return ["-m", "vllm.entrypoints.cli.main", "serve", str(self.model), "--port", str(port)]
         log = str(self.out / f"{self.name}-iterations-{n}.jsonl")
-        command = ["-m", "engines.vllm.command", "--model", str(self.model), "--profile", PROFILE]
+        command = ["-m", "slosgate.engines.vllm.command", "--model", str(self.model), "--profile", PROFILE]
         return [*command, "--port", str(port), "--iteration-log", log]
 
 

@@ -1,6 +1,6 @@
 """What slosgate adds to vLLM's `schedule()`: both schedulers step side by side, without a model.
 
-    python -m bench.gpu.overhead --running 256 --steps 2000
+    python -m slosgate.bench.gpu.overhead --running 256 --steps 2000
 
 Needs vLLM, but no GPU. Times are of one call in milliseconds, by the clock and in CPU time (which a busy machine does
 not lengthen); `added` is the difference of the percentiles. Prompts differ in length, as they do in any real load:
@@ -25,11 +25,11 @@ from rich.table import Table
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from bench import results
-from bench.gpu.dummy_model import write_model
-from bench.gpu.fake_engine import FakeEngine, make_scheduler
-from engines.vllm.scheduler import SloScheduler
-from engines.vllm.settings import PROFILE
+from slosgate.bench import results
+from slosgate.bench.gpu.dummy_model import write_model
+from slosgate.bench.gpu.fake_engine import FakeEngine, make_scheduler
+from slosgate.engines.vllm.scheduler import SloScheduler
+from slosgate.engines.vllm.settings import PROFILE
 
 PROMPT_TOKENS = (100, 300)
 WARM_UP_STEPS = 200

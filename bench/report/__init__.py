@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from html import escape
 from importlib import resources
 
-from bench.report import capacities, runs, tables
-from bench.report.html import section
-from bench.report.series import PALETTE, series_of
-from bench.results import Result
+from slosgate.bench.report import capacities, runs, tables
+from slosgate.bench.report.html import section
+from slosgate.bench.report.series import PALETTE, series_of
+from slosgate.bench.results import Result
 
 
 def build(results: Sequence[tuple[str, Result]], title: str = "slosbench report") -> str:

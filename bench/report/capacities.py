@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from bench.report.html import legend, section
-from bench.report.series import colour
-from bench.report.svg import Drawing, linear_scale, linear_ticks, number
-from bench.results import Row
+from slosgate.bench.report.html import legend, section
+from slosgate.bench.report.series import colour
+from slosgate.bench.report.svg import Drawing, linear_scale, linear_ticks, number
+from slosgate.bench.results import Row
 
 BAR, GAP = 15.0, 7.0
 

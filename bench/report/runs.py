@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from bench.report.html import legend, percent, section
-from bench.report.series import Series
-from bench.report.svg import Drawing, Scale, frame, linear_ticks, log_ticks, number
-from bench.results import Row
+from slosgate.bench.report.html import legend, percent, section
+from slosgate.bench.report.series import Series
+from slosgate.bench.report.svg import Drawing, Scale, frame, linear_ticks, log_ticks, number
+from slosgate.bench.results import Row
 
 Curve = Sequence[float | None]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.report.svg import number
-from bench.results import Row
+from slosgate.bench.report.svg import number
+from slosgate.bench.results import Row
 
 OTHERS = ("b4", "b5", "b2", "b3")
 COLOURS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from bench.report.svg import number
-from bench.results import Result, Row
+from slosgate.bench.report.svg import number
+from slosgate.bench.results import Result, Row
 
 RUN_COLUMNS = {
     "scenario": "scenario",

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from rich.console import Console
 
-from bench.results import Result
+from slosgate.bench.results import Result
 
 Reproduction: TypeAlias = Callable[[Console, int], Result]
 """(where to show progress and tables, seed) -> the result, `command` being "reproduce NAME"."""

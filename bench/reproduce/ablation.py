@@ -10,8 +10,8 @@ import dataclasses
 
 from rich.console import Console
 
-from bench.reproduce.searches import capacity, fates, questions, searched
-from bench.results import Result, Row
+from slosgate.bench.reproduce.searches import capacity, fates, questions, searched
+from slosgate.bench.results import Result, Row
 
 TARGET = 0.9
 SCENARIOS = ("chatbot", "coder", "mixed")

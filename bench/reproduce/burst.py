@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from bench import results, running
-from bench.results import Result
-from bench.running import Settings
+from slosgate.bench import results, running
+from slosgate.bench.results import Result
+from slosgate.bench.running import Settings
 
 SYSTEMS = ("vllm", "sarathi", "slos-serve-ar", "slos-serve")
 HARDWARE = "h200-opt-13b"

@@ -11,12 +11,12 @@ import math
 import msgspec
 from rich.console import Console
 
-from bench import results, scenarios, virtual
-from bench.attainment import PAPER, attained, collect
-from bench.load import Call, Load, Offered, offer
-from bench.results import Result, Row
-from engines import profiles
-from planner.profile import HardwareProfile
+from slosgate.bench import results, scenarios, virtual
+from slosgate.bench.attainment import PAPER, attained, collect
+from slosgate.bench.load import Call, Load, Offered, offer
+from slosgate.bench.results import Result, Row
+from slosgate.engines import profiles
+from slosgate.planner.profile import HardwareProfile
 
 HARDWARE = "h200-opt-13b"
 SYSTEM = "vllm"

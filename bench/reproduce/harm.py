@@ -18,13 +18,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import results, scenarios, sweeps, tuning
-from bench.attainment import wilson
-from bench.capacity import STRIDE
-from bench.reproduce.searches import SCENARIOS
-from bench.results import Result, Row
-from bench.sweeps import Best, Question, Workers
-from engines import profiles
+from slosgate.bench import results, scenarios, sweeps, tuning
+from slosgate.bench.attainment import wilson
+from slosgate.bench.capacity import STRIDE
+from slosgate.bench.reproduce.searches import SCENARIOS
+from slosgate.bench.results import Result, Row
+from slosgate.bench.sweeps import Best, Question, Workers
+from slosgate.engines import profiles
 
 HARDWARE = ("a100-opt-13b", "h200-opt-13b", "h200-llama-3.1-8b")
 TARGETS = (0.9, 0.99)

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bench import tuning
-from bench.reproduce.searches import SCENARIOS, capacity, fates, geometric_mean, questions, searched
-from bench.results import Result, Row
-from bench.sweeps import Question
-from engines import profiles
+from slosgate.bench import tuning
+from slosgate.bench.reproduce.searches import SCENARIOS, capacity, fates, geometric_mean, questions, searched
+from slosgate.bench.results import Result, Row
+from slosgate.bench.sweeps import Question
+from slosgate.engines import profiles
 
 TARGET = 0.9
 TIGHT_TPOT_S = 0.05

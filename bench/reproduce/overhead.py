@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-import planner
-from bench import results
-from bench.commands.plan_bench import plan_table
-from bench.planner_bench import growth, measure
-from bench.results import Result, Row
-from engines import profiles
+from slosgate import planner
+from slosgate.bench import results
+from slosgate.bench.commands.plan_bench import plan_table
+from slosgate.bench.planner_bench import growth, measure
+from slosgate.bench.results import Result, Row
+from slosgate.engines import profiles
 
 HARDWARE = "h200-opt-13b"
 TIERS = 3

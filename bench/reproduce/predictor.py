@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import results
-from bench.commands.profile import errors_table
-from bench.errors import InputError
-from bench.predictor import draw, fit_file
-from bench.results import Result
+from slosgate.bench import results
+from slosgate.bench.commands.profile import errors_table
+from slosgate.bench.errors import InputError
+from slosgate.bench.predictor import draw, fit_file
+from slosgate.bench.results import Result
 
 HARDWARE = "h200-opt-13b"
 MEASURED = Path(__file__).parents[1] / "measurements" / "h200_opt13b_vllm0251_iterations.jsonl"

@@ -9,8 +9,8 @@ import dataclasses
 
 from rich.console import Console
 
-from bench.reproduce.searches import capacity, questions, searched
-from bench.results import Result
+from slosgate.bench.reproduce.searches import capacity, questions, searched
+from slosgate.bench.results import Result
 
 TARGET = 0.9
 SCENARIOS = ("coder", "tool-calling")

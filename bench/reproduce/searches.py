@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from bench import results, scenarios, sweeps
-from bench.results import Result, Row
-from bench.show import capacity_table, searching
-from bench.sweeps import Question
+from slosgate.bench import results, scenarios, sweeps
+from slosgate.bench.results import Result, Row
+from slosgate.bench.show import capacity_table, searching
+from slosgate.bench.sweeps import Question
 
 SCENARIOS = ("chatbot", "coder", "summarizer", "mixed", "tool-calling", "reasoning")
 

@@ -6,7 +6,7 @@ from importlib import resources
 
 import msgspec
 
-from planner.profile import HardwareProfile
+from slosgate.planner.profile import HardwareProfile
 
 
 class UnknownProfile(ValueError):

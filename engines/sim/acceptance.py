@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.messages import DraftReport
-from engines.sim.state import Slots
-from planner.compiling import compiled
-from planner.lengths import PRIOR, PRIOR_TRIALS
+from slosgate.engines.messages import DraftReport
+from slosgate.engines.sim.state import Slots
+from slosgate.planner.compiling import compiled
+from slosgate.planner.lengths import PRIOR, PRIOR_TRIALS
 
 CLASSES = 64  # further ones share the last rate
 

@@ -16,13 +16,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.sim.flight import TokenLog
-from engines.sim.kernel import Event, Kernel
-from engines.sim.replica import Counters, SimReplica
-from engines.sim.state import EngineRequest, Sequences, Slots
-from engines.sim.steps import accepted_from
-from engines.sim.systems.base import BEST_EFFORT, SimRequest, StageJob, System
-from planner.compiling import compiled
+from slosgate.engines.sim.flight import TokenLog
+from slosgate.engines.sim.kernel import Event, Kernel
+from slosgate.engines.sim.replica import Counters, SimReplica
+from slosgate.engines.sim.state import EngineRequest, Sequences, Slots
+from slosgate.engines.sim.steps import accepted_from
+from slosgate.engines.sim.systems.base import BEST_EFFORT, SimRequest, StageJob, System
+from slosgate.planner.compiling import compiled
 
 # Events of one time: what ends makes room before what arrives is placed, and both before an iteration is chosen.
 ENDS, ARRIVES, STARTS = 0, 1, 2

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from engines import profiles
-from engines.sim import policies
-from engines.sim.server import ServerConfig, serve
-from planner.profile import HardwareProfile
+from slosgate.engines import profiles
+from slosgate.engines.sim import policies
+from slosgate.engines.sim.server import ServerConfig, serve
+from slosgate.planner.profile import HardwareProfile
 
 
 def sim(

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.messages import IterationReport
-from engines.sim.state import Sequences, Slots
-from engines.sim.steps import accepted, blocks_needed
-from planner.compiling import compiled
-from planner.kernels import iteration_s
+from slosgate.engines.messages import IterationReport
+from slosgate.engines.sim.state import Sequences, Slots
+from slosgate.engines.sim.steps import accepted, blocks_needed
+from slosgate.planner.compiling import compiled
+from slosgate.planner.kernels import iteration_s
 
 Floats = NDArray[np.float64]
 

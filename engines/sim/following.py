@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.follower import growth
-from engines.sim.acceptance import count
-from engines.sim.flight import advance, ends
-from engines.sim.state import Sequences, Slots
-from engines.sim.steps import place
-from planner.compiling import compiled
-from planner.jobs import Jobs
-from planner.kernels import iteration_s
-from planner.slack import choose
+from slosgate.engines.follower import growth
+from slosgate.engines.sim.acceptance import count
+from slosgate.engines.sim.flight import advance, ends
+from slosgate.engines.sim.state import Sequences, Slots
+from slosgate.engines.sim.steps import place
+from slosgate.planner.compiling import compiled
+from slosgate.planner.jobs import Jobs
+from slosgate.planner.kernels import iteration_s
+from slosgate.planner.slack import choose
 
 Floats = NDArray[np.float64]
 

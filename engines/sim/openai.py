@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engines.messages import SloArgs, read_slo
+from slosgate.engines.messages import SloArgs, read_slo
 
 TOKEN = " tok"  # the text of every token
 CHARACTERS_PER_TOKEN = 4  # how text prompts are counted: there is no tokenizer here

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from engines.messages import Plan, Telemetry
-from engines.sim.policies.base import Outcome
-from engines.sim.replica import SimReplica
-from engines.sim.state import EngineRequest
-from planner.perf_model import PerfModel, Term
-from planner.profile import HardwareProfile
+from slosgate.engines.messages import Plan, Telemetry
+from slosgate.engines.sim.policies.base import Outcome
+from slosgate.engines.sim.replica import SimReplica
+from slosgate.engines.sim.state import EngineRequest
+from slosgate.planner.perf_model import PerfModel, Term
+from slosgate.planner.profile import HardwareProfile
 
 MAX_LAG_S = 0.25  # a loop this late was starved of CPU and cannot catch up without bursts
 

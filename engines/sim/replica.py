@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.messages import IterationReport, Plan, RequestProgress, Telemetry
-from engines.sim.flight import TokenLog
-from engines.sim.policies.base import Iteration, Outcome, PolicyFactory, SlotBatch
-from engines.sim.state import EngineRequest, EngineState
-from engines.sim.steps import carry_out, place
-from planner.commitment import ANNOUNCED_S
-from planner.profile import HardwareProfile
+from slosgate.engines.messages import IterationReport, Plan, RequestProgress, Telemetry
+from slosgate.engines.sim.flight import TokenLog
+from slosgate.engines.sim.policies.base import Iteration, Outcome, PolicyFactory, SlotBatch
+from slosgate.engines.sim.state import EngineRequest, EngineState
+from slosgate.engines.sim.steps import carry_out, place
+from slosgate.planner.commitment import ANNOUNCED_S
+from slosgate.planner.profile import HardwareProfile
 
 REPORTS_KEPT = 512  # iteration reports between two telemetry messages
 

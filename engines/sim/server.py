@@ -22,16 +22,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from engines.channel import ReplicaChannel, ReplicaInfo
-from engines.messages import Plan
-from engines.sim import policies
-from engines.sim.metrics import Metrics
-from engines.sim.openai import Answer, Ask, BadRequest, understand
-from engines.sim.realtime import RealTimeEngine, TokenStream, WallClock, faster
-from engines.sim.replica import SimReplica
-from engines.sim.state import EngineRequest
-from engines.sim.warmup import warm_up
-from planner.profile import HardwareProfile
+from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
+from slosgate.engines.messages import Plan
+from slosgate.engines.sim import policies
+from slosgate.engines.sim.metrics import Metrics
+from slosgate.engines.sim.openai import Answer, Ask, BadRequest, understand
+from slosgate.engines.sim.realtime import RealTimeEngine, TokenStream, WallClock, faster
+from slosgate.engines.sim.replica import SimReplica
+from slosgate.engines.sim.state import EngineRequest
+from slosgate.engines.sim.warmup import warm_up
+from slosgate.planner.profile import HardwareProfile
 
 KEEP_ALIVE_S = 75  # longer than any client pools a connection for
 

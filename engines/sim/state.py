@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.messages import SloArgs
-from engines.sim.blocks import BlockPool
-from planner.profile import HardwareProfile
+from slosgate.engines.messages import SloArgs
+from slosgate.engines.sim.blocks import BlockPool
+from slosgate.planner.profile import HardwareProfile
 
 SEQUENCE = np.dtype(
     [

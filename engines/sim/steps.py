@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.sim.state import Sequences, Slots
-from planner.compiling import compiled
-from planner.kernels import iteration_s
+from slosgate.engines.sim.state import Sequences, Slots
+from slosgate.planner.compiling import compiled
+from slosgate.planner.kernels import iteration_s
 
 
 @compiled

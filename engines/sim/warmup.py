@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from engines.messages import Plan, PlannedIteration, SloArgs
-from engines.sim.policies.base import PolicyFactory
-from engines.sim.replica import SimReplica
-from engines.sim.state import EngineRequest
-from planner.profile import HardwareProfile
+from slosgate.engines.messages import Plan, PlannedIteration, SloArgs
+from slosgate.engines.sim.policies.base import PolicyFactory
+from slosgate.engines.sim.replica import SimReplica
+from slosgate.engines.sim.state import EngineRequest
+from slosgate.planner.profile import HardwareProfile
 
 
 def warm_up(profile: HardwareProfile, policy: PolicyFactory) -> None:

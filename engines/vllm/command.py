@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from engines.vllm import launch
-from engines.vllm.settings import BadSettings, Settings
-from engines.vllm.versions import UnsupportedVllm
+from slosgate.engines.vllm import launch
+from slosgate.engines.vllm.settings import BadSettings, Settings
+from slosgate.engines.vllm.versions import UnsupportedVllm
 
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 

@@ -11,7 +11,7 @@ from typing import Any
 import vllm
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from engines.vllm.versions import UnsupportedVllm, require_supported
+from slosgate.engines.vllm.versions import UnsupportedVllm, require_supported
 
 # vLLM >= 0.32 asks every prefill chunk for its length through this method; older versions have no such place
 # for all models, but one for Mamba's block alignment that any scheduler can switch on.

@@ -4,7 +4,7 @@ It takes the engine's reports from a socket and sends them on, puts the newest p
 the engine's two mailboxes, and keeps the replica registered while the engine lives and its HTTP server answers. It ends
 when the engine's end of the socket closes. When Redis is away the engine notices nothing but the lack of news.
 
-    python -m engines.vllm.courier SOCKET_FD PLANS_FD ARRIVALS_FD
+    python -m slosgate.engines.vllm.courier SOCKET_FD PLANS_FD ARRIVALS_FD
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from collections import deque
 
 import msgspec
 
-from engines.channel import ReplicaChannel, ReplicaInfo
-from engines.drafts import DraftTally
-from engines.messages import Announcement, IterationReport, Plan, Telemetry
-from engines.vllm.mailbox import Mailbox
+from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
+from slosgate.engines.drafts import DraftTally
+from slosgate.engines.messages import Announcement, IterationReport, Plan, Telemetry
+from slosgate.engines.vllm.mailbox import Mailbox
 
 FRAME_BYTES = 1 << 20
 HEALTH_POLL_S = 0.5

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from planner.perf_model import PerfModel, Term
-from planner.profile import HardwareProfile
+from slosgate.planner.perf_model import PerfModel, Term
+from slosgate.planner.profile import HardwareProfile
 
 LOOKED_UP = {"ngram", "ngram_gpu", "suffix"}  # speculative methods that find drafts in earlier text, without a model
 

@@ -6,8 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from engines.messages import IterationReport
-from planner.profile import HardwareProfile
+from slosgate.engines.messages import IterationReport
+from slosgate.planner.profile import HardwareProfile
 
 LAUNCHES = 64  # so many of the latest ones tell how long they take,
 FEW_LAUNCHES = 8  # once there are so many,

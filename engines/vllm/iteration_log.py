@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from engines.messages import IterationReport
-from engines.vllm.flight import Flight
+from slosgate.engines.messages import IterationReport
+from slosgate.engines.vllm.flight import Flight
 
 FLUSH_EVERY = 100
 

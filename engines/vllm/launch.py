@@ -12,10 +12,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
-from engines.vllm.settings import Settings, load_profile
-from engines.vllm.versions import UnsupportedVllm, require_supported
+from slosgate.engines.vllm.settings import Settings, load_profile
+from slosgate.engines.vllm.versions import UnsupportedVllm, require_supported
 
-SCHEDULER = "engines.vllm.scheduler.SloScheduler"
+SCHEDULER = "slosgate.engines.vllm.scheduler.SloScheduler"
 GRAPH_TOKENS = 1024  # the planner's iterations are shorter, but for prompts that nobody shares the device with
 GRAPH_OPTIONS = (
     "--max-cudagraph-capture-size", "--cudagraph-capture-sizes", "--compilation-config", "--enforce-eager", "-cc", "-O",

@@ -11,10 +11,10 @@ import time
 
 import msgspec
 
-from engines.channel import ReplicaInfo
-from engines.messages import Plan, Telemetry
-from engines.vllm.courier import ROUTINE, URGENT, Heard, Hello
-from engines.vllm.mailbox import Mailbox
+from slosgate.engines.channel import ReplicaInfo
+from slosgate.engines.messages import Plan, Telemetry
+from slosgate.engines.vllm.courier import ROUTINE, URGENT, Heard, Hello
+from slosgate.engines.vllm.mailbox import Mailbox
 
 logger = logging.getLogger("slosgate.vllm")
 
@@ -37,7 +37,7 @@ class Link:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._socket.send(self._hello)
         fds = (theirs.fileno(), self._plans.fd, self._arrivals.fd)
-        command = [sys.executable, "-m", "engines.vllm.courier", *map(str, fds)]
+        command = [sys.executable, "-m", "slosgate.engines.vllm.courier", *map(str, fds)]
         self._courier = subprocess.Popen(command, pass_fds=fds)
         self._started_s = time.monotonic()
         theirs.close()

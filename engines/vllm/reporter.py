@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from engines.channel import TELEMETRY_MIN_GAP_S
-from engines.drafts import DraftTally
-from engines.follower import PlanFollower
-from engines.messages import DraftReport, IterationReport
-from engines.vllm.link import Link
+from slosgate.engines.channel import TELEMETRY_MIN_GAP_S
+from slosgate.engines.drafts import DraftTally
+from slosgate.engines.follower import PlanFollower
+from slosgate.engines.messages import DraftReport, IterationReport
+from slosgate.engines.vllm.link import Link
 
 KEPT_ITERATIONS = 512  # while reports do not get through, older iterations are forgotten
 

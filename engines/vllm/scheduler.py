@@ -1,4 +1,4 @@
-"""The scheduler class that `vllm serve --scheduler-cls engines.vllm.scheduler.SloScheduler` loads.
+"""The scheduler class that `vllm serve --scheduler-cls slosgate.engines.vllm.scheduler.SloScheduler` loads.
 
 Every `schedule()` asks the plan follower which requests decode, which prefill how many tokens, and how many drafts
 each decode verifies; vLLM's own scheduler then does the work, with a budget, an order and per-request limits that
@@ -20,26 +20,26 @@ import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
-from engines.channel import ReplicaInfo
-from engines.follower import PlanFollower
-from engines.messages import Announcement, IterationReport, Plan, PlannedIteration, SloArgs
-from engines.vllm.compat import (
+from slosgate.engines.channel import ReplicaInfo
+from slosgate.engines.follower import PlanFollower
+from slosgate.engines.messages import Announcement, IterationReport, Plan, PlannedIteration, SloArgs
+from slosgate.engines.vllm.compat import (
     ClampedScheduler,
     cached_prefix_tokens,
     require_supported_config,
     require_supported_version,
     waiting_queues,
 )
-from engines.vllm.engine_profile import effective_profile
-from engines.vllm.flight import Flight, Flights
-from engines.vllm.iteration_log import IterationLog
-from engines.vllm.link import Link
-from engines.vllm.queue import ChosenQueue
-from engines.vllm.reporter import Reporter
-from engines.vllm.settings import Settings, load_profile
-from engines.vllm.tracker import RUNNING, Selection, Tracker, advance_rows
-from planner.batch import Batch
-from planner.profile import HardwareProfile
+from slosgate.engines.vllm.engine_profile import effective_profile
+from slosgate.engines.vllm.flight import Flight, Flights
+from slosgate.engines.vllm.iteration_log import IterationLog
+from slosgate.engines.vllm.link import Link
+from slosgate.engines.vllm.queue import ChosenQueue
+from slosgate.engines.vllm.reporter import Reporter
+from slosgate.engines.vllm.settings import Settings, load_profile
+from slosgate.engines.vllm.tracker import RUNNING, Selection, Tracker, advance_rows
+from slosgate.planner.batch import Batch
+from slosgate.planner.profile import HardwareProfile
 
 logger = init_logger("vllm.slosgate")
 

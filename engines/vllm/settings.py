@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from engines import profiles
-from planner.profile import HardwareProfile
+from slosgate.engines import profiles
+from slosgate.planner.profile import HardwareProfile
 
 PROFILE = "SLOSGATE_PROFILE"
 REDIS = "SLOSGATE_REDIS"

@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 from vllm.v1.request import RequestStatus
 
-from engines.follower import PlanFollower
-from engines.messages import DraftReport, SloArgs, read_slo
-from planner.batch import Batch
-from planner.compiling import compiled
-from planner.jobs import Jobs
-from planner.kernels import Ints
+from slosgate.engines.follower import PlanFollower
+from slosgate.engines.messages import DraftReport, SloArgs, read_slo
+from slosgate.planner.batch import Batch
+from slosgate.planner.compiling import compiled
+from slosgate.planner.jobs import Jobs
+from slosgate.planner.kernels import Ints
 
 RUNNING = RequestStatus.RUNNING  # looked up once: enum members are slow to reach
 NOBODY = np.empty(0, dtype=np.bool_)

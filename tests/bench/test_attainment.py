@@ -3,8 +3,18 @@ import math
 import numpy as np
 import pytest
 
-from bench.attainment import PAPER, STRICT, RequestOutcome, Rule, StageOutcome, attained, collect, tpot_share, wilson
-from bench.summary import summarize
+from slosgate.bench.attainment import (
+    PAPER,
+    STRICT,
+    RequestOutcome,
+    Rule,
+    StageOutcome,
+    attained,
+    collect,
+    tpot_share,
+    wilson,
+)
+from slosgate.bench.summary import summarize
 
 TTFT_SLO, TPOT_SLO = 1.0, 0.1
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import virtual
-from bench.attainment import PAPER, attained, collect
-from bench.bound import attainable, bound_rps_per_gpu
-from bench.load import Call, Load, Offered
-from engines import profiles
-from planner.perf_model import PerfModel, Term
-from planner.profile import HardwareProfile
+from slosgate.bench import virtual
+from slosgate.bench.attainment import PAPER, attained, collect
+from slosgate.bench.bound import attainable, bound_rps_per_gpu
+from slosgate.bench.load import Call, Load, Offered
+from slosgate.engines import profiles
+from slosgate.planner.perf_model import PerfModel, Term
+from slosgate.planner.profile import HardwareProfile
 
 
 def profile(*terms: Term, kv_blocks: int = 1000) -> HardwareProfile:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cache
+from slosgate.bench import cache
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def test_a_question_is_answered_once(kept_here: Path) -> None:
             asked.append(value)
             return value
 
-        return int(cache.remembered({"rate": value}, ["bench.bound"], compute))
+        return int(cache.remembered({"rate": value}, ["slosgate.bench.bound"], compute))
 
     assert [answer(1), answer(1), answer(2)] == [1, 1, 2]
     assert asked == [1, 2]
@@ -37,6 +37,8 @@ def test_an_answer_that_was_broken_off_too_soon_is_replaced() -> None:
 
 
 def test_code_counts_by_what_it_imports() -> None:
-    assert cache.fingerprint(("bench.bound",)) != cache.fingerprint(("bench.cache",))
-    assert cache.fingerprint(("bench.bound", "planner.profile")) == cache.fingerprint(("bench.bound",))
+    assert cache.fingerprint(("slosgate.bench.bound",)) != cache.fingerprint(("slosgate.bench.cache",))
+    assert cache.fingerprint(("slosgate.bench.bound", "slosgate.planner.profile")) == cache.fingerprint(
+        ("slosgate.bench.bound",)
+    )
     assert cache.fingerprint(("json",)) == cache.fingerprint(("msgspec",))  # not this project's

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench import tuning
-from bench.cli import app
-from engines import profiles
+from slosgate.bench import tuning
+from slosgate.bench.cli import app
+from slosgate.engines import profiles
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.capacity import Count, rate_of, search, step_of
-from bench.sweeps import Question, Workers, best_of
+from slosgate.bench.capacity import Count, rate_of, search, step_of
+from slosgate.bench.sweeps import Question, Workers, best_of
 
 
 def falling(capacity_rps: float, asked: list[float]) -> Callable[[float], Count]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench.cli import app
+from slosgate.bench.cli import app
 
 
 def test_simulated_vllm_answers_when_idle_as_the_real_one_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

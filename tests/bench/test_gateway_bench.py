@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.errors import InputError
-from bench.gateway_bench.measure import Settings, run
+from slosgate.bench.errors import InputError
+from slosgate.bench.gateway_bench.measure import Settings, run
 
 
 def test_compares_slosgate_with_the_direct_way() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bench.live import LiveRun, Target, replay
-from bench.load import Call, Load, Offered
+from slosgate.bench.live import LiveRun, Target, replay
+from slosgate.bench.load import Call, Load, Offered
 
 Handler = Callable[[dict[str, Any], web.StreamResponse], Awaitable[None]]
 

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from bench.cli import app
-from engines import profiles
-from engines.sim.realtime import faster
-from planner.profile import HardwareProfile
+from slosgate.bench.cli import app
+from slosgate.engines import profiles
+from slosgate.engines.sim.realtime import faster
+from slosgate.planner.profile import HardwareProfile
 from tests.engines.conftest import Valkey
 from tests.engines.serving import sim_engine
 

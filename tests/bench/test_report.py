@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench import results
-from bench.attainment import RequestOutcome, StageOutcome, collect
-from bench.cli import app
-from bench.summary import summarize
+from slosgate.bench import results
+from slosgate.bench.attainment import RequestOutcome, StageOutcome, collect
+from slosgate.bench.cli import app
+from slosgate.bench.summary import summarize
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bench.cli import app
+from slosgate.bench.cli import app
 
 ROW_KEYS = {
     "scenario", "system", "rate_rps", "offered", "attainment", "attainment_strict", "ci_low", "ci_high", "ttft_p50_s",

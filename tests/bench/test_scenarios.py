@@ -3,12 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import scenarios
-from bench.errors import InputError
-from bench.scenarios import ScenarioLoad
-from engines.profiles import load as load_profile
+from slosgate.bench import scenarios
+from slosgate.bench.errors import InputError
+from slosgate.bench.scenarios import ScenarioLoad
+from slosgate.engines.profiles import load as load_profile
+from slosgate.traces.sources import Places
 from tests.traces.real import no_places, real_places
-from traces.sources import Places
 
 SIX = ["chatbot", "coder", "summarizer", "mixed", "tool-calling", "reasoning"]
 LONG_WINDOW = 16384

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from bench import virtual
-from bench.attainment import PAPER, attained, collect
-from bench.load import Call, Load, Offered
-from engines import profiles
+from slosgate.bench import virtual
+from slosgate.bench.attainment import PAPER, attained, collect
+from slosgate.bench.load import Call, Load, Offered
+from slosgate.engines import profiles
 
 H200 = profiles.load("h200-opt-13b")
 

@@ -15,8 +15,8 @@ import aiohttp
 import msgspec
 from redis.asyncio import Redis
 
-from engines import channel
-from engines.messages import DraftReport, IterationReport, Plan, Telemetry
+from slosgate.engines import channel
+from slosgate.engines.messages import DraftReport, IterationReport, Plan, Telemetry
 from tests.engines.conftest import free_port
 
 START_S = 110.0  # a fresh machine compiles the kernels first
@@ -39,7 +39,7 @@ class EngineServer:
 def sim_engine(name: str, redis: str | None, *options: str, log: Path) -> Iterator[str]:
     """`slosgate engine sim`, ready to serve; its base address."""
     port = free_port()
-    command = [sys.executable, "-c", "from gateway.cli import main; main()", "engine", "sim"]
+    command = [sys.executable, "-m", "slosgate", "engine", "sim"]
     command += ["--port", str(port), "--name", name, *options, *(["--redis", redis] if redis else [])]
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:

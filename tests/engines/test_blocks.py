@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.sim.blocks import BlockPool
+from slosgate.engines.sim.blocks import BlockPool
 
 
 def test_a_session_claims_what_it_left() -> None:

@@ -9,8 +9,8 @@ import msgspec
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from engines import channel, profiles
-from engines.messages import Announcement, Plan, Telemetry
+from slosgate.engines import channel, profiles
+from slosgate.engines.messages import Announcement, Plan, Telemetry
 from tests.engines.conftest import Valkey
 
 INFO = channel.ReplicaInfo(

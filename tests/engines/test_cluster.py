@@ -9,15 +9,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from engines import profiles
-from engines.sim import systems
-from engines.sim.cluster import Cluster, Run, simulate
-from engines.sim.policies.sarathi import SarathiPolicy
-from engines.sim.policies.vllm import VllmPolicy
-from engines.sim.policies.vllm_v0 import VllmV0Policy
-from engines.sim.replica import SimReplica
-from engines.sim.systems import Settings, SimRequest, SimStage, StageJob
-from planner.profile import HardwareProfile
+from slosgate.engines import profiles
+from slosgate.engines.sim import systems
+from slosgate.engines.sim.cluster import Cluster, Run, simulate
+from slosgate.engines.sim.policies.sarathi import SarathiPolicy
+from slosgate.engines.sim.policies.vllm import VllmPolicy
+from slosgate.engines.sim.policies.vllm_v0 import VllmV0Policy
+from slosgate.engines.sim.replica import SimReplica
+from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, StageJob
+from slosgate.planner.profile import HardwareProfile
 
 H200 = profiles.load("h200-opt-13b")
 

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from engines import channel
-from engines.messages import Plan, PlannedIteration, RequestProgress, Telemetry
+from slosgate.engines import channel
+from slosgate.engines.messages import Plan, PlannedIteration, RequestProgress, Telemetry
 from tests.engines.conftest import Valkey
 from tests.engines.serving import EngineServer, Watcher, complete, sim_engine
 

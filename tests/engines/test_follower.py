@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engines import profiles
-from engines.follower import PlanFollower, Progress
-from engines.messages import Announcement, IterationReport, Plan, PlannedIteration, SloArgs, read_slo
-from planner.batch import Batch
-from planner.perf_model import PerfModel, Term
+from slosgate.engines import profiles
+from slosgate.engines.follower import PlanFollower, Progress
+from slosgate.engines.messages import Announcement, IterationReport, Plan, PlannedIteration, SloArgs, read_slo
+from slosgate.planner.batch import Batch
+from slosgate.planner.perf_model import PerfModel, Term
 
 PROFILE = profiles.load("h200-opt-13b")
 

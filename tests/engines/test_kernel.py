@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from engines.sim.kernel import Kernel
+from slosgate.engines.sim.kernel import Kernel
 
 
 def test_events_run_by_time_then_priority_then_order_of_scheduling() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engines.vllm import launch
+from slosgate.engines.vllm import launch
 
 
 def options(*given: str) -> list[str]:

@@ -8,14 +8,14 @@ from functools import partial
 import msgspec
 import pytest
 
-from engines import profiles
-from engines.sim import policies
-from engines.sim.cluster import simulate
-from engines.sim.policies.base import Outcome
-from engines.sim.realtime import RealTimeEngine, TokenStream, WallClock, faster
-from engines.sim.replica import SimReplica
-from engines.sim.state import EngineRequest
-from engines.sim.systems import Settings, SimRequest, SimStage, load
+from slosgate.engines import profiles
+from slosgate.engines.sim import policies
+from slosgate.engines.sim.cluster import simulate
+from slosgate.engines.sim.policies.base import Outcome
+from slosgate.engines.sim.realtime import RealTimeEngine, TokenStream, WallClock, faster
+from slosgate.engines.sim.replica import SimReplica
+from slosgate.engines.sim.state import EngineRequest
+from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, load
 
 PROFILE = faster(msgspec.structs.replace(profiles.load("h200-opt-13b"), request_overhead_s=0.0, decide_s=0.0), 4.0)
 LOADS = [(600, 40), (1500, 30), (900, 20), (1200, 35), (1900, 1)]

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines import profiles
-from engines.messages import Plan, SloArgs
-from engines.sim import policies
-from engines.sim.policies.vllm import VllmPolicy
-from engines.sim.replica import SimReplica
-from engines.sim.state import EngineRequest
-from planner.profile import HardwareProfile
+from slosgate.engines import profiles
+from slosgate.engines.messages import Plan, SloArgs
+from slosgate.engines.sim import policies
+from slosgate.engines.sim.policies.vllm import VllmPolicy
+from slosgate.engines.sim.replica import SimReplica
+from slosgate.engines.sim.state import EngineRequest
+from slosgate.planner.profile import HardwareProfile
 
 H200 = profiles.load("h200-opt-13b")
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 from typer.testing import CliRunner
 
-from gateway.cli import app
+from slosgate.gateway.cli import app
 from tests.engines.serving import sim_engine
 
 

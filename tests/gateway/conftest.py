@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from engines.channel import key
+from slosgate.engines.channel import key
 from tests.gateway.scripted import Script, ScriptedReplica, scripted_replica
 from tests.processes import Process, running_gateway, running_valkey
 

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from engines import profiles
-from engines.channel import ReplicaChannel, ReplicaInfo
-from engines.messages import Plan, RequestProgress, Telemetry
+from slosgate.engines import profiles
+from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
+from slosgate.engines.messages import Plan, RequestProgress, Telemetry
 
 Script: TypeAlias = Callable[["Call"], Awaitable[None]]
 

@@ -8,8 +8,8 @@ from contextlib import suppress
 import aiohttp
 import pytest
 
-from engines.channel import arrivals_for, connect, key
-from engines.messages import Announcement
+from slosgate.engines.channel import arrivals_for, connect, key
+from slosgate.engines.messages import Announcement
 from tests.gateway.conftest import Start, eventually
 from tests.gateway.scripted import good
 from tests.processes import Process

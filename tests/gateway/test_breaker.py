@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from gateway.breaker import BACK_OFF_S, FAILURES, LONGEST_BACK_OFF_S, PROBE_S, Breaker, State
+from slosgate.gateway.replicas.breaker import BACK_OFF_S, FAILURES, LONGEST_BACK_OFF_S, PROBE_S, Breaker, State
 from tests.gateway.conftest import Start, eventually
 from tests.gateway.scripted import dies_at_once, good
 from tests.processes import Process

@@ -20,9 +20,9 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from bench.attainment import PAPER, RequestOutcome, StageOutcome, attained, collect
-from engines.channel import key
-from gateway import valkey
+from slosgate.bench.attainment import PAPER, RequestOutcome, StageOutcome, attained, collect
+from slosgate.engines.channel import key
+from slosgate.gateway.state import valkey
 from tests.gateway.conftest import eventually, ledger_size, until_known
 from tests.gateway.scripted import MODEL, garbage, half_an_event, scripted_replica
 from tests.processes import Process, free_port, running_engine, running_gateway

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gateway.cli import app
-from gateway.config import ConfigError, parse
+from slosgate.gateway.cli import app
+from slosgate.gateway.config import ConfigError, parse
 
 
 def problems(text: str) -> list[str]:

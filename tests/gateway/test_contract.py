@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from gateway.config import parse
-from gateway.contract import Contract, resolve
-from gateway.errors import Forbidden, InvalidRequest
+from slosgate.gateway.config import parse
+from slosgate.gateway.errors import Forbidden, InvalidRequest
+from slosgate.gateway.promises.contract import Contract, resolve
 
 CONFIG = parse(
     f"""

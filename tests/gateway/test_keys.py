@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.config import parse
-from gateway.errors import RateLimited
-from gateway.keys import Holder
+from slosgate.gateway.config import parse
+from slosgate.gateway.errors import RateLimited
+from slosgate.gateway.http.keys import Holder
 from tests.gateway.conftest import eventually, until_known
 from tests.gateway.scripted import ScriptedReplica, good, scripted_replica, stalls
 from tests.processes import Process, running_gateway

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from engines.messages import Plan
-from gateway.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
+from slosgate.engines.messages import Plan
+from slosgate.gateway.state.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
 
 
 def entry(request_id: str, *, guaranteed: bool = True, gateway: str = "a") -> LedgerEntry:

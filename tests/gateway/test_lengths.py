@@ -13,12 +13,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from gateway.completion import Completion, Kind, parse
-from gateway.config import Config
-from gateway.contract import resolve
-from gateway.exchange import UNMEASURED, Exchange, Size
-from gateway.lengths import Lengths
-from gateway.tokenizing import Tokenizers
+from slosgate.gateway.config import Config
+from slosgate.gateway.decisions.lengths import Lengths
+from slosgate.gateway.decisions.tokenizing import Tokenizers
+from slosgate.gateway.promises.completion import Completion, Kind, parse
+from slosgate.gateway.promises.contract import resolve
+from slosgate.gateway.promises.exchange import UNMEASURED, Exchange, Size
 
 WINDOW = 4096
 NONE = Tokenizers({})

@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner
 
-from gateway.cli import app
-from gateway.overflow import load_litellm
+from slosgate.gateway.cli import app
+from slosgate.gateway.http.overflow import load_litellm
 from tests.gateway.conftest import eventually, ledger_size, until_known
 from tests.gateway.scripted import ScriptedReplica, dies_at_once, good, scripted_replica
 from tests.gateway.test_chaos import running

@@ -7,11 +7,11 @@ from typing import Any
 
 import aiohttp
 
-from gateway.completion import parse
-from gateway.config import Config
-from gateway.contract import resolve
-from gateway.exchange import Exchange
-from gateway.metrics import MOST_MODELS, Metrics
+from slosgate.gateway.config import Config
+from slosgate.gateway.promises.completion import parse
+from slosgate.gateway.promises.contract import resolve
+from slosgate.gateway.promises.exchange import Exchange
+from slosgate.gateway.reports.metrics import MOST_MODELS, Metrics
 from tests.gateway.conftest import Start
 from tests.gateway.scripted import good
 from tests.processes import Process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from gateway.prefixes import BLOCK_BYTES, MOST_BLOCKS, Prefixes, leading_blocks
+from slosgate.gateway.replicas.prefixes import BLOCK_BYTES, MOST_BLOCKS, Prefixes, leading_blocks
 from tests.gateway.conftest import Start
 from tests.gateway.scripted import good
 from tests.processes import Process

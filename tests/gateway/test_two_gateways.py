@@ -20,15 +20,15 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from engines import profiles
-from engines.channel import key
-from engines.messages import Telemetry
-from engines.sim.realtime import faster
-from gateway.ledger import Change, Ledger, LedgerEntry
-from gateway.mirror import Mirror
-from planner.controller import Arrival, ReplicaState, place
-from planner.jobs import JobTable
-from planner.profile import HardwareProfile
+from slosgate.engines import profiles
+from slosgate.engines.channel import key
+from slosgate.engines.messages import Telemetry
+from slosgate.engines.sim.realtime import faster
+from slosgate.gateway.replicas.mirror import Mirror
+from slosgate.gateway.state.ledger import Change, Ledger, LedgerEntry
+from slosgate.planner.controller import Arrival, ReplicaState, place
+from slosgate.planner.jobs import JobTable
+from slosgate.planner.profile import HardwareProfile
 from tests.gateway.conftest import eventually, until_known
 from tests.gateway.scripted import MODEL, ScriptedReplica, holds, scripted_replica, stalls
 from tests.processes import Process, running_engine, running_gateway, running_valkey

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from engines import profiles
-from planner.jobs import JobTable
+from slosgate.engines import profiles
+from slosgate.planner.jobs import JobTable
 
 H200 = profiles.load("h200-opt-13b")
 TIERS_S = (0.05, 0.1, 0.03)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from planner.admission import admit, solve
-from planner.budget import Problem, feasible, problems
-from planner.greedy import admit_by_brute_force, admit_greedily
-from planner.jobs import JobTable
-from planner.slack import coefficients
+from slosgate.planner.admission import admit, solve
+from slosgate.planner.budget import Problem, feasible, problems
+from slosgate.planner.greedy import admit_by_brute_force, admit_greedily
+from slosgate.planner.jobs import JobTable
+from slosgate.planner.slack import coefficients
 from tests.planner.cases import H200, random_jobs
 
 COEF = coefficients(H200.perf)

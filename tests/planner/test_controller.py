@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from planner.controller import Arrival, ReplicaState, place, plan_replica, promote
-from planner.jobs import JobTable
-from planner.rollout import roll_forward
+from slosgate.planner.controller import Arrival, ReplicaState, place, plan_replica, promote
+from slosgate.planner.jobs import JobTable
+from slosgate.planner.rollout import roll_forward
 from tests.planner.cases import H200, random_jobs
 
 INF = float("inf")

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines import profiles
-from planner.fit import MalformedMeasurement, errors, fit, held_out, read_measurements, timing_faults
-from planner.perf_model import PerfModel, Term
-from planner.roofline import SHIPPED, derive
+from slosgate.engines import profiles
+from slosgate.planner.fit import MalformedMeasurement, errors, fit, held_out, read_measurements, timing_faults
+from slosgate.planner.perf_model import PerfModel, Term
+from slosgate.planner.roofline import SHIPPED, derive
 
 TRUE = PerfModel(
     (

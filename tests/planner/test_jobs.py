@@ -1,6 +1,6 @@
 import pytest
 
-from planner.jobs import JobTable
+from slosgate.planner.jobs import JobTable
 
 
 def table(*ids: str) -> JobTable:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from planner.lengths import Acceptance, ClassStatistics
+from slosgate.planner.lengths import Acceptance, ClassStatistics
 
 
 def test_until_enough_is_known_the_cap_is_planned_for() -> None:

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import profiles
-from planner.commitment import PATIENT
-from planner.jobs import JobTable
-from planner.pacing import LONGEST, SHORTEST, balanced_s, rate_share, rated_s
-from planner.slack import coefficients, next_batch
+from slosgate.engines import profiles
+from slosgate.planner.commitment import PATIENT
+from slosgate.planner.jobs import JobTable
+from slosgate.planner.pacing import LONGEST, SHORTEST, balanced_s, rate_share, rated_s
+from slosgate.planner.slack import coefficients, next_batch
 
 A100 = profiles.load("a100-opt-13b")
 COEF = coefficients(A100.perf)

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import profiles
-from planner.perf_model import PerfModel, Term
+from slosgate.engines import profiles
+from slosgate.planner.perf_model import PerfModel, Term
 
 TWO_TERMS = PerfModel(
     terms=(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from planner.recalibration import Recalibration
+from slosgate.planner.recalibration import Recalibration
 from tests.planner.cases import H200
 
 

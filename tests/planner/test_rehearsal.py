@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.messages import SloArgs
-from engines.sim.policies.slosgate import SlosgatePolicy
-from engines.sim.replica import SimReplica
-from engines.sim.state import EngineRequest
-from planner.controller import Arrival, Decision, ReplicaState, place, promote
-from planner.jobs import JobTable
-from planner.profile import HardwareProfile
+from slosgate.engines.messages import SloArgs
+from slosgate.engines.sim.policies.slosgate import SlosgatePolicy
+from slosgate.engines.sim.replica import SimReplica
+from slosgate.engines.sim.state import EngineRequest
+from slosgate.planner.controller import Arrival, Decision, ReplicaState, place, promote
+from slosgate.planner.jobs import JobTable
+from slosgate.planner.profile import HardwareProfile
 from tests.planner.cases import H200
 
 

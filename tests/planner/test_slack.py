@@ -2,10 +2,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.batch import Batch
-from planner.jobs import Jobs, JobTable
-from planner.rollout import roll_forward
-from planner.slack import next_batch
+from slosgate.planner.batch import Batch
+from slosgate.planner.jobs import Jobs, JobTable
+from slosgate.planner.rollout import roll_forward
+from slosgate.planner.slack import next_batch
 from tests.planner.cases import H200, random_jobs
 
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines import profiles
-from planner.kernels import Load
-from planner.profile import HardwareProfile
-from planner.slack import coefficients
-from planner.speculation import best_drafts, expected_tokens, prefill_rate, tier_lengths
+from slosgate.engines import profiles
+from slosgate.planner.kernels import Load
+from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.slack import coefficients
+from slosgate.planner.speculation import best_drafts, expected_tokens, prefill_rate, tier_lengths
 from tests.planner.cases import H200
 
 COEF = coefficients(H200.perf)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from traces.sources import FOLDER_VARIABLE, Places
+from slosgate.traces.sources import FOLDER_VARIABLE, Places
 
 
 def real_places(cache: Path) -> Places:

@@ -7,11 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from traces import manifest, sources
-from traces.errors import TraceError
-from traces.formats import azure_2023, burstgpt, humaneval, mooncake, plain, reasoning, servegen, sharegpt, toolbench
-from traces.formats.base import Format, Reading
-from traces.sources import Places
+from slosgate.traces import manifest, sources
+from slosgate.traces.errors import TraceError
+from slosgate.traces.formats import (
+    azure_2023,
+    burstgpt,
+    humaneval,
+    mooncake,
+    plain,
+    reasoning,
+    servegen,
+    sharegpt,
+    toolbench,
+)
+from slosgate.traces.formats.base import Format, Reading
+from slosgate.traces.sources import Places
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n"
 OWN = "arrival_s,prompt_tokens,output_tokens\n1,5,5\n"

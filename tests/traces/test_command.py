@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from bench import results
-from bench.cli import app
+from slosgate.bench import results
+from slosgate.bench.cli import app
 from tests.traces.real import real_places
 
 

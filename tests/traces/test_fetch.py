@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from traces import fetch
-from traces.errors import TraceError
-from traces.formats import plain
-from traces.formats.base import Dataset
+from slosgate.traces import fetch
+from slosgate.traces.errors import TraceError
+from slosgate.traces.formats import plain
+from slosgate.traces.formats.base import Dataset
 
 ROWS = b"arrival_s,prompt_tokens,output_tokens\n" + b"".join(b"%d,12,3\n" % i for i in range(5000))
 DATASET = Dataset(

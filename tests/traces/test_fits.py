@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slosgate.traces import fit, sources
+from slosgate.traces.arrivals import Drifting
+from slosgate.traces.errors import TraceError
+from slosgate.traces.fitting import fit_drifting, fit_lengths
+from slosgate.traces.lengths import summarize
+from slosgate.traces.records import TraceRequest
+from slosgate.traces.windows import Slice, arrival_times
 from tests.traces.real import real_places
-from traces import fit, sources
-from traces.arrivals import Drifting
-from traces.errors import TraceError
-from traces.fitting import fit_drifting, fit_lengths
-from traces.lengths import summarize
-from traces.records import TraceRequest
-from traces.windows import Slice, arrival_times
 
 SEEDS = range(20)
 

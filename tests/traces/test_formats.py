@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.traces.real import real_places
-from traces import sources
-from traces.formats import (
+from slosgate.traces import sources
+from slosgate.traces.formats import (
     arxiv,
     azure_2023,
     azure_2024,
@@ -23,9 +22,10 @@ from traces.formats import (
     sharegpt,
     toolbench,
 )
-from traces.formats.base import Format, Reading
-from traces.records import Stage, TraceRequest
-from traces.windows import arrival_times
+from slosgate.traces.formats.base import Format, Reading
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.windows import arrival_times
+from tests.traces.real import real_places
 
 
 def rows(form: Format, path: Path, text: str = "") -> tuple[list[TraceRequest], Counter[str]]:

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from traces.arrivals import Poisson
-from traces.burstiness import burstiness
-from traces.errors import TraceError
-from traces.fit import load
-from traces.scaling import METHODS, Scaled, repeat
+from slosgate.traces.arrivals import Poisson
+from slosgate.traces.burstiness import burstiness
+from slosgate.traces.errors import TraceError
+from slosgate.traces.fit import load
+from slosgate.traces.scaling import METHODS, Scaled, repeat
 
 SPAN_S = 600.0
 

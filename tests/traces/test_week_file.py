@@ -4,16 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from traces import sources
-from traces.sources import Places
-from traces.windows import Slice
+from slosgate.traces import sources
+from slosgate.traces.sources import Places
+from slosgate.traces.windows import Slice
 
 ROW = "2024-05-10 {h:02d}:{m:02d}:{s:02d}.{f:06d}+00:00,{p},{o}\n"
 PEAK = """
 import sys
 from pathlib import Path
-from traces import sources
-from traces.windows import Slice
+from slosgate.traces import sources
+from slosgate.traces.windows import Slice
 places = sources.Places(folder=Path(sys.argv[1]), cache=Path(sys.argv[1]), offline=True)
 print(len(sources.load("azure-code-2024", places, part=Slice(0, 3600)).requests))
 # Not ru_maxrss, which a child inherits from the process that started it.

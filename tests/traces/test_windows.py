@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slosgate.traces import sources
+from slosgate.traces.errors import TraceError
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.windows import Slice, between, clip, drop_longer, likest, pair
 from tests.traces.real import real_places
-from traces import sources
-from traces.errors import TraceError
-from traces.records import Stage, TraceRequest
-from traces.windows import Slice, between, clip, drop_longer, likest, pair
 
 
 def one(arrival_s: float, prompt: int, output: int) -> TraceRequest:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from bench.gpu.dummy_model import write_model
-from planner.perf_model import PerfModel, Term
-from planner.profile import HardwareProfile
+from slosgate.bench.gpu.dummy_model import write_model
+from slosgate.planner.perf_model import PerfModel, Term
+from slosgate.planner.profile import HardwareProfile
 
 MODEL = "tiny-llama"
 START_S = 800.0  # importing vLLM alone takes minutes on a busy machine with a cold cache
@@ -44,7 +44,7 @@ def vllm_engine(name: str, redis: str, folder: Path, *options: str) -> Iterator[
     profile = folder / "profile.json"
     profile.write_bytes(msgspec.json.encode(CPU_PROFILE))
     port = _free_port()
-    command = [sys.executable, "-m", "engines.vllm.command", "--model", str(model), "--profile", str(profile)]
+    command = [sys.executable, "-m", "slosgate.engines.vllm.command", "--model", str(model), "--profile", str(profile)]
     command += ["--redis", redis, "--name", name, "--port", str(port), *OPTIONS, *options]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     log = folder / f"{name}.log"

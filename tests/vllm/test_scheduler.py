@@ -17,14 +17,14 @@ from redis.asyncio import Redis
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from bench.gpu.dummy_model import write_model
-from bench.gpu.fake_engine import ITERATION_S, FakeEngine, make_scheduler
-from engines import channel, profiles
-from engines.messages import Announcement, Plan, PlannedIteration
-from engines.vllm.compat import ClampedScheduler
-from engines.vllm.scheduler import AsyncSloScheduler, SloScheduler, SyncSloScheduler
-from engines.vllm.versions import ANY_VERSION, UnsupportedVllm, require_supported
-from planner.perf_model import PerfModel
+from slosgate.bench.gpu.dummy_model import write_model
+from slosgate.bench.gpu.fake_engine import ITERATION_S, FakeEngine, make_scheduler
+from slosgate.engines import channel, profiles
+from slosgate.engines.messages import Announcement, Plan, PlannedIteration
+from slosgate.engines.vllm.compat import ClampedScheduler
+from slosgate.engines.vllm.scheduler import AsyncSloScheduler, SloScheduler, SyncSloScheduler
+from slosgate.engines.vllm.versions import ANY_VERSION, UnsupportedVllm, require_supported
+from slosgate.planner.perf_model import PerfModel
 from tests.engines.conftest import Valkey, free_port, valkey  # noqa: F401  # a fixture
 from tests.engines.serving import Watcher
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from traces.errors import malformed
-from traces.formats import plain
-from traces.formats.base import Dataset, Format, Reading
-from traces.records import Stage, TraceRequest
-from traces.rows import Clock, csv_header, csv_rows, tokens
+from slosgate.traces.errors import malformed
+from slosgate.traces.formats import plain
+from slosgate.traces.formats.base import Dataset, Format, Reading
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.rows import Clock, csv_header, csv_rows, tokens
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 REPOSITORY = "https://raw.githubusercontent.com/Azure/AzurePublicDataset/b469a113cedca53ddc3bdea71a143dc4b7d8700c/data"

@@ -6,8 +6,8 @@ they are asked for: the first hour costs the memory of its own requests, not of 
 
 from __future__ import annotations
 
-from traces.formats import azure_2023
-from traces.formats.base import Dataset, Format
+from slosgate.traces.formats import azure_2023
+from slosgate.traces.formats.base import Dataset, Format
 
 HOST = "https://azurepublicdatasettraces.blob.core.windows.net/azurellminfererencetrace"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.records import TraceRequest
+from slosgate.traces.records import TraceRequest
 
 CountTokens = Callable[[str], int]
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from traces.formats.base import Dataset, Format, Reading
-from traces.records import Stage, TraceRequest
-from traces.rows import Clock, csv_rows, seconds, tokens
+from slosgate.traces.formats.base import Dataset, Format, Reading
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.rows import Clock, csv_rows, seconds, tokens
 
 COLUMNS = ("Timestamp", "Request tokens", "Response tokens")
 RELEASE = "https://github.com/HPMLL/BurstGPT/releases/download/v1.2"

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from traces.formats import plain
-from traces.formats.base import Dataset, Format, Reading
-from traces.formats.text import read_pairs
-from traces.records import TraceRequest
-from traces.rows import open_text
+from slosgate.traces.formats import plain
+from slosgate.traces.formats.base import Dataset, Format, Reading
+from slosgate.traces.formats.text import read_pairs
+from slosgate.traces.records import TraceRequest
+from slosgate.traces.rows import open_text
 
 LENGTHS = ("prompt_tokens_deepseek", "output_tokens_deepseek")
 

@@ -14,10 +14,10 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
-from traces.errors import malformed
-from traces.formats.base import Dataset, Format, Reading
-from traces.records import Stage, TraceRequest
-from traces.rows import Clock, field, json_lines, seconds, tokens
+from slosgate.traces.errors import malformed
+from slosgate.traces.formats.base import Dataset, Format, Reading
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.rows import Clock, field, json_lines, seconds, tokens
 
 BLOCK_TOKENS = 512
 STEP_MS = 3000

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from traces.errors import malformed
-from traces.formats.base import Format, Reading
-from traces.records import Stage, TraceRequest
-from traces.rows import Clock, csv_header, csv_rows, field, json_lines, open_text, seconds, tokens
+from slosgate.traces.errors import malformed
+from slosgate.traces.formats.base import Format, Reading
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.rows import Clock, csv_header, csv_rows, field, json_lines, open_text, seconds, tokens
 
 LENGTHS = ("prompt_tokens", "output_tokens")
 TIMED = ("arrival_s", *LENGTHS)

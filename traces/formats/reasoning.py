@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from traces.errors import malformed
-from traces.formats.base import Dataset, Format, Reading
-from traces.records import Stage, TraceRequest
-from traces.rows import csv_rows, field, json_lines, open_text, tokens
+from slosgate.traces.errors import malformed
+from slosgate.traces.formats.base import Dataset, Format, Reading
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.rows import csv_rows, field, json_lines, open_text, tokens
 
 COLUMNS = ("prompt_tokens", "think_tokens", "answer_tokens")
 

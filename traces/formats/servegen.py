@@ -20,12 +20,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.burstiness import Times
-from traces.errors import TraceError, malformed
-from traces.formats.base import Dataset, Format, Reading
-from traces.formats.reasoning import think_then_respond
-from traces.records import Stage, TraceRequest
-from traces.rows import Clock, open_text, seconds
+from slosgate.traces.burstiness import Times
+from slosgate.traces.errors import TraceError, malformed
+from slosgate.traces.formats.base import Dataset, Format, Reading
+from slosgate.traces.formats.reasoning import think_then_respond
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.rows import Clock, open_text, seconds
 
 Distribution = tuple[NDArray[np.float64], NDArray[np.float64]]  # values, their cumulative probability
 

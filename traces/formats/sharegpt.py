@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from traces.errors import malformed
-from traces.formats import plain
-from traces.formats.base import Dataset, Format, Reading
-from traces.records import Stage, TraceRequest
-from traces.rows import csv_header, open_text
+from slosgate.traces.errors import malformed
+from slosgate.traces.formats import plain
+from slosgate.traces.formats.base import Dataset, Format, Reading
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.rows import csv_header, open_text
 
 SARATHI = ("num_prefill_tokens", "num_decode_tokens")
 ANSWERS_FROM = {"gpt", "chatgpt", "bard", "assistant"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from traces.formats.base import Reading
-from traces.records import Stage, TraceRequest
-from traces.rows import field, json_lines
+from slosgate.traces.formats.base import Reading
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.rows import field, json_lines
 
 
 def read_pairs(path: Path, prompt: str, output: str, reading: Reading) -> Iterator[TraceRequest]:

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from traces.errors import TraceError, malformed
-from traces.formats.base import Dataset, Format, Reading
-from traces.records import Stage, TraceRequest
-from traces.rows import field, json_lines, tokens
+from slosgate.traces.errors import TraceError, malformed
+from slosgate.traces.formats.base import Dataset, Format, Reading
+from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.rows import field, json_lines, tokens
 
 Call = tuple[int, int]  # whole prompt, output; tokens
 

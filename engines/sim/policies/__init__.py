@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engines.sim.policies import sarathi, slosgate, vllm, vllm_v0
-from engines.sim.policies.base import Policy, PolicyFactory, SlotBatch
+from slosgate.engines.sim.policies import sarathi, slosgate, vllm, vllm_v0
+from slosgate.engines.sim.policies.base import Policy, PolicyFactory, SlotBatch
 
 _POLICIES: dict[str, PolicyFactory] = {
     "sarathi": sarathi.SarathiPolicy,

@@ -8,9 +8,9 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from engines.messages import DraftReport, IterationReport, Plan, RequestProgress
-from engines.sim.flight import Leg, TokenLog, Totals
-from engines.sim.state import EngineState, Slots
+from slosgate.engines.messages import DraftReport, IterationReport, Plan, RequestProgress
+from slosgate.engines.sim.flight import Leg, TokenLog, Totals
+from slosgate.engines.sim.state import EngineState, Slots
 
 
 def slots(*values: int) -> Slots:

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from engines.messages import DraftReport, IterationReport, Plan, RequestProgress
-from engines.sim.flight import Leg, TokenLog, Totals, repeat
-from engines.sim.policies.base import Iteration, Outcome, SlotBatch, slots
-from engines.sim.state import EngineState, Sequences, Slots
-from engines.sim.steps import blocks_needed
-from planner.compiling import compiled
+from slosgate.engines.messages import DraftReport, IterationReport, Plan, RequestProgress
+from slosgate.engines.sim.flight import Leg, TokenLog, Totals, repeat
+from slosgate.engines.sim.policies.base import Iteration, Outcome, SlotBatch, slots
+from slosgate.engines.sim.state import EngineState, Sequences, Slots
+from slosgate.engines.sim.steps import blocks_needed
+from slosgate.planner.compiling import compiled
 
 WATERMARK = 0.01  # share of the KV blocks that vLLM V0, and engines forked from it, keep free when they admit
 

@@ -7,17 +7,17 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 
-from engines.follower import PlanFollower, Progress, add_job
-from engines.messages import Announcement, DraftReport, IterationReport, Plan, RequestProgress, SloArgs
-from engines.sim.acceptance import AcceptanceRates
-from engines.sim.flight import Leg, TokenLog, Totals
-from engines.sim.following import follow
-from engines.sim.policies.base import Iteration, Outcome, SlotBatch
-from engines.sim.state import EngineRequest, EngineState, Slots
-from planner.compiling import compiled
-from planner.jobs import JobTable
-from planner.profile import HardwareProfile
-from planner.slack import coefficients
+from slosgate.engines.follower import PlanFollower, Progress, add_job
+from slosgate.engines.messages import Announcement, DraftReport, IterationReport, Plan, RequestProgress, SloArgs
+from slosgate.engines.sim.acceptance import AcceptanceRates
+from slosgate.engines.sim.flight import Leg, TokenLog, Totals
+from slosgate.engines.sim.following import follow
+from slosgate.engines.sim.policies.base import Iteration, Outcome, SlotBatch
+from slosgate.engines.sim.state import EngineRequest, EngineState, Slots
+from slosgate.planner.compiling import compiled
+from slosgate.planner.jobs import JobTable
+from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.slack import coefficients
 
 
 class SlosgatePolicy:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from engines.sim.policies.base import SlotBatch, slots
-from engines.sim.policies.fcfs import FcfsPolicy
-from engines.sim.state import EngineState, Sequences, Slots
-from engines.sim.steps import blocks_needed
-from planner.compiling import compiled
+from slosgate.engines.sim.policies.base import SlotBatch, slots
+from slosgate.engines.sim.policies.fcfs import FcfsPolicy
+from slosgate.engines.sim.state import EngineState, Sequences, Slots
+from slosgate.engines.sim.steps import blocks_needed
+from slosgate.planner.compiling import compiled
 
 
 class VllmPolicy(FcfsPolicy):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from engines.sim.systems.base import Settings, SimRequest, SimStage, StageJob, System, SystemFactory
-from engines.sim.systems.distserve import DistServe
-from engines.sim.systems.sarathi import Sarathi
-from engines.sim.systems.slos_serve import SlosServe
-from engines.sim.systems.slos_serve_ar import SlosServeAr
-from engines.sim.systems.slos_serve_greedy import SlosServeGreedy
-from engines.sim.systems.slos_serve_no_burst import SlosServeNoBurst
-from engines.sim.systems.slos_serve_no_promotion import SlosServeNoPromotion
-from engines.sim.systems.slos_serve_no_routing import SlosServeNoRouting
-from engines.sim.systems.vllm import Vllm
-from engines.sim.systems.vllm_v0 import VllmV0
+from slosgate.engines.sim.systems.base import Settings, SimRequest, SimStage, StageJob, System, SystemFactory
+from slosgate.engines.sim.systems.distserve import DistServe
+from slosgate.engines.sim.systems.sarathi import Sarathi
+from slosgate.engines.sim.systems.slos_serve import SlosServe
+from slosgate.engines.sim.systems.slos_serve_ar import SlosServeAr
+from slosgate.engines.sim.systems.slos_serve_greedy import SlosServeGreedy
+from slosgate.engines.sim.systems.slos_serve_no_burst import SlosServeNoBurst
+from slosgate.engines.sim.systems.slos_serve_no_promotion import SlosServeNoPromotion
+from slosgate.engines.sim.systems.slos_serve_no_routing import SlosServeNoRouting
+from slosgate.engines.sim.systems.vllm import Vllm
+from slosgate.engines.sim.systems.vllm_v0 import VllmV0
 
 _SYSTEMS: dict[str, SystemFactory] = {
     "distserve": DistServe,

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.sim.policies.base import PolicyFactory
-from engines.sim.replica import SimReplica
-from engines.sim.state import EngineRequest
-from planner.profile import HardwareProfile
+from slosgate.engines.sim.policies.base import PolicyFactory
+from slosgate.engines.sim.replica import SimReplica
+from slosgate.engines.sim.state import EngineRequest
+from slosgate.planner.profile import HardwareProfile
 
 GUARANTEED, BEST_EFFORT = "guaranteed", "best-effort"
 

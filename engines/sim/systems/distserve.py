@@ -13,8 +13,8 @@ from functools import partial
 
 import msgspec
 
-from engines.sim.policies.distserve import DecodePolicy, PrefillPolicy
-from engines.sim.systems.base import Fleet, Settings, StageJob, one_replica
+from slosgate.engines.sim.policies.distserve import DecodePolicy, PrefillPolicy
+from slosgate.engines.sim.systems.base import Fleet, Settings, StageJob, one_replica
 
 
 class DistServe:

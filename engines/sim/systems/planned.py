@@ -11,14 +11,14 @@ from itertools import count, cycle
 
 import msgspec
 
-from engines.messages import Plan, SloArgs
-from engines.plans import horizon_of
-from engines.sim.acceptance import AcceptanceRates
-from engines.sim.policies.slosgate import SlosgatePolicy
-from engines.sim.state import EngineState
-from engines.sim.systems.base import BEST_EFFORT, GUARANTEED, Fleet, Settings, StageJob, equal_replicas
-from planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
-from planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens
+from slosgate.engines.messages import Plan, SloArgs
+from slosgate.engines.plans import horizon_of
+from slosgate.engines.sim.acceptance import AcceptanceRates
+from slosgate.engines.sim.policies.slosgate import SlosgatePolicy
+from slosgate.engines.sim.state import EngineState
+from slosgate.engines.sim.systems.base import BEST_EFFORT, GUARANTEED, Fleet, Settings, StageJob, equal_replicas
+from slosgate.planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
+from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engines.sim.policies.base import PolicyFactory
-from engines.sim.systems.base import Fleet, Settings, StageJob, equal_replicas
+from slosgate.engines.sim.policies.base import PolicyFactory
+from slosgate.engines.sim.systems.base import Fleet, Settings, StageJob, equal_replicas
 
 
 class RoundRobin:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from engines.sim.policies.sarathi import SarathiPolicy
-from engines.sim.systems.base import Settings
-from engines.sim.systems.round_robin import RoundRobin
+from slosgate.engines.sim.policies.sarathi import SarathiPolicy
+from slosgate.engines.sim.systems.base import Settings
+from slosgate.engines.sim.systems.round_robin import RoundRobin
 
 
 class Sarathi(RoundRobin):

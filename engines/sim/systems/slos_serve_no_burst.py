@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engines.sim.systems.base import Settings
-from engines.sim.systems.planned import FrontEnd, PlannedSystem
+from slosgate.engines.sim.systems.base import Settings
+from slosgate.engines.sim.systems.planned import FrontEnd, PlannedSystem
 
 
 class SlosServeNoBurst(PlannedSystem):

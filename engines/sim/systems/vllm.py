@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from engines.sim.policies.vllm import VllmPolicy
-from engines.sim.systems.base import Settings
-from engines.sim.systems.round_robin import RoundRobin
+from slosgate.engines.sim.policies.vllm import VllmPolicy
+from slosgate.engines.sim.systems.base import Settings
+from slosgate.engines.sim.systems.round_robin import RoundRobin
 
 
 class Vllm(RoundRobin):

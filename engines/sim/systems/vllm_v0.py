@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from engines.sim.policies.vllm_v0 import VllmV0Policy
-from engines.sim.systems.base import Settings
-from engines.sim.systems.round_robin import RoundRobin
+from slosgate.engines.sim.policies.vllm_v0 import VllmV0Policy
+from slosgate.engines.sim.systems.base import Settings
+from slosgate.engines.sim.systems.round_robin import RoundRobin
 
 
 class VllmV0(RoundRobin):

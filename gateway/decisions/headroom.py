@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gateway.admission import state_of
-from gateway.exchange import Exchange
-from gateway.fleet import Fleet
-from planner.controller import Arrival, admitted, possible, with_arrival
+from slosgate.gateway.decisions.admission import state_of
+from slosgate.gateway.promises.exchange import Exchange
+from slosgate.gateway.replicas.fleet import Fleet
+from slosgate.planner.controller import Arrival, admitted, possible, with_arrival
 
 COPIES = 32  # counted up to, per replica
 LEARNING_RATE = 0.02

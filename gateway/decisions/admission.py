@@ -8,17 +8,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from engines.messages import Announcement
-from gateway.config import AdmissionConfig
-from gateway.contract import TPOT_HEADERS, TTFT_HEADERS
-from gateway.errors import InvalidRequest, ModelNotFound, NotAdmitted, Unavailable
-from gateway.exchange import Exchange, Placement
-from gateway.fleet import Fleet, Replica
-from gateway.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
-from gateway.metrics import Metrics
-from gateway.mirror import Mirror
-from gateway.prefixes import BLOCK_BYTES
-from planner.controller import Arrival, Decision, ReplicaState, place
+from slosgate.engines.messages import Announcement
+from slosgate.gateway.config import AdmissionConfig
+from slosgate.gateway.errors import InvalidRequest, ModelNotFound, NotAdmitted, Unavailable
+from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS
+from slosgate.gateway.promises.exchange import Exchange, Placement
+from slosgate.gateway.replicas.fleet import Fleet, Replica
+from slosgate.gateway.replicas.mirror import Mirror
+from slosgate.gateway.replicas.prefixes import BLOCK_BYTES
+from slosgate.gateway.reports.metrics import Metrics
+from slosgate.gateway.state.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
+from slosgate.planner.controller import Arrival, Decision, ReplicaState, place
 
 LATER_S = 1.0  # what a client is told to wait when the plan can't say how long
 

@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 from starlette.types import Send
 
-from gateway.completion import Completion
-from gateway.config import Config, OverflowConfig
-from gateway.contract import Contract
-from gateway.errors import GatewayError, InvalidRequest, RateLimited, Unavailable, error_event
-from gateway.exchange import Exchange
+from slosgate.gateway.config import Config, OverflowConfig
+from slosgate.gateway.errors import GatewayError, InvalidRequest, RateLimited, Unavailable, error_event
+from slosgate.gateway.promises.completion import Completion
+from slosgate.gateway.promises.contract import Contract
+from slosgate.gateway.promises.exchange import Exchange
 
 LATER_S = 1.0  # what a client waits when the provider is full and doesn't say for how long
 REFUSED = (400, 413, 422)  # the request itself can't be served there

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import msgspec
 from redis.exceptions import ResponseError
 
-from engines.channel import PLAN_TTL_MS, STORE_ERRORS, connect, key
-from engines.messages import Announcement, Plan
+from slosgate.engines.channel import PLAN_TTL_MS, STORE_ERRORS, connect, key
+from slosgate.engines.messages import Announcement, Plan
 
 GATEWAY_TTL_MS = 1_500
 QUIET_S = 0.5

@@ -15,14 +15,14 @@ from collections.abc import Callable
 import msgspec
 from starlette.types import Receive, Send
 
-from gateway.admission import Admission
-from gateway.completion import slo_args, with_slo_args
-from gateway.config import ServerConfig
-from gateway.errors import GatewayError, RateLimited, ReplicaLost, Unavailable, error_event
-from gateway.exchange import Exchange
-from gateway.fleet import Fleet, Replica
-from gateway.overflow import Overflow
-from gateway.upstream import Response, Upstream, UpstreamError
+from slosgate.gateway.config import ServerConfig
+from slosgate.gateway.decisions.admission import Admission
+from slosgate.gateway.errors import GatewayError, RateLimited, ReplicaLost, Unavailable, error_event
+from slosgate.gateway.http.overflow import Overflow
+from slosgate.gateway.promises.completion import slo_args, with_slo_args
+from slosgate.gateway.promises.exchange import Exchange
+from slosgate.gateway.replicas.fleet import Fleet, Replica
+from slosgate.gateway.replicas.upstream import Response, Upstream, UpstreamError
 
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 MAX_EVENT_BYTES = 4 * 1024 * 1024

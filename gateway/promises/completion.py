@@ -11,9 +11,9 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from engines.messages import SloArgs
-from gateway.errors import InvalidRequest
-from gateway.prefixes import Hashes, leading_blocks
+from slosgate.engines.messages import SloArgs
+from slosgate.gateway.errors import InvalidRequest
+from slosgate.gateway.replicas.prefixes import Hashes, leading_blocks
 
 Kind = Literal["completions", "chat"]
 

@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from gateway.drafts import Drafts
-from gateway.exchange import Exchange
-from gateway.fleet import Fleet
+from slosgate.gateway.decisions.drafts import Drafts
+from slosgate.gateway.promises.exchange import Exchange
+from slosgate.gateway.replicas.fleet import Fleet
 
 MOST_MODELS = 64  # label values; a client that invents names must not fill the memory of whoever scrapes
 OTHER = "other"

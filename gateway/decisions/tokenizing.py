@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.completion import Completion
-from gateway.config import Config
+from slosgate.gateway.config import Config
+from slosgate.gateway.promises.completion import Completion
 
 LONGEST_BYTES = 32_768  # longer texts are estimated: counting them would hold up every stream for milliseconds
 

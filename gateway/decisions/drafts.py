@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 
-from engines.messages import DraftReport
-from gateway.fleet import Replica
-from planner.lengths import Acceptance
+from slosgate.engines.messages import DraftReport
+from slosgate.gateway.replicas.fleet import Replica
+from slosgate.planner.lengths import Acceptance
 
 UNKNOWN = Acceptance()
 

@@ -11,9 +11,9 @@ import asyncio
 import msgspec
 from starlette.types import Receive, Send
 
-from gateway.errors import InvalidRequest, ModelNotFound, ReplicaLost, Unavailable
-from gateway.fleet import Fleet, Replica
-from gateway.upstream import Response, Upstream, UpstreamError
+from slosgate.gateway.errors import InvalidRequest, ModelNotFound, ReplicaLost, Unavailable
+from slosgate.gateway.replicas.fleet import Fleet, Replica
+from slosgate.gateway.replicas.upstream import Response, Upstream, UpstreamError
 
 _NOT_HERE = (404, 405, 501)
 _FORWARDED = (b"content-type", b"accept", b"openai-beta")

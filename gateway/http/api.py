@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from gateway.completion import Kind
-from gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, Unauthorized
-from gateway.gateway import Gateway
-from gateway.keys import matches
+from slosgate.gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, Unauthorized
+from slosgate.gateway.gateway import Gateway
+from slosgate.gateway.http.keys import matches
+from slosgate.gateway.promises.completion import Kind
 
 OWN_PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/models")
 

@@ -18,17 +18,17 @@ from typing import Any, Protocol
 
 import msgspec
 
-from engines import profiles
-from engines.channel import STORE_ERRORS, ReplicaInfo, live_replicas, telemetry_reports
-from engines.messages import DraftReport
-from gateway.background import kept_up
-from gateway.breaker import Breaker, State
-from gateway.config import ReplicaConfig
-from gateway.ledger import Change, Head, Ledger, LedgerEntry, StoreDown
-from gateway.mirror import Mirror
-from gateway.prefixes import Hashes, Prefixes
-from gateway.upstream import Upstream, UpstreamError
-from planner.profile import HardwareProfile
+from slosgate.engines import profiles
+from slosgate.engines.channel import STORE_ERRORS, ReplicaInfo, live_replicas, telemetry_reports
+from slosgate.engines.messages import DraftReport
+from slosgate.gateway.background import kept_up
+from slosgate.gateway.config import ReplicaConfig
+from slosgate.gateway.replicas.breaker import Breaker, State
+from slosgate.gateway.replicas.mirror import Mirror
+from slosgate.gateway.replicas.prefixes import Hashes, Prefixes
+from slosgate.gateway.replicas.upstream import Upstream, UpstreamError
+from slosgate.gateway.state.ledger import Change, Head, Ledger, LedgerEntry, StoreDown
+from slosgate.planner.profile import HardwareProfile
 
 SCAN_S = 0.4
 RESUBSCRIBE_S = 0.2

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gateway.completion import Completion
-from gateway.exchange import Exchange, Size
-from gateway.tokenizing import Tokenizers
-from planner.lengths import USUAL_TOKENS, ClassStatistics
+from slosgate.gateway.decisions.tokenizing import Tokenizers
+from slosgate.gateway.promises.completion import Completion
+from slosgate.gateway.promises.exchange import Exchange, Size
+from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics
 
 # Tokens per unit of size before the first answer: English prose, as OpenAI's rule of thumb has it, and no template.
 UNKNOWN_RATIOS = {"bytes": 0.25, "tokens": 1.0}

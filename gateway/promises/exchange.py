@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from gateway.completion import Completion
-from gateway.contract import Contract
-from gateway.fleet import Replica
+from slosgate.gateway.promises.completion import Completion
+from slosgate.gateway.promises.contract import Contract
+from slosgate.gateway.replicas.fleet import Replica
 
 TOLERANCE = 1.05  # the paper's rule: a token counts as on time within 5 %
 CHECK_EVERY = 20  # and is looked at every so many tokens

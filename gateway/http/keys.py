@@ -11,8 +11,8 @@ import hmac
 import time
 from collections.abc import Callable, Mapping
 
-from gateway.config import KeyConfig
-from gateway.errors import RateLimited, Unauthorized
+from slosgate.gateway.config import KeyConfig
+from slosgate.gateway.errors import RateLimited, Unauthorized
 
 
 class Holder:

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from engines.messages import RequestProgress, Telemetry
-from gateway.ledger import Head, LedgerEntry
-from planner.commitment import Patience
-from planner.jobs import JobTable
-from planner.lengths import LengthHistogram, firm_tokens
-from planner.profile import HardwareProfile
+from slosgate.engines.messages import RequestProgress, Telemetry
+from slosgate.gateway.state.ledger import Head, LedgerEntry
+from slosgate.planner.commitment import Patience
+from slosgate.planner.jobs import JobTable
+from slosgate.planner.lengths import LengthHistogram, firm_tokens
+from slosgate.planner.profile import HardwareProfile
 
 UNKNOWN_OUTPUT_TOKENS = 128  # what a request that bypassed the gateways is expected to generate yet
 UNSEEN_S = 1.0  # a dispatched request that telemetry doesn't show for so long is not on the replica

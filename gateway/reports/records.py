@@ -9,8 +9,8 @@ from typing import IO
 
 import msgspec
 
-from gateway.errors import GatewayError
-from gateway.exchange import Exchange
+from slosgate.gateway.errors import GatewayError
+from slosgate.gateway.promises.exchange import Exchange
 
 
 class Attempt(msgspec.Struct, frozen=True):

@@ -13,8 +13,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.config import SERVICE_TIERS, ClassConfig, Config, KeyConfig, Policy
-from gateway.errors import Forbidden, InvalidRequest
+from slosgate.gateway.config import SERVICE_TIERS, ClassConfig, Config, KeyConfig, Policy
+from slosgate.gateway.errors import Forbidden, InvalidRequest
 
 TTFT_HEADERS = (b"x-slo-ttft-ms", b"x-llm-d-slo-ttft-ms")
 TPOT_HEADERS = (b"x-slo-tpot-ms", b"x-llm-d-slo-tpot-ms")

@@ -14,14 +14,14 @@ from zlib import crc32
 
 import msgspec
 
-from engines.messages import Plan
-from engines.plans import horizon_of
-from gateway.admission import state_of
-from gateway.fleet import Fleet, Replica
-from gateway.ledger import Conflict, Head, Ledger, StoreDown
-from gateway.metrics import Metrics
-from gateway.mirror import Mirror
-from planner.controller import plan_replica, promote
+from slosgate.engines.messages import Plan
+from slosgate.engines.plans import horizon_of
+from slosgate.gateway.decisions.admission import state_of
+from slosgate.gateway.replicas.fleet import Fleet, Replica
+from slosgate.gateway.replicas.mirror import Mirror
+from slosgate.gateway.reports.metrics import Metrics
+from slosgate.gateway.state.ledger import Conflict, Head, Ledger, StoreDown
+from slosgate.planner.controller import plan_replica, promote
 
 
 class Planning:

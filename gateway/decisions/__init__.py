@@ -1,0 +1,1 @@
+"""What is decided: admission, planning, and what they are learned from."""

@@ -1,0 +1,1 @@
+"""What the gateway knows about its replicas, and how it reaches them."""

@@ -1,0 +1,1 @@
+"""What gateways share: the ledger in Redis or Valkey."""

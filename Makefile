@@ -59,7 +59,7 @@ harm: $(STAMP)
 # One scenario's capacity on every system, as a page.
 .PHONY: $(SCENARIOS:%=scenario-%)
 $(SCENARIOS:%=scenario-%): scenario-%: $(STAMP)
-	$(BIN)/slosbench capacity --scenario $* --system vllm,vllm-v0,sarathi,distserve,slos-serve-ar,slos-serve \
+	$(BIN)/slosbench capacity --scenario $* --system vllm,vllm-v0,sarathi,distserve,slosgate-ar,slosgate \
 		--json out/scenario-$*.json
 	$(BIN)/slosbench report out/scenario-$*.json --out out/scenario-$*.html --title "Capacity: $*"
 

@@ -1,7 +1,7 @@
 """slosbench: what SLO planning buys, measured.
 
     slosbench run --scenario coder --system vllm --rate 2
-    slosbench run --scenario coder --system slos-serve-ar --rate 2 --mode live --json result.json
+    slosbench run --scenario coder --system slosgate-ar --rate 2 --mode live --json result.json
     slosbench report result.json --out report.html
 
 Each command lives in bench/commands/ and is registered by one line here.

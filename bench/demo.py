@@ -23,7 +23,7 @@ from slosgate.bench.scenarios import Like, Scenario
 from slosgate.engines import profiles
 
 HARDWARE = "h200-opt-13b"
-SYSTEMS = ("vllm", "slos-serve-ar")
+SYSTEMS = ("vllm", "slosgate-ar")
 REPLICAS = 2
 # Two and a half minutes of the trace in one, so that two replicas get what five would in the original; with bursts of
 # three times the mean rate. Found in virtual time as a load that two H200s can carry and plain vLLM cannot: there vLLM

@@ -26,8 +26,8 @@ START_S = 180.0  # compiling the planner on a cold cache takes most of it; `slos
 STOP_S = 10.0
 SLOSGATE = (sys.executable, "-m", "slosgate")  # `slosgate` of this environment
 MODEL = "simulated"
-POLICIES = {"vllm": "vllm", "slos-serve-ar": "slosgate"}  # systems that can run live, and their replicas' scheduler
-WITH_GATEWAY = ("slos-serve-ar",)
+POLICIES = {"vllm": "vllm", "slosgate-ar": "slosgate"}  # systems that can run live, and their replicas' scheduler
+WITH_GATEWAY = ("slosgate-ar",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ def _remembered(
 ) -> Any:
     asked = {**more, **dataclasses.asdict(question), "rate_rps": rate_rps, "seed": seed, "source": load.trace_source}
     del asked["seeds"]  # how many runs are pooled changes none of them
-    module = systems.load(tuning.base(question.system)).__module__
+    module = systems.module(tuning.base(question.system))
     return cache.remembered(asked, (*LOAD_MODULES, module), tell, alone=("slosgate.bench.virtual",), enough=enough)
 
 

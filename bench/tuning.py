@@ -40,8 +40,8 @@ def names() -> list[str]:
 
 
 def check(system: str) -> str:
-    """Raises InputError for an unknown system."""
-    return choose("system", system, names())
+    """The system's name as results show it. Raises InputError for an unknown one."""
+    return choose("system", systems.canonical(system), names())
 
 
 def base(system: str) -> str:
@@ -51,7 +51,7 @@ def base(system: str) -> str:
 
 def speculates(system: str) -> bool:
     """Whether a system drafts tokens."""
-    return system.endswith(SPECULATING) or (system.startswith("slos-serve") and system != "slos-serve-ar")
+    return system.endswith(SPECULATING) or (system.startswith("slosgate") and system != "slosgate-ar")
 
 
 def budget_within(profile: HardwareProfile, tpot_s: float) -> int:

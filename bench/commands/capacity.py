@@ -1,7 +1,7 @@
 """slosbench capacity: the highest rate at which a system keeps enough requests within their SLOs.
 
 slosbench capacity --scenario coder --system vllm --hardware a100-opt-13b
-slosbench capacity --scenario coder,chatbot --system vllm,sarathi,slos-serve --attainment 0.99 --json capacity.json
+slosbench capacity --scenario coder,chatbot --system vllm,sarathi,slosgate --attainment 0.99 --json capacity.json
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """slosbench run: one scenario at one rate on one system, in virtual time or over real HTTP.
 
 slosbench run --scenario coder --system vllm --rate 2
-slosbench run --scenario coder --system slos-serve-ar --rate 4 --replicas 2 --mode live --json result.json
+slosbench run --scenario coder --system slosgate-ar --rate 4 --replicas 2 --mode live --json result.json
 slosbench run --scenario chatbot --system mine --rate 3 --mode live --url http://localhost:8000
 """
 
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from slosgate.bench import running
 from slosgate.bench.errors import choose, positive
+from slosgate.engines.sim import systems
 
 MODES = ("sim", "live")
 
@@ -36,7 +37,7 @@ def run(
     """Offer a scenario's requests to a system and count whose SLOs were kept."""
     settings = running.Settings(
         scenario=scenario,
-        system=system,
+        system=systems.canonical(system),
         rate=positive("--rate", rate),
         replicas=int(positive("--replicas", replicas)),
         hardware=hardware,

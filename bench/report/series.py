@@ -10,8 +10,8 @@ from slosgate.bench.results import Row
 
 OTHERS = ("b4", "b5", "b2", "b3")
 COLOURS = {
-    "slos-serve": "ours",
-    "slos-serve-ar": "ours2",
+    "slosgate": "ours",
+    "slosgate-ar": "ours2",
     "vllm": "b0",
     "vllm-v0": "b1",
     "sarathi": "b2",

@@ -15,15 +15,15 @@ from slosgate.bench.results import Result, Row
 
 TARGET = 0.9
 SCENARIOS = ("chatbot", "coder", "mixed")
-FULL = "slos-serve"
+FULL = "slosgate"
 ON_ONE = (
     FULL,
-    "slos-serve-ar",
-    "slos-serve-greedy",
-    "slos-serve-no-promotion",
-    "slos-serve-no-burst",
+    "slosgate-ar",
+    "slosgate-greedy",
+    "slosgate-no-promotion",
+    "slosgate-no-burst",
 )
-ON_FOUR = (FULL, "slos-serve-no-routing")
+ON_FOUR = (FULL, "slosgate-no-routing")
 ROUTED = ("coder",)
 ABOVE = 1.2
 

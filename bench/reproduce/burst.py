@@ -12,7 +12,7 @@ from slosgate.bench import results, running
 from slosgate.bench.results import Result
 from slosgate.bench.running import Settings
 
-SYSTEMS = ("vllm", "sarathi", "slos-serve-ar", "slos-serve")
+SYSTEMS = ("vllm", "sarathi", "slosgate-ar", "slosgate")
 HARDWARE = "h200-opt-13b"
 RATE_RPS = 4.0  # vLLM itself was measured at this rate on a real H200: 80.3 % attained
 

@@ -31,7 +31,7 @@ TARGETS = (0.9, 0.99)
 RIVALS = tuple(name for name in tuning.BASELINES if name != "distserve"), ("distserve",)  # on one GPU, on several
 SEEDS = 1  # loads per rate: some 2,000 simulations as it is
 START_RPS = 1.0  # where the first search of each case begins
-PLAIN, SPECULATING = "slos-serve-ar", "slos-serve"
+PLAIN, SPECULATING = "slosgate-ar", "slosgate"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ TARGET = 0.9
 TIGHT_TPOT_S = 0.05
 PAPER_BASELINES = ("vllm", "vllm-v0", "distserve", "sarathi")
 TUNED = "sarathi, tuned"
-OURS = "slos-serve"
+OURS = "slosgate"
 OVERLOAD = 1.5
 PAPER_GAIN = 2.2
 
@@ -34,7 +34,7 @@ PAPER_GAIN = 2.2
 def run(console: Console, seed: int) -> Result:
     asked = [
         *questions(SCENARIOS, PAPER_BASELINES, settle=_at_one_budget),
-        *questions(SCENARIOS, ("sarathi", "slos-serve-ar", OURS)),
+        *questions(SCENARIOS, ("sarathi", "slosgate-ar", OURS)),
     ]
     result = searched("headline", asked, TARGET, console, seed, _name)
     fleets = sorted({(row["scenario"], row["gpus"]) for row in result.rows if row["gpus"] > 1})

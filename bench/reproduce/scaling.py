@@ -14,7 +14,7 @@ from slosgate.bench.results import Result
 
 TARGET = 0.9
 SCENARIOS = ("coder", "tool-calling")
-SYSTEMS = ("vllm", "slos-serve")
+SYSTEMS = ("vllm", "slosgate")
 REPLICAS = (1, 2, 4, 8)
 
 

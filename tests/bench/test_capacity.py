@@ -51,13 +51,13 @@ def test_bad_input_is_one_sentence_and_exit_code_2(option: str, value: str, said
 
 
 def test_a_baseline_is_tuned_by_what_it_has() -> None:
-    assert [tuning.synchronous(s) for s in ("vllm", "sarathi+sd", "vllm-v0", "slos-serve")] == [
+    assert [tuning.synchronous(s) for s in ("vllm", "sarathi+sd", "vllm-v0", "slosgate")] == [
         True,
         True,
         False,
         False,
     ]
-    assert [len(tuning.settings(s)) for s in ("vllm", "vllm-v0", "slos-serve")] == [1, 1, 1]
+    assert [len(tuning.settings(s)) for s in ("vllm", "vllm-v0", "slosgate")] == [1, 1, 1]
     assert {s.budget for s in tuning.settings("sarathi")} == {256, 512, 1024, 2048, 4096}
     assert {s.drafts for s in tuning.settings("vllm+sd")} == {1, 2, 4}
     assert {(s.replicas, s.prefill_replicas) for s in tuning.settings("distserve", 4)} == {(4, 1), (4, 2), (4, 3)}

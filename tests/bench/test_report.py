@@ -15,7 +15,7 @@ from slosgate.bench.summary import summarize
 @pytest.fixture
 def measured(tmp_path: Path) -> Path:
     result = results.begin("run", {"scenario": "coder", "rate": 2.0}, seed=7, hardware="h200-opt-13b")
-    for system, admission in (("vllm", ""), ("slos-serve-ar", "guaranteed")):
+    for system, admission in (("vllm", ""), ("slosgate-ar", "guaranteed")):
         outcomes = [
             RequestOutcome(
                 "coder <tight>", float(n), [StageOutcome(n, 1.0, 0.05, 3, [n + 0.5, n + 0.52, n + 0.54])], admission
@@ -38,7 +38,7 @@ def draw(*files: Path, out: Path) -> str:
 def test_the_page_stands_alone_and_says_where_it_comes_from(measured: Path, tmp_path: Path) -> None:
     page = draw(measured, out=tmp_path / "deep" / "report.html")
     assert not re.search(r"<script|<link|src=|@import|url\(", page)
-    for said in ("vllm", "slos-serve-ar", "100.0 %", "h200-opt-13b", "azure-code-2023 (generated)", "run.json"):
+    for said in ("vllm", "slosgate-ar", "100.0 %", "h200-opt-13b", "azure-code-2023 (generated)", "run.json"):
         assert said in page
     assert page.count("<svg") == 1 + 4 + 1 + 2  # attainment, four latency plots, waits, one timeline for each system
 

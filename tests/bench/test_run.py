@@ -30,7 +30,7 @@ def run(tmp_path: Path, *options: str, scenario: str = "coder", system: str = "v
     return json.loads(file.read_bytes()), done.output
 
 
-@pytest.mark.parametrize("system", ["vllm", "slos-serve-ar"])
+@pytest.mark.parametrize("system", ["vllm", "slosgate-ar"])
 def test_the_same_seed_gives_the_same_result(system: str, tmp_path: Path) -> None:
     first, said = run(tmp_path, "--seconds", "20", "--seed", "3", system=system)
     second, _ = run(tmp_path, "--seconds", "20", "--seed", "3", system=system)
@@ -48,14 +48,14 @@ def test_mixed_classes_are_reported_each(tmp_path: Path) -> None:
     assert "summarizer" in said
 
 
-@pytest.mark.parametrize("system", ["vllm", "slos-serve-ar"])
+@pytest.mark.parametrize("system", ["vllm", "slosgate-ar"])
 def test_live_starts_what_it_needs_and_serves_every_request(system: str, tmp_path: Path) -> None:
     options = ["--mode", "live", "--seconds", "2", "--replicas", "2", "--hardware", "h200-opt-13b", "--rate", "5"]
     result, said = run(tmp_path, *options, system=system)
     row = result["rows"][0]
     assert row["errors"] == {}
     assert row["unfinished"] == row["rejected"] == 0
-    assert (row["guaranteed"] + row["best_effort"] > 0) == (system == "slos-serve-ar")
+    assert (row["guaranteed"] + row["best_effort"] > 0) == (system == "slosgate-ar")
     assert "schedule delay p50" in said
 
 

@@ -25,7 +25,7 @@ def load(rate_rps: float) -> Load:
     return Load(tuple(offered), now_s, "random")
 
 
-@pytest.mark.parametrize("system", ["vllm", "slos-serve-ar"])
+@pytest.mark.parametrize("system", ["vllm", "slosgate-ar"])
 @pytest.mark.parametrize("rate_rps", [6.0, 30.0])
 def test_an_abandoned_run_has_counted_only_what_misses_in_the_end(system: str, rate_rps: float) -> None:
     whole = virtual.simulate(load(rate_rps), system, H200)

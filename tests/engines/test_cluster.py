@@ -45,10 +45,10 @@ def serve(name: str, requests: list[SimRequest], **settings: object) -> Run:
     return simulate(systems.load(name)(Settings(H200, **settings)), requests)  # type: ignore[arg-type]
 
 
-SPECULATING = [name for name in systems.names() if name.startswith("slos-serve") and name != "slos-serve-ar"]
+SPECULATING = [name for name in systems.names() if name.startswith("slosgate") and name != "slosgate-ar"]
 
 
-@pytest.mark.parametrize("system", sorted({*systems.names()} - {*SPECULATING, "slos-serve-ar"}))
+@pytest.mark.parametrize("system", sorted({*systems.names()} - {*SPECULATING, "slosgate-ar"}))
 def test_an_idle_replica_answers_in_the_zero_load_ttft(system: str) -> None:
     one = [SimRequest(id="a", arrival_s=1.0, stages=(stage(1000, 3),))]
     job = serve(system, one, replicas=2, budget=1024, link_bytes_per_s=math.inf).jobs[0]
@@ -60,10 +60,10 @@ def test_an_idle_replica_answers_in_the_zero_load_ttft(system: str) -> None:
 
 def test_an_idle_replica_that_plans_breaks_a_prompt_up_for_whoever_arrives_next() -> None:
     long = [SimRequest(id="a", arrival_s=1.0, stages=(stage(1000, 3),))]
-    ttft_s = serve("slos-serve-ar", long).jobs[0].token_s[0] - 1.0
+    ttft_s = serve("slosgate-ar", long).jobs[0].token_s[0] - 1.0
     assert H200.zero_load_ttft_s(1000) < ttft_s < 1.15 * H200.zero_load_ttft_s(1000)
     short = SimRequest(id="b", arrival_s=1.01, stages=(stage(100, 3, ttft_slo_s=0.06),))
-    assert serve("slos-serve-ar", [*long, short]).jobs[1].token_s[0] - 1.01 < 0.06
+    assert serve("slosgate-ar", [*long, short]).jobs[1].token_s[0] - 1.01 < 0.06
 
 
 @pytest.mark.parametrize("system", systems.names())
@@ -158,7 +158,7 @@ def test_planned_iterations_are_run_at_once_with_the_same_result(ttft_slo_s: flo
     requests = [msgspec.structs.replace(request, acceptance=0.6) for request in poisson(60, 6.0, ttft_slo_s=ttft_slo_s)]
 
     def tokens(interruptions: int) -> list[list[float]]:
-        cluster = Cluster(systems.load("slos-serve")(Settings(profile)), requests)
+        cluster = Cluster(systems.load("slosgate")(Settings(profile)), requests)
         for n in range(interruptions):
             # Iterations take longer than that, so none runs at once with another.
             cluster.at(0.003 * n, lambda now_s: None)
@@ -167,7 +167,7 @@ def test_planned_iterations_are_run_at_once_with_the_same_result(ttft_slo_s: flo
     assert tokens(0) == tokens(6000)
 
 
-@pytest.mark.parametrize("system", ["vllm", "distserve", "slos-serve", "slos-serve-no-routing"])
+@pytest.mark.parametrize("system", ["vllm", "distserve", "slosgate", "slosgate-no-routing"])
 def test_replicas_that_do_not_wait_for_each_other_still_meet_in_time(system: str) -> None:
     loops = [
         SimRequest(
@@ -235,7 +235,7 @@ def test_speculation_is_learnt_and_makes_a_lonely_request_faster() -> None:
     def seconds(acceptance: float) -> float:
         slos = {"ttft_slo_s": 0.4, "tpot_slo_s": 0.05}
         request = SimRequest(id="a", arrival_s=0.0, stages=(stage(100, 400, **slos),) * 2, acceptance=acceptance)
-        return float(serve("slos-serve", [request]).jobs[1].token_s[-1])
+        return float(serve("slosgate", [request]).jobs[1].token_s[-1])
 
     assert seconds(0.9) < 0.7 * seconds(0.0)
 
@@ -246,7 +246,7 @@ def test_thinking_ends_and_the_tier_changes_with_it() -> None:
     for name in systems.names():
         run = serve(name, [SimRequest(id="a", arrival_s=0.0, stages=(think,))], replicas=2)
         assert len(run.jobs[0].token_s) == 60
-    paces = [serve("slos-serve-ar", competing(one)).jobs[0].token_s for one in (think, tight)]
+    paces = [serve("slosgate-ar", competing(one)).jobs[0].token_s for one in (think, tight)]
     assert paces[0][29] == pytest.approx(paces[1][29], abs=0.05)
     assert paces[0][-1] > paces[1][-1]
 
@@ -261,7 +261,7 @@ def competing(one: SimStage) -> list[SimRequest]:
 @pytest.mark.parametrize("ablation", SPECULATING[1:])
 def test_an_ablation_changes_what_happens(ablation: str) -> None:
     burst = poisson(150, 120.0)
-    times = [serve(name, burst, replicas=2).jobs for name in ("slos-serve", ablation)]
+    times = [serve(name, burst, replicas=2).jobs for name in ("slosgate", ablation)]
     assert [job.admission for job in times[0]] != [job.admission for job in times[1]] or [
         job.token_s.tolist() for job in times[0]
     ] != [job.token_s.tolist() for job in times[1]]
@@ -272,7 +272,7 @@ def test_planning_keeps_slos_that_first_come_first_served_breaks() -> None:
         return sum(job.token_s[0] - job.arrival_s <= job.stage.ttft_slo_s for job in run.jobs)
 
     burst = poisson(150, 32.0)
-    assert kept(serve("slos-serve-ar", burst)) > 1.3 * kept(serve("vllm", burst))
+    assert kept(serve("slosgate-ar", burst)) > 1.3 * kept(serve("vllm", burst))
 
 
 def test_who_comes_while_an_iteration_runs_waits_for_that_one_alone() -> None:
@@ -283,7 +283,7 @@ def test_who_comes_while_an_iteration_runs_waits_for_that_one_alone() -> None:
             SimRequest(id=f"h{n}", arrival_s=float(at_s), stages=(stage(10, 2, ttft_slo_s=0.035, tpot_slo_s=0.1),))
             for n, at_s in enumerate(np.sort(rng.uniform(1.0, 4.0, 40)))
         ]
-        run = simulate(systems.load("slos-serve-ar")(Settings(profile)), [*talkers, *hasty])
+        run = simulate(systems.load("slosgate-ar")(Settings(profile)), [*talkers, *hasty])
         return sum(job.token_s[0] - job.arrival_s <= 0.035 for job in run.jobs if job.id.startswith("h"))
 
     # As soon as an iteration begins, and without waiting for anybody: a pause of a second would never pay.
@@ -294,7 +294,7 @@ def test_who_comes_while_an_iteration_runs_waits_for_that_one_alone() -> None:
 def test_best_effort_is_served_and_counted() -> None:
     tight = stage(1000, 30, ttft_slo_s=0.2, tpot_slo_s=0.05)
     requests = [SimRequest(id=f"r{n}", arrival_s=0.0, stages=(tight,)) for n in range(12)]
-    run = serve("slos-serve-ar", requests)
+    run = serve("slosgate-ar", requests)
     effort = [job for job in run.jobs if job.admission == "best-effort"]
     assert 0 < len(effort) < 12
     assert all(job.finished for job in run.jobs)
@@ -310,5 +310,5 @@ def test_a_run_can_be_cut_short() -> None:
 
 
 def test_systems_are_told_apart_by_name() -> None:
-    with pytest.raises(systems.UnknownSystem, match="slos-serve-ar"):
+    with pytest.raises(systems.UnknownSystem, match="slosgate-ar"):
         systems.load("magic")

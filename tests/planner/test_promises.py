@@ -50,7 +50,7 @@ def late_s(job: StageJob) -> float:
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 10_000), rate_rps=st.floats(1.0, 40.0), kv_blocks=st.integers(400, 8000),
-    system=st.sampled_from(["slos-serve", "slos-serve-ar"]),
+    system=st.sampled_from(["slosgate", "slosgate-ar"]),
 )  # fmt: skip
 def test_whatever_was_promised_is_served_to_the_end(seed: int, rate_rps: float, kv_blocks: int, system: str) -> None:
     requests = arrivals(seed, rate_rps)
@@ -59,7 +59,7 @@ def test_whatever_was_promised_is_served_to_the_end(seed: int, rate_rps: float, 
     assert all(job.finished and len(job.token_s) == wanted[job.id] for job in jobs)
 
 
-@pytest.mark.parametrize("system", ["slos-serve", "slos-serve-ar"])
+@pytest.mark.parametrize("system", ["slosgate", "slosgate-ar"])
 @pytest.mark.parametrize(
     ("rate_rps", "kv_blocks", "share"),
     # One replica can compute some 30 of these prompts a second, and nothing else beside them; 400 blocks hold eight of

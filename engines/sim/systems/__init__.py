@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from slosgate.engines.sim.systems.base import Settings, SimRequest, SimStage, StageJob, System, SystemFactory
 from slosgate.engines.sim.systems.distserve import DistServe
 from slosgate.engines.sim.systems.sarathi import Sarathi
-from slosgate.engines.sim.systems.slos_serve import SlosServe
-from slosgate.engines.sim.systems.slos_serve_ar import SlosServeAr
-from slosgate.engines.sim.systems.slos_serve_greedy import SlosServeGreedy
-from slosgate.engines.sim.systems.slos_serve_no_burst import SlosServeNoBurst
-from slosgate.engines.sim.systems.slos_serve_no_promotion import SlosServeNoPromotion
-from slosgate.engines.sim.systems.slos_serve_no_routing import SlosServeNoRouting
+from slosgate.engines.sim.systems.slosgate import VARIANTS
 from slosgate.engines.sim.systems.vllm import Vllm
 from slosgate.engines.sim.systems.vllm_v0 import VllmV0
 
 _SYSTEMS: dict[str, SystemFactory] = {
     "distserve": DistServe,
     "sarathi": Sarathi,
-    "slos-serve": SlosServe,
-    "slos-serve-ar": SlosServeAr,
-    "slos-serve-greedy": SlosServeGreedy,
-    "slos-serve-no-burst": SlosServeNoBurst,
-    "slos-serve-no-promotion": SlosServeNoPromotion,
-    "slos-serve-no-routing": SlosServeNoRouting,
+    **VARIANTS,
     "vllm": Vllm,
     "vllm-v0": VllmV0,
 }
@@ -35,13 +27,23 @@ __all__ = [
     "System",
     "SystemFactory",
     "UnknownSystem",
+    "canonical",
     "load",
+    "module",
     "names",
 ]
 
 
 class UnknownSystem(ValueError):
     """No system of that name; the message lists those there are."""
+
+
+PAPERS_NAME = "slos-serve"  # under which our own system is accepted, too
+
+
+def canonical(name: str) -> str:
+    """A system's name as results show it."""
+    return name.replace(PAPERS_NAME, "slosgate", 1) if name.startswith(PAPERS_NAME) else name
 
 
 def names() -> list[str]:
@@ -51,6 +53,13 @@ def names() -> list[str]:
 
 def load(name: str) -> SystemFactory:
     """The system called `name`. Raises UnknownSystem."""
-    if name not in _SYSTEMS:
+    factory = _SYSTEMS.get(canonical(name))
+    if factory is None:
         raise UnknownSystem(f"unknown system {name!r}: choose one of {', '.join(names())}")
-    return _SYSTEMS[name]
+    return factory
+
+
+def module(name: str) -> str:
+    """The module that the code of a system begins in. Raises UnknownSystem."""
+    factory = load(name)
+    return (factory.func if isinstance(factory, partial) else factory).__module__

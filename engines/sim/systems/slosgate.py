@@ -6,7 +6,8 @@ What the gateway does, without HTTP and Redis between it and the replicas. Each 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, cycle
 
 import msgspec
@@ -16,7 +17,15 @@ from slosgate.engines.plans import horizon_of
 from slosgate.engines.sim.acceptance import AcceptanceRates
 from slosgate.engines.sim.policies.slosgate import SlosgatePolicy
 from slosgate.engines.sim.state import EngineState
-from slosgate.engines.sim.systems.base import BEST_EFFORT, GUARANTEED, Fleet, Settings, StageJob, equal_replicas
+from slosgate.engines.sim.systems.base import (
+    BEST_EFFORT,
+    GUARANTEED,
+    Fleet,
+    Settings,
+    StageJob,
+    SystemFactory,
+    equal_replicas,
+)
 from slosgate.planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
 from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens
 
@@ -170,6 +179,22 @@ class PlannedSystem:
         policy = SlosgatePolicy(state, profile=self._profile, rates=self._rates)
         self._policies.append(policy)
         return policy
+
+
+_SPECULATING = FrontEnd(speculates=True)
+_FRONT_ENDS = {
+    "slosgate": _SPECULATING,
+    "slosgate-ar": FrontEnd(),
+    # Ablations. What can't be guaranteed on arrival loses its deadline.
+    "slosgate-greedy": replace(_SPECULATING, promotes=False, selects=False),
+    # Nobody is deferred to best effort, in a burst neither.
+    "slosgate-no-burst": replace(_SPECULATING, defers=False),
+    # What is best effort on arrival stays it.
+    "slosgate-no-promotion": replace(_SPECULATING, promotes=False),
+    # Each replica's admission is planned, where a request goes is not.
+    "slosgate-no-routing": replace(_SPECULATING, routes=False),
+}
+VARIANTS: dict[str, SystemFactory] = {name: partial(PlannedSystem, front_end=f) for name, f in _FRONT_ENDS.items()}
 
 
 def _milliseconds(seconds: float) -> float | None:

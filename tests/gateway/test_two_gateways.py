@@ -25,7 +25,8 @@ from slosgate.engines.channel import key
 from slosgate.engines.messages import Telemetry
 from slosgate.engines.sim.realtime import faster
 from slosgate.gateway.replicas.mirror import Mirror
-from slosgate.gateway.state.ledger import Change, Ledger, LedgerEntry
+from slosgate.gateway.state.ledger import Ledger
+from slosgate.gateway.state.records import Change, LedgerEntry
 from slosgate.planner.controller import Arrival, ReplicaState, place
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.profile import HardwareProfile
@@ -273,4 +274,4 @@ async def _read(pubsub: PubSub, audit: Audit) -> None:
         if message["channel"].startswith(key("telemetry", "").encode()):
             audit.report(msgspec.msgpack.decode(message["data"], type=Telemetry))
         else:
-            audit.change(msgspec.msgpack.decode(message["data"], type=Change))
+            audit.change(msgspec.msgpack.decode(message["data"].partition(b" ")[2], type=Change))

@@ -133,7 +133,9 @@ class Metrics:
         self._models.add(name)
         return name
 
-    def page(self, fleet: Fleet, drafts: Drafts, now_s: float, headroom: dict[str, int]) -> bytes:
+    def page(
+        self, fleet: Fleet, drafts: Drafts, now_s: float, headroom: dict[str, int], *, state_available: bool
+    ) -> bytes:
         """The text for /metrics."""
         for gauge in (self._replicas, self._in_flight, self._breaker, self._headroom, self._acceptance):
             gauge.clear()
@@ -146,5 +148,5 @@ class Metrics:
         for model, slo_class, acceptance in drafts:
             self._acceptance.labels(self._model(model), slo_class).set(acceptance)
         self._breaks.set(fleet.breaks)
-        self._state.set(fleet.ledger.available)
+        self._state.set(state_available)
         return generate_latest(self.registry)

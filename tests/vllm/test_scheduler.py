@@ -21,6 +21,7 @@ from slosgate.bench.gpu.dummy_model import write_model
 from slosgate.bench.gpu.fake_engine import ITERATION_S, FakeEngine, make_scheduler
 from slosgate.engines import channel, profiles
 from slosgate.engines.messages import Announcement, Plan, PlannedIteration
+from slosgate.engines.store import connect
 from slosgate.engines.vllm.compat import ClampedScheduler
 from slosgate.engines.vllm.scheduler import AsyncSloScheduler, SloScheduler, SyncSloScheduler
 from slosgate.engines.vllm.versions import ANY_VERSION, UnsupportedVllm, require_supported
@@ -337,7 +338,7 @@ async def answering_health() -> AsyncIterator[str]:
 @asynccontextmanager
 async def connecting_engines(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Redis]:  # noqa: F811
     """Engines made meanwhile have a courier to this Redis, which the caller is connected to as well."""
-    async with answering_health() as url, channel.connect(valkey.url) as redis:
+    async with answering_health() as url, connect(valkey.url) as redis:
         monkeypatch.setenv("SLOSGATE_REDIS", valkey.url)
         monkeypatch.setenv("SLOSGATE_URL", url)
         yield redis

@@ -142,6 +142,7 @@ class Gateway:
             headroom_s=self.config.admission.headroom_ms / 1000,
             patience_s=self.config.admission.patience_s,
             size=size,
+            prompt_is_exact=size.unit == "exact",
             key=holder.name if holder else "",
             # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
             authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),

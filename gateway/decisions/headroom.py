@@ -18,6 +18,7 @@ from slosgate.planner.controller import Arrival, admitted, possible, with_arriva
 
 COPIES = 32  # counted up to, per replica
 LEARNING_RATE = 0.02
+HOLDS_S = 2.0  # how long an answer is given again: looking at it must cost no planning
 LONGEST_S = 3600.0  # stands for an SLO that is absent
 
 
@@ -47,6 +48,8 @@ class Headroom:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._typical: dict[str, _Typical] = {}
+        self._found: dict[str, int] = {}
+        self._found_s = -math.inf
 
     def note(self, exchange: Exchange) -> None:
         """Learn from a request what the next ones will be like."""
@@ -57,7 +60,15 @@ class Headroom:
         self._typical.setdefault(exchange.completion.model, seen).learn(seen)
 
     def requests(self, now_s: float) -> dict[str, int]:
-        """Per model, over all its living replicas; models that nobody has asked for under an SLO are left out."""
+        """Per model, over all its living replicas; models that nobody has asked for under an SLO are left out.
+
+        Counted anew when the last count is older than HOLDS_S.
+        """
+        if abs(now_s - self._found_s) >= HOLDS_S:
+            self._found, self._found_s = self._counted(now_s), now_s
+        return self._found
+
+    def _counted(self, now_s: float) -> dict[str, int]:
         found: dict[str, int] = {}
         for replica in self._fleet.living():
             typical = self._typical.get(replica.model)

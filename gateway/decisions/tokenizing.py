@@ -1,18 +1,27 @@
-"""Exact token counts by the model's own tokenizer file, through the tokenizers package (extra `tokenizers`)."""
+"""Token counts by the model's own tokenizer file, through the tokenizers package (extra `tokenizers`).
+
+A chat is counted exactly where its template is known, too: beside tokenizer.json as chat_template.jinja or in
+tokenizer_config.json, as models are published. A count that an answer's usage contradicts is exact no longer.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
 from slosgate.gateway.config import Config
+from slosgate.gateway.decisions.templates import beside
 from slosgate.gateway.promises.completion import Completion
 
 LONGEST_BYTES = 32_768  # longer texts are estimated: counting them would hold up every stream for milliseconds
+
+_log = logging.getLogger("slosgate")
 
 
 class _Part(msgspec.Struct):
@@ -28,23 +37,58 @@ class _Body(msgspec.Struct):
     messages: list[_Message] = []
 
 
+class Counted(NamedTuple):
+    """Tokens of a prompt; not `exact`: without what a chat template adds."""
+
+    tokens: int
+    exact: bool
+
+
 class Tokenizers:
-    """Tokenizers by model, from their files. Imports the tokenizers package if there are any."""
+    """Tokenizers and chat templates by model, from their files. Imports the tokenizers package if there are any."""
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self._tokenizers = {model: _load(file) for model, file in files.items()}
+        self._templates = {model: template for model, file in files.items() if (template := beside(Path(file)))}
+        self._contradicted: set[tuple[str, str]] = set()
 
-    def count(self, completion: Completion) -> int | None:
-        """Tokens of the texts in a body, without what a chat template adds; None where they can't be counted."""
+    def count(self, completion: Completion) -> Counted | None:
+        """Tokens of a body's prompt, or of its texts alone; None where they can't be counted."""
         tokenizer = self._tokenizers.get(completion.model)
-        if tokenizer is None or completion.prompt_bytes > LONGEST_BYTES:
+        if tokenizer is None or completion.prompt_bytes + completion.tool_bytes > LONGEST_BYTES:
             return None
+        trusted = not completion.reshaped and (completion.model, completion.kind) not in self._contradicted
+        if completion.kind == "chat":
+            rendered = self._rendered(completion) if trusted else None
+            if rendered is not None:
+                return Counted(len(tokenizer.encode(rendered, add_special_tokens=False).ids), exact=True)
         try:
             body = msgspec.json.decode(completion.body, type=_Body)
         except msgspec.ValidationError:
             return None  # content of a kind that this doesn't know: the replica will
         special = completion.kind == "completions"  # chat templates bring their own
-        return sum(len(tokenizer.encode(text, add_special_tokens=special).ids) for text in _texts(body))
+        tokens = sum(len(tokenizer.encode(text, add_special_tokens=special).ids) for text in _texts(body))
+        return Counted(tokens, exact=special and trusted)
+
+    def compare(self, completion: Completion, counted: int, usage: int) -> None:
+        """Hold a count against the replica's own: a file that counts otherwise is another model's."""
+        name = (completion.model, completion.kind)
+        if counted != usage and name not in self._contradicted:
+            self._contradicted.add(name)
+            _log.warning(
+                "%s: by the tokenizer's files a prompt has %d tokens, by its replica's usage %d; prompts of %s are "
+                "estimated from now on",
+                completion.model,
+                counted,
+                usage,
+                completion.kind,
+            )
+
+    def _rendered(self, completion: Completion) -> str | None:
+        template = self._templates.get(completion.model)
+        if template is None or completion.media:
+            return None
+        return template.rendered(completion.body)
 
 
 def files(config: Config) -> dict[str, str]:

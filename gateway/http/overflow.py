@@ -91,18 +91,16 @@ class Overflow:
 
     async def _whole(self, exchange: Exchange, answer: Any, send: Send) -> None:
         body = _with_tier(answer.model_dump_json(exclude_none=True).encode(), exchange)
-        exchange.note_usage(body)
-        exchange.last_token_s = self._clock()
-        exchange.outcome = "completed"
+        seen = exchange.note_whole(body, self._clock())
+        exchange.outcome = "failed" if seen.error else "completed"
         await _begin(exchange, send, b"application/json", str(len(body)).encode())
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, exchange: Exchange, chunks: Any, send: Send) -> None:
-        event = b""
         try:
             async for chunk in _translating(chunks, exchange.overflow):
                 event = chunk.model_dump_json(exclude_none=True, exclude_unset=True).encode()
-                exchange.count(1, self._clock())
+                exchange.note_events(b"data: %b\n\n" % event, self._clock())
                 if not exchange.begun:
                     event = _with_tier(event, exchange)
                     await _begin(exchange, send, b"text/event-stream")
@@ -111,9 +109,8 @@ class Overflow:
             await _close(chunks)
         if not exchange.begun:
             raise ProviderFailed(_unavailable(exchange.overflow, "its stream was empty"))
-        exchange.check(self._clock())
-        exchange.note_usage(event)
-        exchange.outcome = "completed"
+        exchange.end(self._clock())
+        exchange.outcome = "failed" if exchange.failure else "completed"
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
 
 

@@ -28,7 +28,6 @@ PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 MAX_ATTEMPTS = 3
 EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
-DONE = b"data: [DONE]\n\n"
 
 
 class ReplicaFailed(Exception):
@@ -183,9 +182,11 @@ class Relay:
         body = await response.read()
         if not body.lstrip().startswith(b"{"):
             raise ReplicaFailed("its answer is not JSON")
-        exchange.note_usage(body)
-        exchange.last_token_s = self._clock()
-        exchange.outcome = "completed" if response.status == 200 else "refused"
+        seen = exchange.note_whole(body, self._clock())
+        if response.status != 200:
+            exchange.outcome = "refused"
+        else:
+            exchange.outcome = "failed" if seen.error else "completed"
         if exchange.completion.service_tier is not None and response.status == 200:
             body = _with_tier(body, exchange.contract.served_tier(exchange.guaranteed))
         await self._begin(exchange, response, send, length=len(body))
@@ -201,7 +202,9 @@ class Relay:
                 continue
             if not events.startswith((b"data:", b":", b"event:", b"id:", b"retry:")):
                 raise ReplicaFailed("it sent something that is no event stream")
-            exchange.count(events.count(b"data: ") - events.endswith(DONE), self._clock())
+            seen = exchange.note_events(events, self._clock())
+            if seen.error and not seen.client_fault and not exchange.tokens and not exchange.begun:
+                raise ReplicaFailed(f"its answer is an error: {seen.error}")
             if not exchange.begun:
                 await self._begin(exchange, response, send)
                 events = _first_with_tier(exchange, events)
@@ -209,9 +212,8 @@ class Relay:
             last = events
         if not exchange.begun or rest or not last.rstrip().endswith(b"[DONE]"):
             raise ReplicaFailed("its stream ended before its answer")
-        exchange.check(self._clock())
-        exchange.note_usage(last)
-        exchange.outcome = "completed"
+        exchange.end(self._clock())
+        exchange.outcome = "failed" if exchange.failure else "completed"
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _begin(self, exchange: Exchange, response: Response, send: Send, *, length: int | None = None) -> None:

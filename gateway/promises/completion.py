@@ -33,6 +33,15 @@ class _Body(Struct, frozen=True):
     service_tier: str | None = None
     cache_salt: str | None = None
     vllm_xargs: Raw | UnsetType = UNSET
+    # What usage counts beside the texts.
+    tools: Raw | UnsetType = UNSET
+    functions: Raw | UnsetType = UNSET
+    documents: Raw | UnsetType = UNSET
+    chat_template: Raw | UnsetType = UNSET
+    chat_template_kwargs: Raw | UnsetType = UNSET
+    prompt_embeds: Raw | UnsetType = UNSET
+    truncate_prompt_tokens: Raw | UnsetType = UNSET
+    add_special_tokens: Raw | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,9 @@ class Completion:
     service_tier: str | None
     has_xargs: bool
     prefix: Hashes = ()  # the prompt's leading blocks
+    tool_bytes: int = 0  # schemas of tools, and documents: the chat template writes them into the prompt
+    media: tuple[str, ...] = ()  # the type of each part that is no text; their bytes are not in `prompt_bytes`
+    reshaped: bool = False  # the client changes how the prompt is made: its own template, a cut, embeddings
 
 
 _DECODER = msgspec.json.Decoder(_Body)
@@ -62,8 +74,11 @@ def parse(body: bytes, kind: Kind) -> Completion:
     if not fields.model:
         raise InvalidRequest("model is missing: name the model to use", param="model")
     if kind == "chat":
+        media, media_bytes = _media(fields)
         prompt_tokens, prompt_bytes, prompts = _messages(fields)
+        prompt_bytes = max(0, prompt_bytes - media_bytes)
     else:
+        media = ()
         prompt_tokens, prompt_bytes, prompts = _prompt(fields)
     limit = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
     if limit is not None and limit < 1:
@@ -81,7 +96,60 @@ def parse(body: bytes, kind: Kind) -> Completion:
         service_tier=fields.service_tier,
         has_xargs=fields.vllm_xargs is not UNSET,
         prefix=leading_blocks((kind, fields.cache_salt), _texts(fields, kind)),
+        tool_bytes=sum(_written(part) for part in (fields.tools, fields.functions, fields.documents)),
+        media=media,
+        reshaped=any(
+            _written(part)
+            for part in (
+                fields.chat_template,
+                fields.chat_template_kwargs,
+                fields.prompt_embeds,
+                fields.truncate_prompt_tokens,
+                fields.add_special_tokens,
+            )
+        ),
     )
+
+
+_EMPTY = (b"null", b"[]", b"{}")
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "reasoning")
+
+
+def _written(part: Raw | UnsetType) -> int:
+    """Bytes of a field that says something."""
+    raw = b"" if part is UNSET else bytes(part)
+    return 0 if raw in _EMPTY else len(raw)
+
+
+class _Content(Struct):
+    content: Raw = Raw(b"null")
+
+
+class _Part(Struct):
+    type: str = ""
+
+
+def _media(fields: _Body) -> tuple[tuple[str, ...], int]:
+    """The types of the messages' parts that are no text, and their bytes."""
+    found: list[str] = []
+    size = 0
+    for message in fields.messages or ():
+        for kind, length in _media_of(bytes(message)):
+            found.append(kind)
+            size += length
+    return tuple(found), size
+
+
+def _media_of(message: bytes) -> Iterator[tuple[str, int]]:
+    if b'"type"' not in message:
+        return
+    try:
+        content = bytes(msgspec.json.decode(message, type=_Content).content)
+        parts = msgspec.json.decode(content, type=list[Raw]) if content.startswith(b"[") else []
+        kinds = [(msgspec.json.decode(part, type=_Part).type, len(bytes(part))) for part in parts]
+    except msgspec.ValidationError:
+        return  # nothing that a replica accepts: it will say so
+    yield from ((kind, size) for kind, size in kinds if kind not in _TEXT_PARTS)
 
 
 def _texts(fields: _Body, kind: Kind) -> Iterator[bytes]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
+from slosgate.gateway.promises.answers import Seen, in_events, in_whole
 from slosgate.gateway.promises.completion import Completion
 from slosgate.gateway.promises.contract import Contract
 from slosgate.gateway.replicas.fleet import Replica
@@ -16,8 +16,6 @@ TOLERANCE = 1.05  # the paper's rule: a token counts as on time within 5 %
 CHECK_EVERY = 20  # and is looked at every so many tokens
 HEADROOM_SHARE = 1 / 3  # of the TTFT SLO, at most
 WEIGHT_WITHOUT_SLO = 1e-3  # of a request that only stands in line: whoever has an SLO goes first
-
-_COUNTS = re.compile(rb'"(prompt_tokens|completion_tokens)"\s*:\s*(\d+)')
 
 
 class Size(NamedTuple):
@@ -46,7 +44,7 @@ class Exchange:
     completion: Completion
     contract: Contract
     arrival_s: float
-    prompt_tokens: int  # exact for token ids, an estimate for text
+    prompt_tokens: int  # exact for token ids and where a tokenizer counts, else an estimate
     output_tokens: int  # planning value
     ttft_s: float  # SLO, absolute; inf without one
     acceptance: float = 0.0  # planning value for the chance that a drafted token is accepted; 0: no drafts
@@ -60,11 +58,15 @@ class Exchange:
     status: int = 0  # HTTP status of the answer
     outcome: str = ""  # "completed", or why not
     late: bool = False  # a token came later than the SLO allows
+    failure: str = ""  # the error that the answer itself reports
+    usage_tokens: int = 0  # output tokens by the answer's usage; 0: it has none
+    _checks: list[tuple[int, float]] = field(default_factory=list)  # (tokens seen, when), for the judgement at the end
     attempts: list[Placement] = field(default_factory=list)
     overflow: str = ""  # the provider outside that answers
     cut_reason: str = ""
     task: asyncio.Task[None] | None = None
     counted_prompt: bool = False  # prompt_tokens is what the replica counted
+    prompt_is_exact: bool = False  # prompt_tokens was counted, not estimated: only then may it refuse
     key: str = ""  # name of the API key's holder; empty when keys are not asked for
     authorization: str = ""  # the client's, for replicas that check keys themselves
 
@@ -135,6 +137,35 @@ class Exchange:
             self.cut_reason = reason
             self.task.cancel()
 
+    def note_events(self, events: bytes, now_s: float) -> Seen:
+        """Note what more whole events of a stream say: tokens, usage, an error."""
+        seen = in_events(events)
+        if seen.tokens:
+            self.count(seen.tokens, now_s)
+        self._note(seen)
+        return seen
+
+    def note_whole(self, body: bytes, now_s: float) -> Seen:
+        """Note what an answer in one piece says, of which only the end is seen."""
+        seen = in_whole(body)
+        self._note(seen)
+        self.tokens, self.last_token_s = max(self.tokens, seen.tokens), now_s
+        pace_s = max(0, self.tokens // self.completion.sequences - 1) * self.contract.tpot_s if self.tokens > 1 else 0.0
+        self.late = now_s > self.arrival_s + (self.ttft_s + pace_s) * TOLERANCE
+        return seen
+
+    def end(self, now_s: float) -> None:
+        """The stream is complete: judge its pace, by the tokens that its usage counts where it has one."""
+        usage = self.usage_tokens or self.tokens
+        self._checks.append((self.tokens, now_s if self.tokens <= 1 else self.last_token_s))
+        scale = usage / self.tokens if self.tokens else 1.0
+        self.tokens = usage
+        base_s = max(self.deadline_s, self.first_token_s) if math.isfinite(self.ttft_s) else self.first_token_s
+        for seen, then_s in self._checks:
+            # An event may hold several tokens: drafts were accepted.
+            if then_s > base_s + (seen * scale - 1) * self.contract.tpot_s * TOLERANCE:
+                self.late = True
+
     def count(self, tokens: int, now_s: float) -> None:
         """Note that `tokens` more output tokens came."""
         before, self.tokens = self.tokens, self.tokens + tokens
@@ -143,22 +174,19 @@ class Exchange:
             self.first_token_s = now_s
             self.late = now_s > self.arrival_s + self.ttft_s * TOLERANCE
         elif self.tokens // CHECK_EVERY != before // CHECK_EVERY:
-            self.check(now_s)
+            self._checks.append((self.tokens, now_s))
 
-    def check(self, now_s: float) -> None:
-        """Compare the newest token with its due time."""
-        base_s = max(self.deadline_s, self.first_token_s) if math.isfinite(self.ttft_s) else self.first_token_s
-        if now_s > base_s + (self.tokens - 1) * self.contract.tpot_s * TOLERANCE:
-            self.late = True
-
-    def note_usage(self, text: bytes) -> None:
-        """Take the exact counts from the usage in an answer or in a stream's last events, if they are there."""
-        counts = {name: int(number) for name, number in _COUNTS.findall(text)}
-        if b"prompt_tokens" in counts:
-            self.prompt_tokens, self.counted_prompt = counts[b"prompt_tokens"], True
-        self.tokens = counts.get(b"completion_tokens", self.tokens)
+    def _note(self, seen: Seen) -> None:
+        if seen.error:
+            self.failure = seen.error
+        if seen.usage is None:
+            return
+        if seen.usage.prompt_tokens is not None:
+            self.prompt_tokens, self.counted_prompt = seen.usage.prompt_tokens, True
+        if seen.usage.completion_tokens is not None:
+            self.usage_tokens = seen.usage.completion_tokens
 
     @property
     def attained(self) -> bool:
         """Whether the whole answer kept its SLO, by the paper's rule."""
-        return self.outcome == "completed" and not self.late
+        return self.outcome == "completed" and not self.late and not self.failure

@@ -34,8 +34,8 @@ class Metrics:
         by_class = ("model_name", "slo_class")
         gen_ai = ("gen_ai_request_model", "gen_ai_operation_name", "slo_class")
         self._requests = self._counter("requests", "Requests by how they ended.", *by_class, "admission", "outcome")
-        self._offered = self._counter("slo_offered", "Requests with an SLO, refused ones included.", *by_class)
-        self._attained = self._counter("slo_attained", "Answers that kept their SLO.", *by_class)
+        self._offered = self._counter("slo_offered", "Requests with an SLO, refused ones included.", *by_class, "admission")
+        self._attained = self._counter("slo_attained", "Answers that kept their SLO.", *by_class, "admission")
         self._refused = self._counter("refused_requests", "Requests refused, by reason.", "code")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of answered requests.", "model_name")
         self._generated = self._counter("generation_tokens", "Output tokens of answered requests.", "model_name")
@@ -87,7 +87,7 @@ class Metrics:
 
     def refused_slo(self, exchange: Exchange) -> None:
         if exchange.contract.has_slo:
-            self._offered.labels(*self._class(exchange)).inc()
+            self._offered.labels(*self._class(exchange), "refused").inc()
 
     def decided(self, seconds: float) -> None:
         self._decision.observe(seconds)
@@ -103,10 +103,11 @@ class Metrics:
         """Count an exchange that was admitted and has ended, well or not."""
         labels = self._class(exchange)
         outcome = exchange.outcome or "failed"
-        self._requests.labels(*labels, "overflow" if exchange.overflow else exchange.admission, outcome).inc()
+        admission = "overflow" if exchange.overflow else exchange.admission
+        self._requests.labels(*labels, admission, outcome).inc()
         if exchange.contract.has_slo:
-            self._offered.labels(*labels).inc()
-            self._attained.labels(*labels).inc(exchange.attained)
+            self._offered.labels(*labels, admission).inc()
+            self._attained.labels(*labels, admission).inc(exchange.attained)
         self._generated.labels(labels[0]).inc(exchange.tokens)
         self._prompt.labels(labels[0]).inc(exchange.prompt_tokens)
         gen_ai = (labels[0], "chat" if exchange.completion.kind == "chat" else "text_completion", labels[1])

@@ -35,7 +35,7 @@ def planned(lengths: Lengths, asked: Completion) -> int:
 
 def finished(asked: Completion, *, prompt: int, output: int, size: Size = UNMEASURED) -> Exchange:
     exchange = Exchange("r", asked, resolve({}, None, Config()), 0.0, 1, 1, math.inf, size=size)
-    exchange.note_usage(b'"usage":{"prompt_tokens":%d,"completion_tokens":%d}' % (prompt, output))
+    exchange.note_whole(b'{"usage":{"prompt_tokens":%d,"completion_tokens":%d}}' % (prompt, output), 0.0)
     exchange.outcome = "completed"
     return exchange
 
@@ -82,7 +82,7 @@ def test_a_tokenizer_counts_chats_up_to_their_template_which_is_learned(words: T
         lengths.learn(finished(asked, prompt=6, output=9, size=lengths.size(asked)))
     assert planned(lengths, asked) == 6
     parts = [{"type": "text", "text": "two words"}, {"type": "image_url", "image_url": {"url": "u"}}]
-    assert planned(lengths, completion(messages=[{"role": "user", "content": parts}])) == 3
+    assert planned(lengths, completion(messages=[{"role": "user", "content": parts}])) == 2 + 2 + 1000
 
 
 def test_outputs_are_capped_by_what_was_asked_for_and_by_the_window() -> None:

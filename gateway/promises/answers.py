@@ -1,0 +1,116 @@
+"""What an answer says about itself: how many tokens its events carry, its usage, and whether it is a failure.
+
+Most events are not parsed: their bytes show that they carry a token. Parsed are those that may be something else: the
+role that opens a chat, usage, an error (vLLM sends one as an event of its own, before [DONE], under HTTP 200).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+DONE = b"[DONE]"
+FAILED_REASONS = ("error", "abort")
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
+_DATA = re.compile(rb"^data:[ ]?(.*?)\r?$", re.MULTILINE)
+_TOLD = re.compile(rb'"(?:error|abort|role|prompt_tokens|completion_tokens)"|"choices"\s*:\s*\[\s*\]')
+# What of a chat's delta is generated; role and the like are not.
+_GENERATED = ("content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal", "audio")
+
+
+class Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: dict[str, Any] | None = None
+    finish_reason: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: Usage | None = None
+    error: Any = None
+    object: Any = None
+    message: Any = None
+    code: Any = None
+
+
+@dataclass(slots=True)
+class Seen:
+    """Of some events, or of a whole answer."""
+
+    tokens: int = 0
+    usage: Usage | None = None
+    error: str = ""  # why it failed; empty when it did not
+    client_fault: bool = False  # the error is a 4xx: another replica would say the same
+
+
+_DECODER = msgspec.json.Decoder(_Answer)
+
+
+def in_events(events: bytes) -> Seen:
+    """What whole events of a stream say."""
+    if b"\r" not in events and _TOLD.search(events) is None:
+        # The most of a stream: every event is a token, but for the last.
+        return Seen(events.count(b"\ndata:") + events.startswith(b"data:") - (DONE in events and _ends(events)))
+    seen = Seen()
+    for data in _data(events):
+        if data.strip() != DONE:
+            _take(data, seen)
+    return seen
+
+
+def in_whole(body: bytes) -> Seen:
+    """What an answer in one piece says; its tokens are those of its usage."""
+    seen = Seen()
+    _take(body, seen)
+    seen.tokens = (seen.usage and seen.usage.completion_tokens) or 0
+    return seen
+
+
+def _ends(events: bytes) -> int:
+    return sum(data.strip() == DONE for data in _data(events))
+
+
+def _data(events: bytes) -> Iterator[bytes]:
+    for event in _EVENT_END.split(events):
+        if lines := _DATA.findall(event):
+            yield b"\n".join(lines)
+
+
+def _take(data: bytes, seen: Seen) -> None:
+    try:
+        answer = _DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        seen.tokens += 1  # of a form that this doesn't know
+        return
+    if answer.usage is not None:
+        seen.usage = answer.usage
+    if answer.error is not None or answer.object == "error":
+        seen.error, seen.client_fault = _error(answer)
+        return
+    for choice in answer.choices or ():
+        if choice.finish_reason in FAILED_REASONS:
+            seen.error = seen.error or f"its finish_reason is {choice.finish_reason!r}"
+    seen.tokens += any(_carries(choice) for choice in answer.choices or ())
+
+
+def _carries(choice: _Choice) -> bool:
+    """A chat's first event has the role and no content; a token may well have no text, as the last."""
+    delta = choice.delta
+    if delta is None or "role" not in delta or choice.finish_reason is not None:
+        return True
+    return any(delta.get(name) for name in _GENERATED)
+
+
+def _error(answer: _Answer) -> tuple[str, bool]:
+    fields = answer.error if isinstance(answer.error, dict) else {"message": answer.error or answer.message}
+    code = fields.get("code", answer.code)
+    fault = str(code).isdigit() and 400 <= int(code) < 500 and int(code) not in (408, 429)
+    return str(fields.get("message") or "it reports an error")[:200], fault

@@ -21,6 +21,7 @@ import uvicorn
 
 from slosgate import planner
 from slosgate.engines import profiles
+from slosgate.engines.profiles.command import app as profile_app
 from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
 from slosgate.engines.vllm.command import CONTEXT_SETTINGS, vllm
@@ -37,6 +38,7 @@ KEEP_ALIVE_S = 75  # longer than any client keeps an idle connection, so that no
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="SLO-guaranteed serving in front of vLLM.")
 engine_app = typer.Typer(no_args_is_help=True, help="Run a replica.")
 app.add_typer(engine_app, name="engine")
+app.add_typer(profile_app, name="profile")
 engine_app.command("sim")(sim)
 engine_app.command("vllm", context_settings=CONTEXT_SETTINGS)(vllm)
 

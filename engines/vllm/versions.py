@@ -18,5 +18,6 @@ def require_supported(version: str) -> None:
     if release not in SUPPORTED and os.environ.get(ANY_VERSION) != "1":
         raise UnsupportedVllm(
             f"slosgate's scheduler was tested with vLLM {', '.join(SUPPORTED[:-1])} and {SUPPORTED[-1]}, and this is "
-            f"{release}: install one of those (pip install 'vllm=={SUPPORTED[-1]}'), or try this one with {ANY_VERSION}=1"
+            f"{release}: install one of those (pip install 'vllm=={SUPPORTED[-1]}'), "
+            f"or set {ANY_VERSION}=1 to try this one"
         )

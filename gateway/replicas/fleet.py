@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import aclosing, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -364,7 +363,5 @@ class Fleet:
 
 
 def load_profile(name: str) -> HardwareProfile:
-    """A shipped profile by name, or one from a .json file. Raises ValueError (no such name), OSError (no such file)."""
-    if name.endswith(".json"):
-        return msgspec.json.decode(Path(name).read_bytes(), type=HardwareProfile)
+    """A shipped profile by name, or one from a JSON file. Raises ValueError."""
     return profiles.load(name)

@@ -197,7 +197,7 @@ def _quantization(name: str, config: Mapping[str, Any], method: str | None, bits
 
 def _compressed(found: Mapping[str, Any]) -> tuple[float, bool]:
     groups = found.get("config_groups")
-    group = next(iter(groups.values()), {}) if isinstance(groups, Mapping) else {}
+    group: Mapping[str, Any] = next(iter(groups.values()), {}) if isinstance(groups, Mapping) else {}
     weights, inputs = (group.get(part) or {} for part in ("weights", "input_activations"))
     stated = weights.get("num_bits", 8)
     return (8.0, bool(inputs)) if stated == 8 else (float(stated) + 0.25, False)

@@ -473,7 +473,8 @@ def test_a_waiting_prompt_that_vllm_gives_nothing_keeps_its_place(make_engine: M
     engine = make_engine()
     first = engine.add("first", 300, 2)
     engine.add("second", 300, 2)
-    give, refused = engine.scheduler.clamp, []
+    give = engine.scheduler.clamp
+    refused: list[str] = []
 
     def nothing_at_first(request: Any, computed: int, tokens: int) -> int:
         if request is not first or refused:

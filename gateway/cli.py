@@ -22,6 +22,7 @@ import uvicorn
 
 from slosgate import planner
 from slosgate.engines import profiles, secrets
+from slosgate.engines.profiles.command import app as profile_app
 from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
 from slosgate.engines.store import url_problem, without_password
@@ -39,6 +40,7 @@ KEEP_ALIVE_S = 75  # longer than any client keeps an idle connection, so that no
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="SLO-guaranteed serving in front of vLLM.")
 engine_app = typer.Typer(no_args_is_help=True, help="Run a replica.")
 app.add_typer(engine_app, name="engine")
+app.add_typer(profile_app, name="profile")
 engine_app.command("sim")(sim)
 engine_app.command("vllm", context_settings=CONTEXT_SETTINGS)(vllm)
 
@@ -94,7 +96,7 @@ def _read(path: Path) -> Config:
         config = load(path)
         for replica in config.replicas:
             if replica.profile:
-                profiles.find(replica.profile)
+                profiles.load(replica.profile)
         found = [
             *overflow.problems(config), *tokenizing.problems(config), *credentials.problems(config, os.environ),
         ]  # fmt: skip

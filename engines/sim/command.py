@@ -1,7 +1,7 @@
 """`slosgate engine sim`: a replica to try things on.
 
 slosgate engine sim --hardware h200-opt-13b --port 8001 --redis redis://127.0.0.1:6379/0
-slosgate engine sim --policy vllm --port 8002
+slosgate engine sim --policy vllm --port 8002 --profile ./derived.json
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from slosgate.planner.profile import HardwareProfile
 
 
 def sim(
-    hardware: Annotated[str, typer.Option(help="Hardware profile: how fast the replica is.")] = "h200-opt-13b",
+    hardware: Annotated[
+        str, typer.Option("--hardware", "--profile", help="Hardware profile, by name or file: how fast it is.")
+    ] = "h200-opt-13b",
     model: Annotated[str, typer.Option(help="Name of the model it serves; the profile's by default.")] = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,

@@ -64,8 +64,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def load_profile(name: str) -> HardwareProfile:
     """A shipped profile by name, or one from a JSON file. Raises BadSettings."""
     try:
-        return profiles.find(name)
+        return profiles.load(name)
     except profiles.UnknownProfile as error:
-        raise BadSettings(f"{error}, or name a JSON file") from error
-    except (OSError, ValueError) as error:
-        raise BadSettings(f"profile {name}: {error}") from error
+        raise BadSettings(str(error)) from error

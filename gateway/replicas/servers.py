@@ -69,7 +69,7 @@ class _Watch:
     def __init__(self, servers: Servers, configured: ReplicaConfig) -> None:
         self._servers = servers
         self._configured = configured
-        self._profile = profiles.find(configured.profile) if configured.profile else None
+        self._profile = profiles.load(configured.profile) if configured.profile else None
         self._replica: Replica | None = None
         self._failures = 0
         self._said = ""

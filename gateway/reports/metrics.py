@@ -34,7 +34,7 @@ class Metrics:
         by_class = ("model_name", "slo_class")
         gen_ai = ("gen_ai_request_model", "gen_ai_operation_name", "slo_class")
         self._requests = self._counter("requests", "Requests by how they ended.", *by_class, "admission", "outcome")
-        self._offered = self._counter("slo_offered", "Requests with an SLO, refused ones included.", *by_class, "admission")
+        self._offered = self._counter("slo_offered", "Requests with an SLO, refused ones too.", *by_class, "admission")
         self._attained = self._counter("slo_attained", "Answers that kept their SLO.", *by_class, "admission")
         self._refused = self._counter("refused_requests", "Requests refused, by reason.", "code")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of answered requests.", "model_name")

@@ -15,9 +15,9 @@ import signal
 import socket
 import sys
 import time
-import urllib.request
 from collections import deque
 
+import httpx
 import msgspec
 
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
@@ -27,6 +27,7 @@ from slosgate.engines.vllm.mailbox import Mailbox
 
 FRAME_BYTES = 1 << 20
 HEALTH_POLL_S = 0.5
+HEALTH_TIMEOUT_S = 2.0
 KEPT_ITERATIONS = 2048  # reports of iterations that wait for Redis; older ones are dropped
 HEARD_S = 0.05  # who was announced longer ago has arrived, or is not waited for
 URGENT, ROUTINE = b"\x01", b"\x00"
@@ -83,8 +84,9 @@ class Courier:
 
     async def _serve(self, channel: ReplicaChannel, url: str) -> None:
         """Register once the replica's HTTP server answers, then stay connected."""
-        while not await asyncio.to_thread(_healthy, url):  # noqa: ASYNC110  # another process, no event to wait for
-            await asyncio.sleep(HEALTH_POLL_S)
+        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
+            while not await _healthy(client, url):  # noqa: ASYNC110  # another process, no event to wait for
+                await asyncio.sleep(HEALTH_POLL_S)
         await channel.run()
 
     def _take(self, channel: ReplicaChannel, frame: bytes) -> None:
@@ -132,11 +134,10 @@ def _idle(info: ReplicaInfo) -> Telemetry:
     )
 
 
-def _healthy(url: str) -> bool:
+async def _healthy(client: httpx.AsyncClient, url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2.0) as response:
-            return bool(response.status == 200)
-    except OSError:
+        return (await client.get(f"{url}/health")).status_code == 200
+    except httpx.TransportError:
         return False
 
 

@@ -9,11 +9,12 @@ Each command lives in bench/commands/ and is registered by one line here.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from slosgate import __version__
 from slosgate.bench.commands import capacity, gateway_bench, plan_bench, profile, report, reproduce, run, traces
 from slosgate.bench.errors import InputError, RunError
 
@@ -42,8 +43,18 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"slosbench {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def slosbench() -> None:
+def slosbench(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Measure what SLO planning buys."""
 
 

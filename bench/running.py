@@ -126,14 +126,14 @@ async def _live(settings: Settings, load: Load, console: Console) -> LiveRun:
         target = Target((settings.url.rstrip("/"),), await model_at(settings.url.rstrip("/")))
         return await _replay(settings, load, target, console)
     with console.status(f"starting {settings.system}"):
-        plan = stack.Plan(
+        deployment = stack.Deployment(
             system=settings.system,
             hardware=settings.hardware or scenarios.load(settings.scenario).hardware,
             replicas=settings.replicas,
             classes=tuple(sorted({r.slo_class for r in load.requests})),
             seed=settings.seed,
         )
-        running = stack.start(plan)
+        running = stack.start(deployment)
     with running as target:
         return await _replay(settings, load, target, console)
 

@@ -34,11 +34,11 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
     max_drafts: Annotated[int, Meta(ge=0, le=64)] = 6
     request_overhead_s: Overhead = 0.0  # from a request's arrival at the replica until its first iteration can begin
     # How long the device waits when an iteration is decided only after the one before it has ended. The default is what
-    # vLLM 0.25.1 took on an H200 (median 2.7 ms over bench/results/gpu-h200-opt-13b-slosgate-iterations.jsonl.gz).
+    # vLLM 0.25.1 took on an H200 (median 2.7 ms).
     decide_s: Overhead = 0.003
     # How long before the expected end of an iteration the next one is chosen (`planner.commitment`). The default is by
-    # when three of four that prefill had been launched, and 1 ms more (vLLM 0.25.1 with CUDA graphs, on such a host:
-    # bench/results/gpu-h200-opt-13b-late-slosgate-iterations.jsonl.gz). The plug-in learns its own.
+    # when three of four that prefill had been launched, and 1 ms more (vLLM 0.25.1 with CUDA graphs, on such a host).
+    # The plug-in learns its own.
     lead_s: Overhead = 0.010
     kv_bytes_per_token: Annotated[int, Meta(ge=0, le=1 << 40)] = 0  # for transfer times (prefill/decode disaggregation)
     source: str  # where the numbers come from: measured file, or a derivation in a sentence

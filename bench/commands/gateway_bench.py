@@ -42,14 +42,14 @@ def gateway_bench(
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
 ) -> None:
     """Measure what slosgate, and other proxies beside it, add to a request and cost per streamed token."""
-    settings = measure.Settings(
+    workload = measure.Workload(
         against=tuple(against or ()),
         rate_rps=positive("--rate", rate),
         seconds=positive("--seconds", seconds),
         concurrency=int(positive("--concurrency", concurrency)),
         streams=int(positive("--streams", streams)),
     )
-    result = results.begin("gateway-bench", dataclasses.asdict(settings), seed=0, hardware="this machine")
+    result = results.begin("gateway-bench", dataclasses.asdict(workload), seed=0, hardware="this machine")
     table = Table(
         "target",
         "mode",
@@ -57,7 +57,7 @@ def gateway_bench(
         title="Time to the whole answer; of streams, to their first byte; of announcements, from the request's first "
         "byte at the engine until the plug-in has heard of it",
     )
-    for row in measure.run(settings):
+    for row in measure.run(workload):
         result.rows.append(row)
         table.add_row(str(row["target"]), str(row["mode"]), *(_cell(name, row.get(name)) for name in COLUMNS))
     Console().print(table)

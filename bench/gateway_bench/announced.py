@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections.abc import Callable
 
+from slosgate.bench import processes
 from slosgate.bench.gateway_bench.backend import MODEL, Connection, Ticker
 from slosgate.bench.gateway_bench.client import Client
-from slosgate.bench.gateway_bench.processes import free_port, started, wait_until_up
 from slosgate.engines import profiles
 from slosgate.engines.channel import ReplicaInfo
 from slosgate.engines.messages import Telemetry
@@ -51,15 +50,14 @@ async def lead_ms(data: Callable[[int], bytes], *, rate_rps: float, seconds: flo
         redis = valkey.start()
         ending.callback(redis.stop)
         ticker = Ticker(REPORT_S)
-        port, engine_port = free_port(), free_port()
+        port, engine_port = processes.free_port(), processes.free_port()
         loop = asyncio.get_running_loop()
         async with await loop.create_server(lambda: _Noting(ticker, came), "127.0.0.1", engine_port):
             link = Link(redis.url, _replica(engine_port))
             ending.callback(link.close)
             reporting = asyncio.create_task(_report(link, heard))
-            program = [sys.executable, "-m", "slosgate", "serve"]
-            process = started([*program, "--redis", redis.url, "--port", str(port)], ending)
-            await asyncio.to_thread(wait_until_up, f"http://127.0.0.1:{port}/ready", process)
+            gateway = ending.enter_context(processes.gateway(redis.url, port=port))
+            await asyncio.to_thread(gateway.wait_until_up, "/ready")
             client = Client("127.0.0.1", port)
             await client.closed_loop(data(port), concurrency=4, seconds=1.0)
             came.clear()

@@ -59,7 +59,7 @@ class _Connection(asyncio.Protocol):
 
 
 @dataclass(slots=True)
-class Load:
+class Traffic:
     """What was offered and what came of it."""
 
     samples: list[Sample] = field(default_factory=list)
@@ -86,18 +86,18 @@ class Client:
         self._address = (host, port)
         self._idle: list[_Connection] = []
 
-    async def _ask(self, data: bytes, due_s: float, load: Load) -> None:
+    async def _ask(self, data: bytes, due_s: float, traffic: Traffic) -> None:
         try:
             connection = await self._connection()
             sample = await connection.ask(data, due_s)
         except (OSError, httptools.HttpParserError):
-            load.failed += 1
+            traffic.failed += 1
             return
         if sample.status == 200:
-            load.samples.append(sample)
+            traffic.samples.append(sample)
             self._idle.append(connection)
         else:
-            load.failed += 1
+            traffic.failed += 1
             connection.transport.close()
 
     async def _connection(self) -> _Connection:
@@ -107,39 +107,39 @@ class Client:
         _, connection = await asyncio.get_running_loop().create_connection(_Connection, *self._address)
         return connection
 
-    async def closed_loop(self, data: bytes, *, concurrency: int, seconds: float) -> Load:
+    async def closed_loop(self, data: bytes, *, concurrency: int, seconds: float) -> Traffic:
         """As many requests as `concurrency` patient clients make."""
-        load = Load()
+        traffic = Traffic()
         began_s = time.perf_counter()
 
         async def one() -> None:
             while time.perf_counter() < began_s + seconds:
-                await self._ask(data, time.perf_counter(), load)
+                await self._ask(data, time.perf_counter(), traffic)
 
         await asyncio.gather(*(one() for _ in range(concurrency)))
-        load.seconds = time.perf_counter() - began_s
-        return load
+        traffic.seconds = time.perf_counter() - began_s
+        return traffic
 
-    async def open_loop(self, data: bytes, *, rate_rps: float, seconds: float) -> Load:
+    async def open_loop(self, data: bytes, *, rate_rps: float, seconds: float) -> Traffic:
         """Requests at a fixed rate, whatever becomes of those before; latency counts from when each was due."""
-        load = Load()
+        traffic = Traffic()
         began_s = time.perf_counter()
         asked = []
         for number in range(int(rate_rps * seconds)):
             due_s = began_s + number / rate_rps
             await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
-            asked.append(asyncio.create_task(self._ask(data, due_s, load)))
+            asked.append(asyncio.create_task(self._ask(data, due_s, traffic)))
         await asyncio.gather(*asked)
-        load.seconds = time.perf_counter() - began_s
-        return load
+        traffic.seconds = time.perf_counter() - began_s
+        return traffic
 
-    async def streams(self, data: bytes, *, concurrency: int) -> Load:
+    async def streams(self, data: bytes, *, concurrency: int) -> Traffic:
         """`concurrency` requests at once, each once."""
-        load = Load()
+        traffic = Traffic()
         began_s = time.perf_counter()
-        await asyncio.gather(*(self._ask(data, time.perf_counter(), load) for _ in range(concurrency)))
-        load.seconds = time.perf_counter() - began_s
-        return load
+        await asyncio.gather(*(self._ask(data, time.perf_counter(), traffic) for _ in range(concurrency)))
+        traffic.seconds = time.perf_counter() - began_s
+        return traffic
 
     def close(self) -> None:
         for connection in self._idle:

@@ -7,15 +7,17 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from slosgate.bench import processes
 from slosgate.bench.errors import InputError, RunError
 from slosgate.bench.gateway_bench import announced
 from slosgate.bench.gateway_bench.backend import MODEL
-from slosgate.bench.gateway_bench.client import Client, Load, request
-from slosgate.bench.gateway_bench.processes import cpu_s, file, free_port, started, wait_until_up
+from slosgate.bench.gateway_bench.client import Client, Traffic, request
+from slosgate.bench.gateway_bench.proc import cpu_s
 from slosgate.bench.results import Row
 from slosgate.gateway.state import valkey
 
@@ -26,7 +28,7 @@ MESSAGES = [{"role": "user", "content": "What does a guarantee cost? " * 10}]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Workload:
     """`rate_rps` requests a second for the added latency; `concurrency` clients for throughput; then streams, which
     all begin at once."""
 
@@ -49,39 +51,39 @@ class Server:
     headers: dict[str, str]
 
 
-def run(settings: Settings) -> Iterator[Row]:
+def run(workload: Workload) -> Iterator[Row]:
     """Rows per target and mode, the direct ones first, slosgate's announcements last.
 
     Raises InputError, and RunError when a proxy does not start.
     """
-    for name in settings.against:
+    for name in workload.against:
         if name not in PROXIES:
             raise InputError(f"--against can be {', '.join(PROXIES)}, not {name!r}")
     with contextlib.ExitStack() as ending:
-        backend = _backend(settings, ending)
+        backend = _backend(workload, ending)
         starts = {"slosgate": _slosgate, "litellm": _litellm}
-        direct = asyncio.run(_measure(backend, settings))
+        direct = asyncio.run(_measure(backend, workload))
         yield from direct
-        for name in ("slosgate", *settings.against):
+        for name in ("slosgate", *workload.against):
             with contextlib.ExitStack() as proxy:
-                rows = asyncio.run(_measure(starts[name](backend, proxy), settings))
+                rows = asyncio.run(_measure(starts[name](backend, proxy), workload))
             yield from (_compared(row, base) for row, base in zip(rows, direct, strict=True))
-        yield asyncio.run(_announced_row(settings))
+        yield asyncio.run(_announced_row(workload))
 
 
-async def _measure(server: Server, settings: Settings) -> list[Row]:
+async def _measure(server: Server, workload: Workload) -> list[Row]:
     """One target: requests at a low rate, as many as it takes, then streams all at once."""
     client = Client("127.0.0.1", server.port)
     plain = _plain(server.port, server.headers)
-    asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": settings.tokens, "stream": True}
+    asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": workload.tokens, "stream": True}
     stream = request("127.0.0.1", server.port, asked, server.headers)
     await client.closed_loop(plain, concurrency=4, seconds=1.0)
-    paced = await client.open_loop(plain, rate_rps=settings.rate_rps, seconds=settings.seconds)
+    paced = await client.open_loop(plain, rate_rps=workload.rate_rps, seconds=workload.seconds)
     before_s = cpu_s(server.pid)
-    full = await client.closed_loop(plain, concurrency=settings.concurrency, seconds=settings.seconds)
+    full = await client.closed_loop(plain, concurrency=workload.concurrency, seconds=workload.seconds)
     plain_cpu_s = cpu_s(server.pid) - before_s
     before_s = cpu_s(server.pid)
-    streamed = await client.streams(stream, concurrency=settings.streams)
+    streamed = await client.streams(stream, concurrency=workload.streams)
     stream_cpu_s = cpu_s(server.pid) - before_s
     client.close()
     return [_plain_row(server, paced, full, plain_cpu_s), _stream_row(server, streamed, stream_cpu_s)]
@@ -91,10 +93,10 @@ def _plain(port: int, headers: dict[str, str]) -> bytes:
     return request("127.0.0.1", port, {"model": MODEL, "messages": MESSAGES, "max_tokens": 8}, headers)
 
 
-async def _announced_row(settings: Settings) -> Row:
+async def _announced_row(workload: Workload) -> Row:
     """How long after a request's first byte at the engine the plug-in has heard of it; negative: before."""
     leads_ms, failed = await announced.lead_ms(
-        lambda port: _plain(port, SLO), rate_rps=settings.rate_rps, seconds=settings.seconds
+        lambda port: _plain(port, SLO), rate_rps=workload.rate_rps, seconds=workload.seconds
     )
     if not leads_ms:
         raise RunError("the gateway announced no request to its replica")
@@ -102,7 +104,7 @@ async def _announced_row(settings: Settings) -> Row:
     return {"target": "slosgate", "mode": "announced", "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "failed": failed}
 
 
-def _plain_row(server: Server, paced: Load, full: Load, used_s: float) -> Row:
+def _plain_row(server: Server, paced: Traffic, full: Traffic, used_s: float) -> Row:
     p50, p95, p99 = paced.quantiles_ms(QUANTILES)
     return {
         "target": server.name,
@@ -116,19 +118,19 @@ def _plain_row(server: Server, paced: Load, full: Load, used_s: float) -> Row:
     }
 
 
-def _stream_row(server: Server, load: Load, used_s: float) -> Row:
-    tokens = sum(sample.events for sample in load.samples)
-    p50, p95, p99 = load.quantiles_ms(QUANTILES, first_byte=True)
+def _stream_row(server: Server, traffic: Traffic, used_s: float) -> Row:
+    tokens = sum(sample.events for sample in traffic.samples)
+    p50, p95, p99 = traffic.quantiles_ms(QUANTILES, first_byte=True)
     return {
         "target": server.name,
         "mode": "stream",
-        "requests_per_s": len(load.samples) / load.seconds,
+        "requests_per_s": len(traffic.samples) / traffic.seconds,
         "p50_ms": p50,
         "p95_ms": p95,
         "p99_ms": p99,
-        "tokens_per_s": sum(s.events / max(1e-9, s.end_s - s.first_byte_s) for s in load.samples),  # once they flow
+        "tokens_per_s": sum(s.events / max(1e-9, s.end_s - s.first_byte_s) for s in traffic.samples),  # once they flow
         "cpu_us_per_token": 1e6 * used_s / max(1, tokens),
-        "failed": load.failed,
+        "failed": traffic.failed,
     }
 
 
@@ -140,12 +142,13 @@ def _compared(row: Row, direct: Row) -> Row:
     return {**row, **added}
 
 
-def _backend(settings: Settings, ending: contextlib.ExitStack) -> Server:
-    port = free_port()
+def _backend(workload: Workload, ending: contextlib.ExitStack) -> Server:
+    port = processes.free_port()
     command = [sys.executable, "-m", "slosgate.bench.gateway_bench.backend"]
-    process = started([*command, "--port", str(port), "--token-s", str(settings.token_s)], ending)
-    wait_until_up(f"http://127.0.0.1:{port}/v1/models", process)
-    return Server("direct", port, process.pid, {})
+    command += ["--port", str(port), "--token-s", str(workload.token_s)]
+    process = ending.enter_context(processes.started(command, port))
+    process.wait_until_up("/v1/models")
+    return Server("direct", port, process.popen.pid, {})
 
 
 def _slosgate(backend: Server, ending: contextlib.ExitStack) -> Server:
@@ -153,12 +156,10 @@ def _slosgate(backend: Server, ending: contextlib.ExitStack) -> Server:
     redis = valkey.start()
     ending.callback(redis.stop)
     config = f'[[replicas]]\nurl = "http://127.0.0.1:{backend.port}"\nmodel = "{MODEL}"\nprofile = "h200-opt-13b"\n'
-    port = free_port()
-    program = [sys.executable, "-m", "slosgate", "serve"]
-    options = ["--config", file(config, "toml", ending), "--redis", redis.url, "--port", str(port)]
-    process = started([*program, *options], ending)
-    wait_until_up(f"http://127.0.0.1:{port}/ready", process)
-    return Server("slosgate", port, process.pid, SLO)
+    port = processes.free_port()
+    process = ending.enter_context(processes.gateway(redis.url, config, port=port))
+    process.wait_until_up("/ready")
+    return Server("slosgate", port, process.popen.pid, SLO)
 
 
 def _litellm(backend: Server, ending: contextlib.ExitStack) -> Server:
@@ -170,10 +171,13 @@ def _litellm(backend: Server, ending: contextlib.ExitStack) -> Server:
         f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n      model: openai/{MODEL}\n"
         f"      api_base: http://127.0.0.1:{backend.port}/v1\n      api_key: none\n"
         # Neither proxy checks keys here.
-        "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n"
+        "general_workload:\n  dangerously_permit_weak_or_unset_master_key: true\n"
     )
-    port = free_port()
-    options = ["--config", file(config, "yaml", ending), "--host", "127.0.0.1", "--port", str(port)]
-    process = started([program, *options, "--num_workers", "1", "--telemetry", "False"], ending)
-    wait_until_up(f"http://127.0.0.1:{port}/health/liveliness", process)
-    return Server("litellm", port, process.pid, {})
+    file = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="slosbench-"))) / "config.yaml"
+    file.write_text(config, encoding="utf-8")
+    port = processes.free_port()
+    command = [program, "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--num_workers", "1", "--telemetry", "False"]
+    process = ending.enter_context(processes.started(command, port))
+    process.wait_until_up("/health/liveliness")
+    return Server("litellm", port, process.popen.pid, {})

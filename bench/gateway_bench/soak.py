@@ -29,11 +29,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from slosgate.bench import results
+from slosgate.bench import processes, results
 from slosgate.bench.errors import positive
-from slosgate.bench.gateway_bench.processes import file, free_port, rss_bytes, sockets, started, wait_until_up
+from slosgate.bench.gateway_bench.proc import rss_bytes, sockets
 from slosgate.bench.results import Row
-from slosgate.bench.stack import SLOSGATE
 from slosgate.engines.channel import key
 from slosgate.gateway.state import valkey
 
@@ -62,7 +61,7 @@ class Stack:
 
 
 @dataclass
-class Sample:
+class Snapshot:
     """What the gateway holds at one moment; seconds since the start."""
 
     at_s: float
@@ -88,8 +87,8 @@ class Outcomes:
 class Soak:
     rate_rps: float
     outcomes: Outcomes = field(default_factory=Outcomes)
-    samples: list[Sample] = field(default_factory=list)
-    left: Sample | None = None
+    samples: list[Snapshot] = field(default_factory=list)
+    left: Snapshot | None = None
 
     @property
     def slope_kb_per_min(self) -> float:
@@ -122,19 +121,12 @@ def stack() -> Iterator[Stack]:
     with contextlib.ExitStack() as ending:
         redis = valkey.start()
         ending.callback(redis.stop)
-        engine = [*SLOSGATE, "engine", "sim", "--redis", redis.url, "--speed", str(SPEED)]
+        options = ["--redis", redis.url, "--speed", str(SPEED)]
         for name in REPLICAS:
-            started([*engine, "--name", name, *_at(free_port())], ending)
-        port = free_port()
-        config = file(CONFIG, "toml", ending)
-        process = started([*SLOSGATE, "serve", "--config", config, "--redis", redis.url, *_at(port)], ending)
-        wait_until_up(f"http://127.0.0.1:{port}/ready", process)
-        time.sleep(2.0)  # the second replica may come a little later
-        yield Stack(f"http://127.0.0.1:{port}", process.pid, redis.url)
-
-
-def _at(port: int) -> tuple[str, str]:
-    return "--port", str(port)
+            ending.enter_context(processes.simulated_engine("--name", name, *options))
+        gateway = ending.enter_context(processes.gateway(redis.url, CONFIG))
+        gateway.wait_until_up("/ready", needs=[f'"{name}"' for name in REPLICAS])
+        yield Stack(gateway.url, gateway.popen.pid, redis.url)
 
 
 class Clients:
@@ -237,10 +229,10 @@ async def _watch(found: Stack, run: Soak, progress: Progress, task: Any) -> None
         progress.update(task, completed=time.monotonic() - began_s)
 
 
-async def _sample(found: Stack, at_s: float) -> Sample:
+async def _sample(found: Stack, at_s: float) -> Snapshot:
     async with Redis.from_url(found.redis_url) as redis:
         entries = sum([int(await redis.hlen(key("ledger", name))) for name in REPLICAS])
-    return Sample(at_s, rss_bytes(found.gateway_pid) / 1024, sockets(found.gateway_pid), entries)
+    return Snapshot(at_s, rss_bytes(found.gateway_pid) / 1024, sockets(found.gateway_pid), entries)
 
 
 def main(

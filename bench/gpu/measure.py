@@ -14,23 +14,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import os
-import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
+import httpx
 import typer
 from rich.console import Console
 
-from slosgate.bench import results, running
+from slosgate.bench import processes, results, running
 from slosgate.bench.attainment import collect
-from slosgate.bench.errors import InputError, choose
+from slosgate.bench.errors import choose
 from slosgate.bench.gpu.dummy_model import write_model
 from slosgate.bench.live import Target, replay
 from slosgate.bench.summary import summarize
@@ -40,9 +37,9 @@ PROFILE = "h200-opt-13b"
 MODEL = "opt-13b"
 FIRST_PORT = 8100  # of GPU 0: the gateway, then its engines; each further GPU begins 10 ports higher
 START_S = 420.0  # loading, compiling and capturing graphs for the first time takes minutes
+STOP_S = 40.0
 DRAIN_S = 15.0  # answers that take longer than this after the last arrival count as missed
 SYSTEMS = ("vllm", "plug-in", "slosgate")
-GATEWAY = ("-m", "slosgate")
 # As in the measurements that the hardware profile was fitted to; everything else is vLLM's default.
 ENGINE_OPTIONS = (
     "--load-format", "dummy", "--dtype", "float16", "--max-model-len", "2048", "--no-enable-prefix-caching",
@@ -104,10 +101,7 @@ def _warm_up(url: str) -> None:
     """A few requests of all lengths, so that nothing is compiled while it counts."""
     for prompt_tokens in (16, 200, 700, 1900, 40):
         body = {"model": MODEL, "prompt": [1000] * prompt_tokens, "max_tokens": 20, "ignore_eos": True}
-        headers = {"content-type": "application/json"}
-        request = urllib.request.Request(f"{url}/v1/completions", msgspec.json.encode(body), headers)
-        with urllib.request.urlopen(request, timeout=60):
-            pass
+        httpx.post(f"{url}/v1/completions", json=body, timeout=60, trust_env=False).raise_for_status()
 
 
 def _profile(servers: _Servers, out: Path) -> None:
@@ -169,14 +163,12 @@ class _Servers:
             redis = valkey.start()
             ending.callback(redis.stop)
             self.redis_url = redis.url
-            config = self.out / "slosgate.gateway.toml"
-            config.write_text("".join(f"[classes.{c}]\n" for c in ("coder", "chatbot", "summarizer")))
-            command = [*GATEWAY, "serve", "--config", str(config), "--redis", redis.url, "--port", str(port)]
-            gateway = ending.enter_context(_process(command, self.out / f"{self.name}-gateway.log"))
+            config = "".join(f"[classes.{c}]\n" for c in ("coder", "chatbot", "summarizer"))
+            log = self.out / f"{self.name}-gateway.log"
+            gateway = ending.enter_context(processes.gateway(redis.url, config, port=port, log=log))
             self._engines(ports, ["--redis", redis.url], ending)
-            for each in ports:
-                _wait(port, "/ready", gateway, needs=f"vllm-{each}")
-            yield [f"http://127.0.0.1:{port}"]
+            gateway.wait_until_up("/ready", [f"vllm-{each}" for each in ports], START_S)
+            yield [gateway.url]
 
     def _engines(self, ports: Sequence[int], options: list[str], ending: contextlib.ExitStack) -> None:
         """One engine per port, on GPUs counted up from the first; returns when all are ready."""
@@ -185,9 +177,10 @@ class _Servers:
             gpu = {"CUDA_VISIBLE_DEVICES": str(self.first_gpu + n)}
             log = self.out / f"{self.name}-engine-{n}.log"
             command = [*self._command(port, n), *options, *ENGINE_OPTIONS, *self.options]
-            started.append((port, ending.enter_context(_process(command, log, gpu))))
-        for port, engine in started:
-            _wait(port, "/health", engine)
+            running = processes.started([sys.executable, *command], port, log=log, environment=gpu, stop_s=STOP_S)
+            started.append(ending.enter_context(running))
+        for engine in started:
+            engine.wait_until_up(timeout_s=START_S)
 
     def _command(self, port: int, n: int) -> list[str]:
         if self.system == "vllm":
@@ -195,39 +188,6 @@ class _Servers:
         log = str(self.out / f"{self.name}-iterations-{n}.jsonl")
         command = ["-m", "slosgate.engines.vllm.command", "--model", str(self.model), "--profile", PROFILE]
         return [*command, "--port", str(port), "--iteration-log", log]
-
-
-@contextlib.contextmanager
-def _process(
-    arguments: Sequence[str], log: Path, environment: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *arguments],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=40.0)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _wait(port: int, path: str, process: subprocess.Popen[bytes], needs: str = "") -> None:
-    """Until the server answers with `needs` in its answer. Raises InputError when it ended or took too long."""
-    end_s = time.monotonic() + START_S
-    while time.monotonic() < end_s and process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as got:
-            if needs in got.read().decode():
-                return
-        time.sleep(0.25)
-    raise InputError(f"nothing on port {port} answered {path}; see its log")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ TERMS = 3
 
 def run(console: Console, seed: int) -> Result:
     """Fit the iterations measured on an H200; writes `out/predictor.png`."""
-    try:
-        fitted = fit_file(MEASURED, TERMS, seed)
-    except OSError as error:
-        raise InputError(f"cannot read the measured iterations {str(MEASURED)!r}: {error.strerror}") from None
+    if not MEASURED.exists():
+        raise InputError(
+            "the measured iterations are in the repository, not in the installed package: run this in a checkout, or "
+            "fit a file of your own with `slosbench profile fit FILE.jsonl`"
+        )
+    fitted = fit_file(MEASURED, TERMS, seed)
     console.print(errors_table(fitted))
     draw(fitted, FIGURE)
     config = {"file": MEASURED.name, "terms": TERMS, "paper_r2": [0.82, 0.93], "figure": str(FIGURE)}

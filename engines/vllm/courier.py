@@ -86,7 +86,7 @@ class Courier:
 
     async def _serve(self, channel: ReplicaChannel, url: str) -> None:
         """Register once the replica's HTTP server answers, then stay connected."""
-        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S) as client:
+        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
             while not await _healthy(client, url):  # noqa: ASYNC110  # another process, no event to wait for
                 await asyncio.sleep(HEALTH_POLL_S)
         await channel.run()

@@ -37,7 +37,8 @@ class Link:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._socket.send(self._hello)
         fds = (theirs.fileno(), self._plans.fd, self._arrivals.fd)
-        command = [sys.executable, "-m", "slosgate.engines.vllm.courier", *map(str, fds)]
+        # -P: what lies in the working directory is not imported.
+        command = [sys.executable, "-P", "-m", "slosgate.engines.vllm.courier", *map(str, fds)]
         self._courier = subprocess.Popen(command, pass_fds=fds)
         self._started_s = time.monotonic()
         theirs.close()

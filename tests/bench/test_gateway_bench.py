@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from slosgate.bench.errors import InputError
-from slosgate.bench.gateway_bench.measure import Settings, run
+from slosgate.bench.gateway_bench.measure import Workload, run
 
 
 def test_compares_slosgate_with_the_direct_way() -> None:
-    rows = list(run(Settings(rate_rps=20, seconds=0.5, concurrency=4, streams=8, tokens=5, token_s=0.01)))
+    rows = list(run(Workload(rate_rps=20, seconds=0.5, concurrency=4, streams=8, tokens=5, token_s=0.01)))
     assert [(row["target"], row["mode"]) for row in rows] == [
         ("direct", "plain"),
         ("direct", "stream"),
@@ -26,4 +26,4 @@ def test_compares_slosgate_with_the_direct_way() -> None:
 
 def test_refuses_a_proxy_it_does_not_know() -> None:
     with pytest.raises(InputError, match="--against can be litellm, not 'nginx'"):
-        list(run(Settings(against=("nginx",))))
+        list(run(Workload(against=("nginx",))))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +13,11 @@ import aiohttp
 import msgspec
 from redis.asyncio import Redis
 
+from slosgate.bench.processes import simulated_engine
 from slosgate.engines import channel
 from slosgate.engines.door import Door
 from slosgate.engines.messages import DraftReport, IterationReport, Plan, Telemetry
-from tests.engines.conftest import free_port
 
-START_S = 110.0  # a fresh machine compiles the kernels first
 PATIENCE_S = 30.0
 
 
@@ -39,30 +36,10 @@ class EngineServer:
 @contextmanager
 def sim_engine(name: str, redis: str | None, *options: str, log: Path) -> Iterator[str]:
     """`slosgate engine sim`, ready to serve; its base address."""
-    port = free_port()
-    command = [sys.executable, "-m", "slosgate", "engine", "sim"]
-    command += ["--port", str(port), "--name", name, *options, *(["--redis", redis] if redis else [])]
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            if not asyncio.run(_ready(url, process)):
-                raise RuntimeError(f"the engine did not start: {log.read_text()}")
-            yield url
-        finally:
-            process.terminate()
-
-
-async def _ready(url: str, process: subprocess.Popen[bytes]) -> bool:
-    deadline = time.monotonic() + START_S
-    async with aiohttp.ClientSession() as session:
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                async with session.get(f"{url}/health") as response:
-                    if response.status == 200:
-                        return True
-            except aiohttp.ClientError:
-                await asyncio.sleep(0.1)
-    return False
+    where = ["--redis", redis] if redis else []
+    with simulated_engine("--name", name, *options, *where, log=log) as process:
+        process.wait_until_up()
+        yield process.url
 
 
 async def send_plan(redis: Redis, plan: Plan) -> None:
@@ -107,14 +84,14 @@ class Watcher:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Completion:
     """A streamed completion. vLLM may put several tokens into one event when its client is slower than the engine."""
 
     times: list[float]  # when each event with tokens came
     tokens: int
 
 
-async def complete(engine: EngineServer, prompt_tokens: int, output: int, **slo: object) -> Answer:
+async def complete(engine: EngineServer, prompt_tokens: int, output: int, **slo: object) -> Completion:
     """Stream a completion."""
     body = {"prompt": [7] * prompt_tokens, "max_tokens": output, "ignore_eos": True, "vllm_xargs": slo}
     body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -126,4 +103,4 @@ async def complete(engine: EngineServer, prompt_tokens: int, output: int, **slo:
                 event = msgspec.json.decode(line.removeprefix(b"data: "))
                 times += [time.monotonic()] if event["choices"] else []
                 tokens = (event.get("usage") or {"completion_tokens": tokens})["completion_tokens"]
-    return Answer(times, tokens)
+    return Completion(times, tokens)

@@ -91,7 +91,9 @@ async def model_at(url: str, api_key: str = "") -> str:
     try:
         async with httpx.AsyncClient(timeout=10.0, headers=_authorization(api_key), trust_env=False) as client:
             response = await client.get(f"{url}/v1/models")
-            return str(response.raise_for_status().json()["data"][0]["id"])
+        if response.status_code != httpx.codes.OK:
+            raise ValueError(f"it answered {response.status_code}")
+        return str(response.json()["data"][0]["id"])
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
         raise InputError(f"--url {url!r} must be the base address of an OpenAI-compatible server: {error}") from None
 

@@ -3,8 +3,8 @@
 For each case the baselines' capacity is searched with every setting there is to tune, first without speculation, then
 with it. slosgate then serves the highest load that the best of them sustains, on as many GPUs: first without
 speculation, then with it. It does no harm where it sustains that load, too. DistServe, which needs several
-GPUs, is a case of its own. A model whose context is shorter than a scenario's does not serve it; the scenario's own hardware is among
-those measured in any case.
+GPUs, is a case of its own. A model whose context is shorter than a scenario's does not serve it; the scenario's own
+hardware is measured in any case.
 """
 
 from __future__ import annotations

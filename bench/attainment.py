@@ -1,4 +1,4 @@
-"""Who got the latency they were promised. Pure functions over compact arrays.
+"""Which requests got the latency they were promised: pure functions over compact arrays.
 
 The denominator is every *offered* request: one that was rejected, failed or did not finish is a miss, and so is
 one of which a single stage missed. Two rules are reported:

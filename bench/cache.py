@@ -59,33 +59,38 @@ def remembered(
 
 @cache
 def fingerprint(modules: tuple[str, ...], alone: tuple[str, ...] = ()) -> str:
-    """Hash of these modules, of every module of this project that they import, and of the data files beside them."""
+    """Hash of these modules, of every module of this project that they import, and of the data files beside them.
+
+    A module may be a user's own, too: it counts with what it imports of its own package and of this project.
+    """
     digest = hashlib.sha256()
-    paths = _files(modules) | {path for name in alone if (path := _source(name)) is not None}
+    ours = frozenset({PACKAGE, *(name.partition(".")[0] for name in modules)})
+    paths = _files(modules, ours) | {path for name in alone if (path := _source(name, ours)) is not None}
     for path in sorted(paths):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _files(modules: Iterable[str]) -> set[Path]:
+def _files(modules: Iterable[str], ours: frozenset[str]) -> set[Path]:
     seen: set[str] = set()
     files: set[Path] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        source = _source(name)
+        source = _source(name, ours)
         if source is None or name in seen:
             continue
         seen.add(name)
         files.add(source)
-        files.update(p for p in source.parent.iterdir() if p.suffix in (".json", ".toml"))
+        if name.partition(".")[0] == PACKAGE:
+            files.update(p for p in source.parent.iterdir() if p.suffix in (".json", ".toml"))
         waiting += _imports(source)
     return files
 
 
-def _source(name: str) -> Path | None:
-    """The file of a module of this project; None for anything else."""
-    if name.partition(".")[0] != PACKAGE:
+def _source(name: str, ours: frozenset[str]) -> Path | None:
+    """The file of a module of one of our packages; None for anything else."""
+    if name.partition(".")[0] not in ours:
         return None
     try:
         spec = importlib.util.find_spec(name)

@@ -18,7 +18,7 @@ from rich.console import Console
 from slosgate.bench import report, results, scenarios
 from slosgate.bench.load import Load, offer
 from slosgate.bench.results import Row
-from slosgate.bench.running import Settings, announce, measure, table
+from slosgate.bench.running import Experiment, announce, measure, table
 from slosgate.bench.scenarios import Like, Scenario
 from slosgate.engines import profiles
 
@@ -55,7 +55,7 @@ def demo(
     profile = profiles.load(HARDWARE)
     load = offer(scenario(), profile, RATE_RPS, seed=seed, seconds=SECONDS)
     announce(load, console)
-    settings = Settings(
+    experiment = Experiment(
         scenario="coder",
         system="",
         rate=RATE_RPS,
@@ -68,7 +68,7 @@ def demo(
     )
     config = {"slice_s": SLICE_S, "rate": RATE_RPS, "seconds": SECONDS, "replicas": REPLICAS, "mode": mode}
     result = results.begin("demo", config, seed=seed, hardware=HARDWARE)
-    result.rows += [measure(dataclasses.replace(settings, system=s), load, profile, console) for s in SYSTEMS]
+    result.rows += [measure(dataclasses.replace(experiment, system=s), load, profile, console) for s in SYSTEMS]
     console.print(table(result.rows))
     console.print(verdict(result.rows, load))
     results.write(result, out / "result.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -26,3 +27,9 @@ def positive(what: str, value: float) -> float:
     if not 0 < value < float("inf"):
         raise InputError(f"{what} must be a number above 0, not {value:g}")
     return value
+
+
+def require(module: str, what: str) -> None:
+    """Check that an optional module is there. Raises InputError that says which extra installs it."""
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f"{what} needs {module}, which is not installed: pip install 'slosgate[bench]'")

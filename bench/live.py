@@ -1,4 +1,4 @@
-"""An open-loop client: requests leave when the trace says, whatever became of those before them.
+"""An open-loop client: it sends each request when the trace says, whatever became of the requests before it.
 
 Times are measured here, from the moment a request was *due* to leave, so that a client that falls behind makes its
 results worse and never better; how far it fell behind is reported. Prompts are token ids, so that their lengths are
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import httpx
 import numpy as np
 
 from slosgate.bench.attainment import BEST_EFFORT, GUARANTEED, REJECTED, UNSAID, RequestOutcome, StageOutcome
@@ -40,6 +41,7 @@ class Target:
     urls: tuple[str, ...]
     model: str
     slo_headers: bool = True
+    api_key: str = ""
     slo_args: bool = False  # tell the engine the SLOs itself, as a gateway would: for engines without one
 
 
@@ -73,19 +75,26 @@ async def replay(
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
     outcomes = [unserved(request) for request in load.requests]
     run = LiveRun(outcomes)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    headers = _authorization(target.api_key)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
         client = _Client(session, target, np.random.default_rng(seed), time.perf_counter, run)
         await client.play(load, drain_s, on_done)
     return run
 
 
-async def model_at(url: str) -> str:
-    """The first model that a server lists. Raises InputError when none can be had."""
+def _authorization(api_key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+async def model_at(url: str, api_key: str = "") -> str:
+    """The first model that a server lists. Raises InputError when it lists none."""
     try:
-        timeout = aiohttp.ClientTimeout(total=10.0)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/v1/models") as response:
-            return str((await response.json())["data"][0]["id"])
-    except (TimeoutError, aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
+        async with httpx.AsyncClient(timeout=10.0, headers=_authorization(api_key), trust_env=False) as client:
+            response = await client.get(f"{url}/v1/models")
+        if response.status_code != httpx.codes.OK:
+            raise ValueError(f"it answered {response.status_code}")
+        return str(response.json()["data"][0]["id"])
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
         raise InputError(f"--url {url!r} must be the base address of an OpenAI-compatible server: {error}") from None
 
 
@@ -219,7 +228,7 @@ def _slo_headers(request: Offered, call: Call) -> dict[str, str]:
 
 
 def _slo_args(slo_id: str, request: Offered, call: Call) -> dict[str, Any]:
-    """The SLO as a gateway passes it on, as best effort: the engine decides whom it can serve in time."""
+    """The SLO as a gateway passes it on, as best effort: the engine decides which requests it can serve in time."""
     limits_ms = {"slo_ttft_ms": call.ttft_slo_s * 1e3, "slo_tpot_ms": call.tpot_slo_s * 1e3}
     return {
         "slo_id": slo_id,

@@ -11,7 +11,7 @@ import msgspec
 
 from slosgate.bench import scenarios
 from slosgate.bench.attainment import RequestOutcome, StageOutcome
-from slosgate.bench.scenarios import Scenario, StageSlo
+from slosgate.bench.scenarios import Making, Scenario, StageSlo
 from slosgate.planner.profile import HardwareProfile
 from slosgate.traces.records import Stage
 
@@ -70,7 +70,12 @@ def offer(
 ) -> Load:
     """The load of a scenario at a rate over all replicas. Raises InputError."""
     made = scenarios.requests(
-        scenario, rate_rps, seed, seconds, profile.max_model_tokens, scaling=scaling, generated=generated
+        scenario,
+        rate_rps,
+        seed,
+        seconds,
+        profile.max_model_tokens,
+        making=Making(scaling=scaling, generated=generated),
     )
     return Load(
         requests=tuple(

@@ -1,6 +1,6 @@
 """How long the planner takes: the complete call, admission of all new requests and the next batch, on made-up jobs.
 
-Beside it, how long it takes to rehearse all who were admitted at once (`planner.rehearsal`), before they are promised.
+Beside it, how long it takes to rehearse all admitted requests at once (`planner.rehearsal`), before any promise.
 
 The jobs are drawn so that the call has something to decide: deadlines overlap and not all new requests fit. Times are
 of the calling thread's wall clock; `cpu` is the time it actually ran, which a busy machine's other work can't lengthen.

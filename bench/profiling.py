@@ -64,7 +64,7 @@ class Measured:
 
 
 def program(profile: HardwareProfile) -> list[Burst]:
-    """The bursts of one round, small ones first; those that the replica's memory cannot hold are left out."""
+    """The bursts of one round, small ones first; leaves out those that do not fit into the replica's memory."""
     longest = int(SHARE * profile.max_model_tokens)
     lone = [Burst(min(16 * 2**n, longest)) for n in range(7) for _ in range(2)] + [Burst(longest), Burst(longest)]
     pairs = [Burst(min(length, longest), count=count) for length, count in ((64, 8), (256, 4), (700, 3), (1400, 2))]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,16 @@ def write(result: Result, path: Path) -> None:
         part.write(text + b"\n")
     os.chmod(part.name, 0o644)  # a temporary file is private; a result is not
     os.replace(part.name, path)
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """Write rows as a table of their plain values; missing folders are made."""
+    columns = dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, dict | list))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns, extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def read(path: Path) -> Result:

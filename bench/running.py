@@ -1,9 +1,10 @@
-"""A run from its settings to its result: what `slosbench run` and the demo share."""
+"""A run from what is asked to its result: what `slosbench run` and the demo share."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +15,17 @@ from rich.table import Table
 
 from slosgate.bench import results, scenarios, stack, tuning, virtual
 from slosgate.bench.attainment import collect
-from slosgate.bench.errors import InputError, choose
+from slosgate.bench.errors import InputError
+from slosgate.bench.hardware import hardware_profile, is_file
 from slosgate.bench.live import LiveRun, Target, model_at, replay
 from slosgate.bench.load import Load, offer
 from slosgate.bench.results import Result, Row
 from slosgate.bench.summary import summarize
-from slosgate.engines import profiles
 from slosgate.planner.profile import HardwareProfile
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Experiment:
     """One run. `hardware` empty: the scenario's own; `seconds` None: its slice once."""
 
     scenario: str
@@ -36,42 +37,48 @@ class Settings:
     seconds: float | None = None
     seed: int = 0
     url: str = ""
+    api_key_env: str = ""  # live: the environment variable with the API key
     scaling: str = "stretch"
     acceptance: float = 0.7
     drain_s: float = 60.0  # live: how long after the last arrival answers are waited for
     generated: bool = False
 
 
-def run(settings: Settings, console: Console, json: Path | None) -> Result:
-    """Run once, show the table, write the result. Raises InputError."""
-    load, profile = prepare(settings)
+def run(experiment: Experiment, console: Console, json: Path | None = None, csv: Path | None = None) -> Result:
+    """Run once, show the table, write the result and its rows. Raises InputError."""
+    load, profile = prepare(experiment)
     announce(load, console)
-    result = results.begin("run", dataclasses.asdict(settings), seed=settings.seed, hardware=profile.name)
-    result.rows.append(measure(settings, load, profile, console))
+    result = results.begin("run", dataclasses.asdict(experiment), seed=experiment.seed, hardware=profile.name)
+    result.rows.append(measure(experiment, load, profile, console))
     console.print(table(result.rows))
     if json:
         results.write(result, json)
         console.print(f"wrote {json}")
+    if csv:
+        results.write_csv(result.rows, csv)
+        console.print(f"wrote {csv}")
     return result
 
 
-def prepare(settings: Settings) -> tuple[Load, HardwareProfile]:
+def prepare(experiment: Experiment) -> tuple[Load, HardwareProfile]:
     """The load and the hardware of a run. Raises InputError for anything unknown."""
-    scenario = scenarios.load(settings.scenario)
-    if not settings.url:
-        tuning.check(settings.system)
-    profile = profiles.load(choose("hardware", settings.hardware or scenario.hardware, profiles.names()))
+    scenario = scenarios.load(experiment.scenario)
+    if not experiment.url:
+        tuning.check(experiment.system)
+    profile = hardware_profile(experiment.hardware or scenario.hardware)
     load = offer(
         scenario,
         profile,
-        settings.rate,
-        seed=settings.seed,
-        seconds=settings.seconds,
-        scaling=settings.scaling,
-        generated=settings.generated,
+        experiment.rate,
+        seed=experiment.seed,
+        seconds=experiment.seconds,
+        scaling=experiment.scaling,
+        generated=experiment.generated,
     )
     if not load.requests:
-        raise InputError(f"no request arrives within {load.seconds:g} s at {settings.rate:g} requests/s: ask for more")
+        raise InputError(
+            f"no request arrives within {load.seconds:g} s at {experiment.rate:g} requests/s: ask for more"
+        )
     return load, profile
 
 
@@ -85,34 +92,36 @@ def announce(load: Load, console: Console) -> None:
         )
 
 
-def measure(settings: Settings, load: Load, profile: HardwareProfile, console: Console) -> Row:
+def measure(experiment: Experiment, load: Load, profile: HardwareProfile, console: Console) -> Row:
     """Serve the load and make the row."""
-    if settings.mode == "sim":
-        setting = tuning.settings(settings.system, settings.replicas)[0]
-        with console.status(f"{settings.system} in virtual time"):
+    if experiment.mode == "sim":
+        setting = tuning.settings(experiment.system, experiment.replicas)[0]
+        with console.status(f"{experiment.system} in virtual time"):
             served = virtual.simulate(
                 load,
-                settings.system,
+                experiment.system,
                 profile,
-                replicas=setting.replicas or settings.replicas,
-                seed=settings.seed,
-                acceptance=settings.acceptance,
-                prefill_replicas=setting.prefill_replicas,
-                budget=setting.budget,
-                drafts=setting.drafts,
+                virtual.Setup(
+                    replicas=setting.replicas or experiment.replicas,
+                    seed=experiment.seed,
+                    acceptance=experiment.acceptance,
+                    prefill_replicas=setting.prefill_replicas,
+                    budget=setting.budget,
+                    drafts=setting.drafts,
+                ),
             )
         outcomes, more = served.outcomes, {"replica_totals": served.replicas}
     else:
-        live = asyncio.run(_live(settings, load, console))
+        live = asyncio.run(_live(experiment, load, console))
         outcomes, more = live.outcomes, live.schedule()
     return {
-        "scenario": settings.scenario,
-        "system": settings.system,
-        "rate_rps": settings.rate,
+        "scenario": experiment.scenario,
+        "system": experiment.system,
+        "rate_rps": experiment.rate,
         "hardware": profile.name,
-        "replicas": settings.replicas,
-        "mode": settings.mode,
-        "seed": settings.seed,
+        "replicas": experiment.replicas,
+        "mode": experiment.mode,
+        "seed": experiment.seed,
         "trace_source": load.trace_source,
         **summarize(collect(outcomes), load.seconds),
         **more,
@@ -120,31 +129,41 @@ def measure(settings: Settings, load: Load, profile: HardwareProfile, console: C
     }
 
 
-async def _live(settings: Settings, load: Load, console: Console) -> LiveRun:
+async def _live(experiment: Experiment, load: Load, console: Console) -> LiveRun:
     """Replay over HTTP, against a server that runs or one that is started for it."""
-    if settings.url:
-        target = Target((settings.url.rstrip("/"),), await model_at(settings.url.rstrip("/")))
-        return await _replay(settings, load, target, console)
-    with console.status(f"starting {settings.system}"):
+    if experiment.url:
+        url, key = experiment.url.rstrip("/"), _api_key(experiment.api_key_env)
+        target = Target((url,), await model_at(url, key), api_key=key)
+        return await _replay(experiment, load, target, console)
+    if is_file(experiment.hardware):
+        raise InputError("--hardware must be the name of a shipped profile for replicas that --mode live starts")
+    with console.status(f"starting {experiment.system}"):
         deployment = stack.Deployment(
-            system=settings.system,
-            hardware=settings.hardware or scenarios.load(settings.scenario).hardware,
-            replicas=settings.replicas,
+            system=experiment.system,
+            hardware=experiment.hardware or scenarios.load(experiment.scenario).hardware,
+            replicas=experiment.replicas,
             classes=tuple(sorted({r.slo_class for r in load.requests})),
-            seed=settings.seed,
+            seed=experiment.seed,
         )
         running = stack.start(deployment)
     with running as target:
-        return await _replay(settings, load, target, console)
+        return await _replay(experiment, load, target, console)
 
 
-async def _replay(settings: Settings, load: Load, target: Target, console: Console) -> LiveRun:
+def _api_key(variable: str) -> str:
+    """The API key in an environment variable; "" without one named."""
+    if variable and not os.environ.get(variable):
+        raise InputError(f"--api-key-env names {variable!r}, which is not set: put the API key into it")
+    return os.environ[variable] if variable else ""
+
+
+async def _replay(experiment: Experiment, load: Load, target: Target, console: Console) -> LiveRun:
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     ) as progress:
-        task = progress.add_task(settings.system, total=len(load.requests))
+        task = progress.add_task(experiment.system, total=len(load.requests))
         live = await replay(
-            load, target, seed=settings.seed, drain_s=settings.drain_s, on_done=lambda _: progress.advance(task)
+            load, target, seed=experiment.seed, drain_s=experiment.drain_s, on_done=lambda _: progress.advance(task)
         )
     said = live.schedule()
     console.print(

@@ -103,6 +103,17 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
     slos: tuple[StageSlo, ...]
 
 
+class Making(msgspec.Struct, frozen=True, kw_only=True):
+    """How requests are made of the traces."""
+
+    scaling: str = "stretch"  # how the traces get to a rate
+    generated: bool = False  # leave the real traces aside
+    independent: bool = False  # draw lengths independently of arrivals
+
+
+FROM_TRACES = Making()
+
+
 class LoadRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How a load came about; every result repeats it."""
 
@@ -131,9 +142,29 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Scenario:
-    """Raises InputError for an unknown scenario."""
+    """A scenario by its name, or the one in a .toml file like scenarios.toml. Raises InputError."""
+    if name.endswith(".toml"):
+        return _own(name)
     table = _read_file()
-    entry = table["scenario"][choose("scenario", name, table["scenario"])]
+    return _scenario(choose("scenario", name, table["scenario"]), table)
+
+
+def _own(path: str) -> Scenario:
+    """The one scenario of a user's own file, with classes of that file or shipped ones."""
+    try:
+        own = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        (name,) = own.get("scenario", {})
+        return _scenario(name, {"scenario": own["scenario"], "class": _read_file()["class"] | own.get("class", {})})
+    except OSError as error:
+        raise InputError(f"cannot read the scenario {path!r}: {error.strerror}") from None
+    except KeyError as error:
+        raise InputError(f"{path!r} is no scenario: {error} is missing") from None
+    except (ValueError, msgspec.ValidationError) as error:
+        raise InputError(f"{path!r} must hold one [scenario.NAME] like those of scenarios.toml: {error}") from None
+
+
+def _scenario(name: str, table: dict[str, Any]) -> Scenario:
+    entry = table["scenario"][name]
     classes = {known: msgspec.convert(table["class"][known], RequestClass) for known in entry["classes"]}
     return Scenario(name=name, title=entry["title"], hardware=entry["hardware"], classes=classes)
 
@@ -145,26 +176,24 @@ def requests(
     seconds: float | None,
     max_model_tokens: int,
     *,
-    scaling: str = "stretch",
+    making: Making = FROM_TRACES,
     places: Places | None = None,
-    generated: bool = False,
-    independent: bool = False,
 ) -> ScenarioLoad:
     """The requests of a scenario at `rate_rps` in total; classes keep their shares.
 
     `seconds`: how long requests arrive; the slices start over when that is longer than they last, None takes each
     slice once. Requests that outgrow a class's window or the model's are dropped. The seed decides what is drawn
-    (Poisson arrivals, thinning, generated traces); a stretched real slice is the same for every seed. `generated`
-    leaves the real traces aside; `independent` draws lengths independently of arrivals. Raises InputError.
+    (Poisson arrivals, thinning, generated traces); a stretched real slice is the same for every seed. Raises
+    InputError.
     """
-    method = METHODS[choose("scaling", scaling, METHODS)]
+    method = METHODS[choose("scaling", making.scaling, METHODS)]
     positive("the rate", rate_rps)
     if seconds is not None:
         positive("seconds", seconds)
     with bad_traces_are_bad_input():
         known = places or Places.from_env()
         pools = [
-            pool(name, kind, seed, max_model_tokens, known, generated=generated, independent=independent)
+            pool(name, kind, seed, max_model_tokens, known, generated=making.generated, independent=making.independent)
             for name, kind in scenario.classes.items()
         ]
         factor = rate_rps / sum(len(one.requests) / one.span_s for one in pools)
@@ -173,8 +202,8 @@ def requests(
     offered = sorted(_offered(scenario, pools, scaled, span_s), key=lambda one: one.request.arrival_s)
     record = LoadRecord(
         scenario=scenario.name,
-        scaling=scaling,
-        pairing="independent" if independent else "row",
+        scaling=making.scaling,
+        pairing="independent" if making.independent else "row",
         seed=seed,
         asked_rps=rate_rps,
         achieved=burstiness(arrival_times([one.request for one in offered]), span_s),

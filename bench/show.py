@@ -11,21 +11,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from slosgate.bench.results import Row
-from slosgate.bench.sweeps import Answer
+from slosgate.bench.sweeps import Searched
 
 
 @contextmanager
-def searching(console: Console, total: int) -> Iterator[Callable[[Answer], None]]:
+def searching(console: Console, total: int) -> Iterator[Callable[[Searched], None]]:
     """A progress bar over searches; yields what to call when one is done."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("searching", total=total)
 
-        def on_done(answer: Answer) -> None:
-            rate = answer.capacity.rate_rps / answer.question.replicas
-            progress.update(task, advance=1, description=f"{answer.question.scenario} {answer.question.system}")
+        def on_done(found: Searched) -> None:
+            rate = found.capacity.rate_rps / found.question.replicas
+            progress.update(task, advance=1, description=f"{found.question.scenario} {found.question.system}")
             console.print(
-                f"{answer.question.hardware} {answer.question.scenario} {answer.question.system}: "
+                f"{found.question.hardware} {found.question.scenario} {found.question.system}: "
                 f"{rate:.3g} req/s per GPU",
                 style="dim",
             )

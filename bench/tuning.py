@@ -1,14 +1,16 @@
 """Which systems there are to compare, and what each baseline may be tuned by: every one runs at its best.
 
-`NAME+sd` is the baseline NAME with speculative decoding at a fixed number of drafts.
+`NAME+sd` is the baseline NAME with speculative decoding at a fixed number of drafts; `module:Name` a user's own policy.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from slosgate.bench import own
 from slosgate.bench.errors import choose
 from slosgate.engines.sim import systems
+from slosgate.engines.sim.systems import SystemFactory
 from slosgate.planner.profile import HardwareProfile
 
 BASELINES = ("vllm", "vllm-v0", "sarathi", "distserve")
@@ -41,16 +43,30 @@ def names() -> list[str]:
 
 def check(system: str) -> str:
     """The system's name as results show it. Raises InputError for an unknown one."""
+    if own.is_own(system):
+        own.load(system)
+        return system
     return choose("system", systems.canonical(system), names())
 
 
-def base(system: str) -> str:
-    """The system of the simulator behind a name."""
+def factory(system: str) -> SystemFactory:
+    """What builds the system of the simulator behind a name. Raises systems.UnknownSystem, InputError."""
+    return own.load(system) if own.is_own(system) else systems.load(_base(system))
+
+
+def module(system: str) -> str:
+    """The module that the code of a system begins in."""
+    return own.module(system) if own.is_own(system) else systems.module(_base(system))
+
+
+def _base(system: str) -> str:
     return system if system in systems.names() else system.removesuffix(SPECULATING)
 
 
 def speculates(system: str) -> bool:
     """Whether a system drafts tokens."""
+    if own.is_own(system):
+        return False
     return system.endswith(SPECULATING) or (system.startswith("slosgate") and system != "slosgate-ar")
 
 

@@ -12,7 +12,6 @@ from slosgate.bench import tuning
 from slosgate.bench.attainment import BEST_EFFORT, PAPER, UNSAID, Floats, RequestOutcome, attained, collect, judged
 from slosgate.bench.load import Call, Load, Offered, unserved
 from slosgate.bench.results import Row
-from slosgate.engines.sim import systems
 from slosgate.engines.sim.cluster import Run, Watch
 from slosgate.engines.sim.cluster import simulate as simulate_cluster
 from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, StageJob
@@ -20,6 +19,22 @@ from slosgate.planner.profile import HardwareProfile
 
 DRAIN_S = 300.0  # what has not ended so long after the last arrival counts as unfinished
 LOOKS = 16  # at the misses so far, while requests arrive
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How many replicas serve, and what a baseline is tuned by."""
+
+    replicas: int = 1
+    seed: int = 0
+    acceptance: float = 0.0  # chance that a drafted token is accepted
+    budget: int | None = None  # tokens an iteration may take
+    drafts: int = 0
+    prefill_replicas: int | None = None  # of `replicas`, where prefill and decode are apart
+    ahead: bool = True  # iterations are chosen while the one before runs (asynchronous scheduling)
+
+
+ONE_REPLICA = Setup()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +48,26 @@ def simulate(
     load: Load,
     system: str,
     profile: HardwareProfile,
+    setup: Setup = ONE_REPLICA,
     *,
-    replicas: int = 1,
-    seed: int = 0,
-    acceptance: float = 0.0,
-    budget: int | None = None,
-    drafts: int = 0,
-    prefill_replicas: int | None = None,
-    ahead: bool = True,
     misses_allowed: int | None = None,
 ) -> VirtualRun:
-    """Serve a load on so many replicas. The same arguments give the same result. Raises systems.UnknownSystem.
+    """Serve a load in virtual time. The same arguments give the same result. Raises systems.UnknownSystem.
 
-    The run is abandoned once more than `misses_allowed` requests have missed by the paper's rule for certain.
+    Abandons the run once more than `misses_allowed` requests have missed by the paper's rule for certain.
     """
-    settings = Settings(
-        profile=profile, replicas=replicas, seed=seed, budget=budget, drafts=drafts, prefill_replicas=prefill_replicas,
-        async_scheduling=ahead,
-    )  # fmt: skip
-    built = systems.load(tuning.base(system))(settings)
-    offered = [_request(n, r, acceptance) for n, r in enumerate(load.requests)]
+    built = tuning.factory(system)(
+        Settings(
+            profile=profile,
+            replicas=setup.replicas,
+            seed=setup.seed,
+            budget=setup.budget,
+            drafts=setup.drafts,
+            prefill_replicas=setup.prefill_replicas,
+            async_scheduling=setup.ahead,
+        )
+    )
+    offered = [_request(n, r, setup.acceptance) for n, r in enumerate(load.requests)]
     misses = _Misses(load, misses_allowed) if misses_allowed is not None else None
     watch = Watch(load.seconds / LOOKS, misses.too_many) if misses else None
     run = simulate_cluster(built, offered, until_s=load.seconds + DRAIN_S, watch=watch)
@@ -62,7 +77,7 @@ def simulate(
 
 
 class _Misses:
-    """Counts those who have missed whatever comes: as if all that is late came now, and all that is to come in time."""
+    """Counts the requests that have missed for certain, as if every late token came now and every other one in time."""
 
     def __init__(self, load: Load, allowed: int) -> None:
         unserved_yet = collect(unserved(r) for r in load.requests)

@@ -37,7 +37,9 @@ def gateway_bench(
     against: Annotated[list[str] | None, typer.Option(help="Other proxies to measure: litellm.")] = None,
     seconds: Annotated[float, typer.Option(help="How long each part without streams lasts.")] = 10.0,
     rate: Annotated[float, typer.Option(help="Requests per second for the added latency.")] = 50.0,
-    concurrency: Annotated[int, typer.Option(help="Patient clients for requests per second.")] = 32,
+    concurrency: Annotated[
+        int, typer.Option(help="Clients that each wait for their answer, for requests per second.")
+    ] = 32,
     streams: Annotated[int, typer.Option(help="Streams at once.")] = 256,
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
 ) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slosgate.bench import profiling, results
-from slosgate.bench.errors import InputError, RunError
+from slosgate.bench.errors import InputError, RunError, require
 from slosgate.bench.predictor import Fitted, draw, fit_file
 from slosgate.engines import profiles
 from slosgate.planner.fit import FAULT, NEIGHBOURS
@@ -43,6 +43,9 @@ def fit(
     seed: Annotated[int, typer.Option(help="Seed of the held-out split and of the starts.")] = 0,
 ) -> None:
     """Fit T = max of linear terms; print the terms, and R2 and MAPE by phase on held-out iterations."""
+    require("scipy", "fitting a profile")
+    if figure:
+        require("matplotlib", "drawing a figure")
     try:
         fitted = fit_file(iterations, terms, seed)
     except (OSError, ValueError) as error:
@@ -77,6 +80,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of prompts, held-out split and starts.")] = 0,
 ) -> None:
     """Measure an otherwise idle replica's profile over HTTP, in two minutes; its iterations come by its telemetry."""
+    require("scipy", "fitting a profile")
     measured = asyncio.run(profiling.measure(url, redis, seconds, seed))
     with tempfile.TemporaryDirectory() as folder:
         lines = iterations or Path(folder) / "iterations.jsonl"

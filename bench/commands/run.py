@@ -2,7 +2,8 @@
 
 slosbench run --scenario coder --system vllm --rate 2
 slosbench run --scenario coder --system slosgate-ar --rate 4 --replicas 2 --mode live --json result.json
-slosbench run --scenario chatbot --system mine --rate 3 --mode live --url http://localhost:8000
+slosbench run --scenario chatbot --system mine --rate 3 --mode live --url http://localhost:8000 --api-key-env KEY
+slosbench run --scenario coder --system my_module:MyPolicy --rate 2 --csv result.csv
 """
 
 from __future__ import annotations
@@ -21,21 +22,28 @@ MODES = ("sim", "live")
 
 
 def run(
-    scenario: Annotated[str, typer.Option(help="What is offered: a scenario of bench/scenarios.toml.")],
-    system: Annotated[str, typer.Option(help="What serves it; with --url just a name for the result.")],
+    scenario: Annotated[str, typer.Option(help="What is offered: a scenario's name, or a .toml file with one.")],
+    system: Annotated[
+        str,
+        typer.Option(help="What serves it: a name, or module:Name for a policy of your own; with --url only a label."),
+    ],
     rate: Annotated[float, typer.Option(help="Requests per second over all replicas.")],
     replicas: Annotated[int, typer.Option(help="Replicas.")] = 1,
-    hardware: Annotated[str, typer.Option(help="Hardware profile; by default the scenario's own.")] = "",
+    hardware: Annotated[
+        str, typer.Option(help="Hardware profile: a name or a .json file; by default the scenario's own.")
+    ] = "",
     mode: Annotated[str, typer.Option(help="sim: virtual time. live: real HTTP.")] = "sim",
     seconds: Annotated[float | None, typer.Option(help="How long requests arrive; by default the slice once.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Table of the result to write.")] = None,
     url: Annotated[str, typer.Option(help="live: an OpenAI-compatible server that runs already.")] = "",
+    api_key_env: Annotated[str, typer.Option(help="live: environment variable with the API key for --url.")] = "",
     scaling: Annotated[str, typer.Option(help="stretch, thin, superpose or resample the trace.")] = "stretch",
     acceptance: Annotated[float, typer.Option(help="sim: chance that a drafted token is accepted.")] = 0.7,
 ) -> None:
-    """Offer a scenario's requests to a system and count whose SLOs were kept."""
-    settings = running.Settings(
+    """Offer a scenario's requests to a system and count those that attain their SLOs."""
+    experiment = running.Experiment(
         scenario=scenario,
         system=systems.canonical(system),
         rate=positive("--rate", rate),
@@ -45,7 +53,8 @@ def run(
         seconds=None if seconds is None else positive("--seconds", seconds),
         seed=seed,
         url=url,
+        api_key_env=api_key_env,
         scaling=scaling,
         acceptance=acceptance,
     )
-    running.run(settings, Console(), json)
+    running.run(experiment, Console(), json, csv)

@@ -77,7 +77,7 @@ def _replica(port: int) -> ReplicaInfo:
 
 
 async def _report(link: Link, heard: dict[str, float]) -> None:
-    """What the plug-in does: tell of itself, read its mailboxes."""
+    """Report and read the mailboxes, as the plug-in does."""
     while True:
         now_s = time.time()
         report = Telemetry(

@@ -108,7 +108,7 @@ class Client:
         return connection
 
     async def closed_loop(self, data: bytes, *, concurrency: int, seconds: float) -> Traffic:
-        """As many requests as `concurrency` patient clients make."""
+        """Send as many requests as so many clients make that each wait for their answer."""
         traffic = Traffic()
         began_s = time.perf_counter()
 
@@ -121,7 +121,7 @@ class Client:
         return traffic
 
     async def open_loop(self, data: bytes, *, rate_rps: float, seconds: float) -> Traffic:
-        """Requests at a fixed rate, whatever becomes of those before; latency counts from when each was due."""
+        """Send requests at a fixed rate, whatever becomes of those before; latency counts from when each was due."""
         traffic = Traffic()
         began_s = time.perf_counter()
         asked = []
@@ -134,7 +134,7 @@ class Client:
         return traffic
 
     async def streams(self, data: bytes, *, concurrency: int) -> Traffic:
-        """`concurrency` requests at once, each once."""
+        """Send `concurrency` requests at once."""
         traffic = Traffic()
         began_s = time.perf_counter()
         await asyncio.gather(*(self._ask(data, time.perf_counter(), traffic) for _ in range(concurrency)))

@@ -62,7 +62,7 @@ class Stack:
 
 @dataclass
 class Snapshot:
-    """What the gateway holds at one moment; seconds since the start."""
+    """What the gateway has open at one moment, in seconds since the start."""
 
     at_s: float
     rss_kb: float
@@ -138,8 +138,10 @@ class Clients:
         self._draw = draw
 
     async def patient(self, clients: int, seconds: float, outcomes: Outcomes) -> float:
-        """Requests per second that so many clients get answered who wait for each answer: no request is left out, as
-        the long ones would be of an overload."""
+        """Measure how many requests per second so many clients get answered when each waits for its answer.
+
+        An overload would leave out the long requests; this leaves out none.
+        """
         end_s = time.perf_counter() + seconds
 
         async def one() -> None:

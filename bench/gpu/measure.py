@@ -1,4 +1,4 @@
-"""Real vLLM on one GPU: the same loads on stock `vllm serve` and on slosgate in front of it.
+"""Measure real vLLM on one GPU: the same loads on stock `vllm serve` and on slosgate in front of it.
 
     python -m slosgate.bench.gpu.measure vllm     --load coder=2,3,4@560 --load chatbot=6,8 --out out/gpu
     python -m slosgate.bench.gpu.measure slosgate --load coder=4,5,6,7 --load chatbot=6,8 --out out/gpu
@@ -98,7 +98,7 @@ def measure(
 
 
 def _warm_up(url: str) -> None:
-    """A few requests of all lengths, so that nothing is compiled while it counts."""
+    """Send a few requests of all lengths, so that nothing is compiled while it counts."""
     for prompt_tokens in (16, 200, 700, 1900, 40):
         body = {"model": MODEL, "prompt": [1000] * prompt_tokens, "max_tokens": 20, "ignore_eos": True}
         httpx.post(f"{url}/v1/completions", json=body, timeout=60, trust_env=False).raise_for_status()
@@ -115,10 +115,10 @@ def _row(
     system: str, scenario: str, rate: float, seconds: float, seed: int, replicas: int, target: Target
 ) -> results.Row:
     """Offer one load and sum up what became of it."""
-    settings = running.Settings(
+    experiment = running.Experiment(
         scenario=scenario, system=system, rate=rate, hardware=PROFILE, seconds=seconds, seed=seed, url=target.urls[0]
     )
-    offered, _ = running.prepare(settings)
+    offered, _ = running.prepare(experiment)
     live = asyncio.run(replay(offered, target, seed=seed, drain_s=DRAIN_S))
     return {
         "scenario": scenario, "system": system, "rate_rps": rate, "hardware": PROFILE, "replicas": replicas,

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from slosgate.bench import results, running
 from slosgate.bench.results import Result
-from slosgate.bench.running import Settings
+from slosgate.bench.running import Experiment
 
 SYSTEMS = ("vllm", "sarathi", "slosgate-ar", "slosgate")
 HARDWARE = "h200-opt-13b"
@@ -18,11 +18,11 @@ RATE_RPS = 4.0  # vLLM itself was measured at this rate on a real H200: 80.3 % a
 
 
 def run(console: Console, seed: int) -> Result:
-    settings = [Settings("coder", system, RATE_RPS, hardware=HARDWARE, seed=seed) for system in SYSTEMS]
-    load, profile = running.prepare(settings[0])
+    experiments = [Experiment("coder", system, RATE_RPS, hardware=HARDWARE, seed=seed) for system in SYSTEMS]
+    load, profile = running.prepare(experiments[0])
     running.announce(load, console)
     config = {"scenario": "coder", "rate": RATE_RPS, "systems": SYSTEMS}
     result = results.begin("reproduce burst", config, seed=seed, hardware=HARDWARE)
-    result.rows += [running.measure(one, load, profile, console) for one in settings]
+    result.rows += [running.measure(one, load, profile, console) for one in experiments]
     console.print(running.table(result.rows))
     return result

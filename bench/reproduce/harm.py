@@ -1,10 +1,10 @@
 """Do no harm: slosgate beside each scenario's best-tuned baselines, on several kinds of hardware, at 90 and 99 %.
 
 For each case the baselines' capacity is searched with every setting there is to tune, first without speculation, then
-with it. slosgate then serves the very load at which the best of them still holds, on as many GPUs: without speculation
-the one, with it the other; it does no harm where it holds there too. DistServe, which needs several GPUs, is a case of
-its own. A model whose context is shorter than a scenario's does not serve it; the scenario's own hardware is among
-those measured in any case.
+with it. slosgate then serves the highest load that the best of them sustains, on as many GPUs: first without
+speculation, then with it. It does no harm where it sustains that load, too. DistServe, which needs several
+GPUs, is a case of its own. A model whose context is shorter than a scenario's does not serve it; the scenario's own
+hardware is measured in any case.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from slosgate.bench import results, scenarios, sweeps, tuning
+from slosgate.bench import counts, results, scenarios, sweeps, tuning
 from slosgate.bench.attainment import wilson
 from slosgate.bench.capacity import STRIDE
+from slosgate.bench.questions import Question
 from slosgate.bench.reproduce.searches import SCENARIOS
 from slosgate.bench.results import Result, Row
-from slosgate.bench.sweeps import Best, Question, Workers
+from slosgate.bench.sweeps import Best
+from slosgate.bench.workers import Workers
 from slosgate.engines import profiles
 
 HARDWARE = ("a100-opt-13b", "h200-opt-13b", "h200-llama-3.1-8b")
@@ -95,18 +97,18 @@ def _at_targets(
 
 def _said(row: Row) -> str:
     return (
-        f"{row['scenario']} on {row['hardware']} at {row['attainment_target']:.0%}: {row['baseline']} holds "
+        f"{row['scenario']} on {row['hardware']} at {row['attainment_target']:.0%}: {row['baseline']} sustains "
         f"{row['baseline_rps_per_gpu']:.3g} req/s, there {row['system']} attains {row['attainment']:.1%}"
     )
 
 
 def _row(case: Case, best: Best, system: str, workers: Workers) -> Row:
-    """Our system at the capacity of the best baseline; it holds by itself where no baseline has any."""
+    """Our system at the capacity of the best baseline; where no baseline has any, nothing is asked of it."""
     rate_rps, gpus = best.capacity.rate_rps, best.question.replicas
     ours = Question(case.scenario, system, case.hardware, replicas=gpus, seeds=SEEDS)
     count = best.capacity.count
     if rate_rps:
-        count = workers.submit(sweeps.count, ours, rate_rps, case.target, True).result()
+        count = workers.submit(counts.count, ours, rate_rps, case.target, True).result()
     low, high = wilson(count.attained, count.offered)
     return {
         "scenario": case.scenario,

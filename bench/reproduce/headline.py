@@ -2,11 +2,11 @@
 
 The comparison is the paper's own: baselines without speculation against slosgate with it, Sarathi-Serve at the one
 token budget that meets the tight TPOT on the hardware, DistServe at its best split; vLLM and DistServe with
-asynchronous scheduling or without it, whichever holds more. The paper reports a gain of 2.2 x over the best baseline,
-averaged over the scenarios. Beside it stands a harder one: Sarathi-Serve tuned too, in both. GPUs share their bursts,
-so a fleet has more capacity per GPU than one; slosgate is therefore measured on as many GPUs as DistServe's split
-takes, too, and every baseline is compared with slosgate on its own number of them. What happens to guarantees and to
-best effort above capacity is measured at 1.5 times ours.
+asynchronous scheduling or without it, whichever sustains more. The paper reports a gain of 2.2 x over the best
+baseline, averaged over the scenarios. Beside it stands a harder one: Sarathi-Serve tuned too, in both. GPUs share
+their bursts, so a fleet has more capacity per GPU than one; slosgate is therefore measured on as many GPUs as
+DistServe's split takes, too, and every baseline is compared with slosgate on its own number of them. What happens to
+guarantees and to best effort above capacity is measured at 1.5 times ours.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from slosgate.bench import tuning
+from slosgate.bench.questions import Question
 from slosgate.bench.reproduce.searches import SCENARIOS, capacity, fates, geometric_mean, questions, searched
 from slosgate.bench.results import Result, Row
-from slosgate.bench.sweeps import Question
 from slosgate.engines import profiles
 
 TARGET = 0.9

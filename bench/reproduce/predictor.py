@@ -8,7 +8,7 @@ from rich.console import Console
 
 from slosgate.bench import results
 from slosgate.bench.commands.profile import errors_table
-from slosgate.bench.errors import InputError
+from slosgate.bench.errors import InputError, require
 from slosgate.bench.predictor import draw, fit_file
 from slosgate.bench.results import Result
 
@@ -25,6 +25,8 @@ def run(console: Console, seed: int) -> Result:
             "the measured iterations are in the repository, not in the installed package: run this in a checkout, or "
             "fit a file of your own with `slosbench profile fit FILE.jsonl`"
         )
+    require("scipy", "fitting a profile")
+    require("matplotlib", "drawing a figure")
     fitted = fit_file(MEASURED, TERMS, seed)
     console.print(errors_table(fitted))
     draw(fitted, FIGURE)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from slosgate.bench import results, scenarios, sweeps
+from slosgate.bench import counts, results, scenarios, sweeps
+from slosgate.bench.questions import Question
 from slosgate.bench.results import Result, Row
 from slosgate.bench.show import capacity_table, searching
-from slosgate.bench.sweeps import Question
+from slosgate.bench.workers import Workers
 
 SCENARIOS = ("chatbot", "coder", "summarizer", "mixed", "tool-calling", "reasoning")
 
@@ -47,7 +48,7 @@ def searched(
     hardware = ", ".join(dict.fromkeys(q.hardware for q in asked))
     result = results.begin(f"reproduce {name}", {"attainment": target}, seed=seed, hardware=hardware)
     first = [q for q in asked if like(q) == q]
-    with sweeps.Workers() as workers, searching(console, len(asked)) as on_done:
+    with Workers() as workers, searching(console, len(asked)) as on_done:
         found = dict(zip(first, sweeps.capacities(first, target, workers, on_done), strict=True))
         rest = {q: found[like(q)].per_gpu_rps for q in asked if q not in found}
         found |= zip(rest, sweeps.capacities([*rest], target, workers, on_done, rest), strict=True)
@@ -58,8 +59,8 @@ def searched(
 
 def fates(asked: Sequence[tuple[Question, float]]) -> list[Row]:
     """What becomes of guarantees and of best effort, for questions with rates in requests per second."""
-    with sweeps.Workers() as workers:
-        futures = [workers.submit(sweeps.fates, question, round(rate_rps, 4), 0) for question, rate_rps in asked]
+    with Workers() as workers:
+        futures = [workers.submit(counts.fates, question, round(rate_rps, 4), 0) for question, rate_rps in asked]
         return [future.result() for future in futures]
 
 

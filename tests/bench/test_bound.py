@@ -126,7 +126,7 @@ def test_no_simulated_system_attains_more_than_the_bound(
     ]
     load = Load(tuple(requests), 6 * pause_s, "random")
     for system, replicas in (("vllm", 1), ("vllm-v0", 1), ("sarathi", 1), ("slosgate-ar", 1), ("distserve", 2)):
-        served = virtual.simulate(load, system, machine, replicas=replicas)
+        served = virtual.simulate(load, system, machine, virtual.Setup(replicas=replicas))
         share = attained(collect(served.outcomes), PAPER).mean()
         assert share <= attainable(requests, machine, replicas) + 1e-9, system
 

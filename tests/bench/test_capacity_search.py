@@ -3,7 +3,9 @@ from collections.abc import Callable
 import pytest
 
 from slosgate.bench.capacity import Count, rate_of, search, step_of
-from slosgate.bench.sweeps import Question, Workers, best_of
+from slosgate.bench.questions import Question
+from slosgate.bench.sweeps import best_of
+from slosgate.bench.workers import Workers
 
 
 def falling(capacity_rps: float, asked: list[float]) -> Callable[[float], Count]:

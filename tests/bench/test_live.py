@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from slosgate.bench.live import LiveRun, Target, replay
+from slosgate.bench.errors import InputError
+from slosgate.bench.live import LiveRun, Target, model_at, replay
 from slosgate.bench.load import Call, Load, Offered
 
 Handler = Callable[[dict[str, Any], web.StreamResponse], Awaitable[None]]
@@ -34,12 +35,17 @@ class Server:
         await self.write(body, response)
         return response
 
+    async def models(self, request: web.Request) -> web.Response:
+        known = request.headers.get("authorization") == "Bearer secret"
+        return web.json_response({"data": [{"id": "m"}]}, status=200 if known else 401)
+
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     served = Server()
     app = web.Application()
     app.router.add_post("/v1/completions", served.answer)
+    app.router.add_get("/v1/models", served.models)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -85,6 +91,14 @@ async def test_a_request_states_its_slo_and_its_exact_lengths(server: Server) ->
     )
     outcome = run.outcomes[0]
     assert (outcome.error, outcome.admission, len(outcome.stages[0].token_s)) == ("", "guaranteed", 3)
+
+
+async def test_an_api_key_goes_with_every_request(server: Server) -> None:
+    with pytest.raises(InputError, match="base address of an OpenAI-compatible server: it answered 401"):
+        await model_at(server.url)
+    target = Target((server.url,), await model_at(server.url, "secret"), api_key="secret")
+    await replay(load((0.0, (call(), call()))), target, seed=0)
+    assert [headers["Authorization"] for _, headers in server.asked] == ["Bearer secret"] * 2
 
 
 async def test_an_event_with_several_tokens_counts_them_all(server: Server) -> None:

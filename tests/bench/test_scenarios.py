@@ -5,7 +5,7 @@ import pytest
 
 from slosgate.bench import scenarios
 from slosgate.bench.errors import InputError
-from slosgate.bench.scenarios import ScenarioLoad
+from slosgate.bench.scenarios import Making, ScenarioLoad
 from slosgate.engines.profiles import load as load_profile
 from slosgate.traces.sources import Places
 from tests.traces.real import no_places, real_places
@@ -15,7 +15,9 @@ LONG_WINDOW = 16384
 
 
 def offered(name: str, places: Places, *, rate: float = 4.0, seed: int = 0, scaling: str = "stretch") -> ScenarioLoad:
-    return scenarios.requests(scenarios.load(name), rate, seed, None, LONG_WINDOW, scaling=scaling, places=places)
+    return scenarios.requests(
+        scenarios.load(name), rate, seed, None, LONG_WINDOW, making=Making(scaling=scaling), places=places
+    )
 
 
 def test_the_six_scenarios_are_there() -> None:
@@ -95,7 +97,7 @@ def test_other_ways_to_scale_reach_the_rate_and_are_recorded(scaling: str, tmp_p
 def test_lengths_stay_with_their_arrivals_unless_asked_otherwise(tmp_path: Path) -> None:
     scenario, places = scenarios.load("coder"), no_places(tmp_path)
     by_row = scenarios.requests(scenario, 2.0, 0, None, 2048, places=places)
-    drawn = scenarios.requests(scenario, 2.0, 0, None, 2048, places=places, independent=True)
+    drawn = scenarios.requests(scenario, 2.0, 0, None, 2048, making=Making(independent=True), places=places)
     assert (by_row.record.pairing, drawn.record.pairing) == ("row", "independent")
     assert [o.request.arrival_s for o in by_row.requests] == [o.request.arrival_s for o in drawn.requests]
     assert [o.request.stages for o in by_row.requests] != [o.request.stages for o in drawn.requests]

@@ -1,0 +1,127 @@
+"""slosbench with what a user brings: a policy, a hardware profile, a scenario, an API key; and tables to take away."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from slosgate.bench import cache
+from slosgate.bench.cli import app
+
+POLICY = """
+from functools import partial
+
+from slosgate.engines.sim.policies.vllm import VllmPolicy
+from slosgate.engines.sim.systems.base import Settings
+from slosgate.engines.sim.systems.round_robin import RoundRobin
+
+
+class SmallSteps(RoundRobin):
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, partial(VllmPolicy, budget=64))
+"""
+SCENARIO = """
+[class.short]
+lengths = "azure-code-2023"
+arrivals = 1.0
+slice_s = [0.0, 30.0]
+window = 2000
+slo = {tpot_ms = 50.0, ttft_ms = 500.0}
+
+[scenario.mine]
+title = "Mine"
+hardware = "h200-opt-13b"
+classes = ["short"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory of one's own, without real traces."""
+    monkeypatch.delenv("SLOSBENCH_TRACES", raising=False)
+    monkeypatch.setenv("SLOSBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SLOSBENCH_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def attained(*options: str) -> float:
+    """Run the coder scenario, unless an option says otherwise; the share that attained."""
+    command = ["run", "--scenario", "coder", "--rate", "3", "--seconds", "20", "--csv", "rows.csv", *options]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    with open("rows.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert "classes" not in row  # a table holds plain values only
+    return float(row["attainment"])
+
+
+def test_a_policy_of_ones_own_is_compared_by_module_and_name(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (here / "small_steps.py").write_text(POLICY)
+    busy = ["--rate", "8", "--seconds", "40"]
+    assert attained("--system", "small_steps:SmallSteps", *busy) < attained("--system", "vllm", *busy)
+    before = cache.fingerprint(("small_steps",))
+    (here / "small_steps.py").write_text(POLICY.replace("64", "512"))
+    cache.fingerprint.cache_clear()
+    assert cache.fingerprint(("small_steps",)) != before  # results of the old policy are not used for the new one
+
+
+def test_hardware_and_scenario_may_be_files(here: Path) -> None:
+    options = ["profile", "fit", str(MEASURED), "--out", "slow.json", "--terms", "1"]
+    assert CliRunner().invoke(app, options).exit_code == 0
+    slow = json.loads((here / "slow.json").read_bytes())
+    for term in slow["perf"]["terms"]:
+        term["constant_s"] = 0.2
+    (here / "slow.json").write_text(json.dumps(slow))
+    (here / "mine.toml").write_text(SCENARIO)
+    assert attained("--system", "vllm", "--scenario", "mine.toml", "--hardware", "slow.json") == 0.0
+    assert attained("--system", "vllm", "--scenario", "mine.toml") > 0.5
+
+
+MEASURED = Path(__file__).parents[2] / "bench" / "measurements" / "h200_opt13b_vllm0251_iterations.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--system", "nowhere_to_be_found:X"), "names a module that can't be imported"),
+        (("--system", "json:nothing"), "names nothing in 'json': write module:Name"),
+        (("--hardware", "missing.json"), "cannot read the hardware profile 'missing.json': No such file"),
+        (("--scenario", "missing.toml"), "cannot read the scenario 'missing.toml': No such file"),
+        (("--scenario", "empty.toml"), "'empty.toml' must hold one [scenario.NAME]"),
+        (("--hardware", "empty.json"), "'empty.json' is no hardware profile"),
+        (
+            ("--mode", "live", "--url", "http://127.0.0.1:1", "--api-key-env", "NO_SUCH_KEY"),
+            "--api-key-env names 'NO_SUCH_KEY', which is not set",
+        ),
+    ],
+)
+def test_what_is_wrong_with_them_is_said_in_a_sentence(
+    options: tuple[str, ...], said: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (here / "empty.toml").write_text("")
+    (here / "empty.json").write_text("{}")
+    done = CliRunner().invoke(app, ["run", "--scenario", "coder", "--system", "vllm", "--rate", "2", *options])
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())
+
+
+def test_fitting_without_scipy_says_what_to_install(here: Path) -> None:
+    program = (
+        "import importlib.util as u; find = u.find_spec;"
+        "u.find_spec = lambda name, package=None: None if name == 'scipy' else find(name, package);"
+        "from slosgate.bench.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "profile", "fit", str(MEASURED)]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 2
+    assert "fitting a profile needs scipy, which is not installed: pip install 'slosgate[bench]'" in done.stderr

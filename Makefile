@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
+VERSIONS ?= 0.25.1 0.32.0 0.33.0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
@@ -9,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 REPRODUCTIONS := headline scaling ablation burst overhead predictor fidelity
 SCENARIOS := chatbot coder summarizer mixed tool-calling reasoning
 
-.PHONY: install test lint format demo reproduce harm bench clean test-vllm soak
+.PHONY: install test lint format demo reproduce harm bench clean test-vllm compat soak
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,16 +23,20 @@ install: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-# Real vLLM on CPUs, in an environment of its own (3 GB; see tests/vllm/install.sh); the scheduler also on the
-# sources of the older supported version.
+# Real vLLM on CPUs, in an environment of its own (3 GB; see tests/vllm/install.sh); the scheduler on the sources of
+# all supported versions.
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt tests/vllm/install.sh tests/vllm/overrides.txt
 	tests/vllm/install.sh $(VLLM_VENV) $(PYTHON)
 
-test-vllm: export HF_HUB_OFFLINE := 1
-test-vllm: export VLLM_LOGGING_LEVEL := ERROR
+test-vllm compat: export HF_HUB_OFFLINE := 1
+test-vllm compat: export VLLM_LOGGING_LEVEL := ERROR
 test-vllm: $(VLLM_STAMP)
-	PYTHONPATH=$(VLLM_VENV)/vllm-0.25.1 $(VLLM_VENV)/bin/python -m pytest -W default tests/vllm/test_scheduler.py
-	$(VLLM_VENV)/bin/python -m pytest -W default tests/vllm
+	$(VLLM_VENV)/bin/python -m tests.vllm.compatibility $(VERSIONS)
+	$(VLLM_VENV)/bin/python -m pytest -W default tests/vllm --ignore tests/vllm/test_scheduler.py
+
+# The scheduler's tests on the sources of any vLLM versions: make compat VERSIONS="0.32.0 0.33.0"
+compat: $(VLLM_STAMP)
+	$(VLLM_VENV)/bin/python -m tests.vllm.compatibility $(VERSIONS) --out docs/compatibility.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -20,8 +20,10 @@ import numpy as np
 from redis.exceptions import RedisError
 
 from slosgate.bench.errors import RunError
-from slosgate.engines.channel import ReplicaInfo, connect, live_replicas, telemetry_reports
+from slosgate.engines.channel import ReplicaInfo, registered, telemetry_reports
+from slosgate.engines.door import Door
 from slosgate.engines.messages import IterationReport, Telemetry
+from slosgate.engines.store import connect
 from slosgate.planner.profile import HardwareProfile
 
 ROUNDS = 3
@@ -77,12 +79,13 @@ async def measure(url: str, redis_url: str, seconds: float, seed: int) -> Measur
     """Run the program against the replica at this address. Raises RunError when it is not there or sends nothing."""
     connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=60.0)
     try:
+        door = Door()
         async with (
             connect(redis_url) as redis,
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
         ):
-            measured = Measured(_named(await live_replicas(redis), url))
-            async with _listening(telemetry_reports(redis), measured) as latest:
+            measured = Measured(_named((await registered(redis, door)).infos, url))
+            async with _listening(telemetry_reports(redis, door), measured) as latest:
                 client = _Client(session, url, measured, np.random.default_rng(seed), latest)
                 await client.play(seconds)
     except (RedisError, OSError, aiohttp.ClientError, TimeoutError) as error:
@@ -92,7 +95,7 @@ async def measure(url: str, redis_url: str, seconds: float, seed: int) -> Measur
     return measured
 
 
-def _named(replicas: list[ReplicaInfo], url: str) -> ReplicaInfo:
+def _named(replicas: Sequence[ReplicaInfo], url: str) -> ReplicaInfo:
     for info in replicas:
         if info.url.rstrip("/") == url.rstrip("/"):
             return info

@@ -1,15 +1,30 @@
 """What gateway and engines say to each other: plans one way, telemetry the other (DESIGN.md, "Contracts").
 
-Both travel as msgpack over Redis. Times are seconds of the sender's wall clock (`time.time()`), except where a
-field's name says that it is a duration.
+Both travel as msgpack over Redis. Times are seconds of the sender's wall clock (`engines/clock.py`), except where a
+field's name says that it is a duration. What a field's type says of its range holds for every message that was read
+(`engines/door.py`): a message that breaks it is no message.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=0, le=1 << 31)]  # tokens, blocks, sequences: sums of thousands of them fit 64 bits
+Epoch = Annotated[int, Meta(ge=0, le=1 << 52)]  # Redis's scripts count in doubles
+Duration = Annotated[float, Meta(ge=0, le=86_400)]
+Pace = Annotated[float, Meta(ge=1e-6)]  # seconds per token; inf without an SLO
+Moment = Annotated[float, Meta(ge=-1e11, le=1e11)]  # on a wall clock
+Due = Annotated[float, Meta(ge=-1e11)]  # on a wall clock; inf: never
+Share = Annotated[float, Meta(ge=0, le=1)]
+Weight = Annotated[float, Meta(ge=0, le=1e9)]
+Name = Annotated[str, Meta(max_length=512)]
+
+MOST_REQUESTS = 1 << 14  # on one replica: reading a report must not hold up a gateway's streams
+MOST_ITERATIONS = 1 << 14  # in one report
 
 
 class PlannedIteration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -19,64 +34,62 @@ class PlannedIteration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     this iteration; a length of 0 decodes without drafts. `prefill` holds (request id, prompt tokens).
     """
 
-    token_budget: int
-    duration_s: float
-    speculation: tuple[tuple[float, int], ...] = ()
-    prefill: tuple[tuple[str, int], ...] = ()
+    token_budget: Count
+    duration_s: Duration
+    speculation: tuple[tuple[Pace, Count], ...] = ()
+    prefill: tuple[tuple[Name, Count], ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Orders for one replica until the next plan. The newest epoch wins; older ones are dropped on arrival.
 
-    `tail` names the rule the engine applies once the horizon is used up or no longer fits what it sees.
     `guaranteed` are best-effort requests promoted by this plan; `hold` must not run, `preempt` must also give
     their KV blocks back; best-effort requests that are in neither may run.
     """
 
-    replica: str
-    epoch: int
-    issued_at_s: float
+    replica: Name
+    epoch: Epoch
+    issued_at_s: Moment
     horizon: tuple[PlannedIteration, ...] = ()
-    tail: str = "slack"
-    guaranteed: tuple[str, ...] = ()
-    hold: tuple[str, ...] = ()
-    preempt: tuple[str, ...] = ()
+    guaranteed: tuple[Name, ...] = ()
+    hold: tuple[Name, ...] = ()
+    preempt: tuple[Name, ...] = ()
 
 
 class Announcement(msgspec.Struct, frozen=True, array_like=True):
     """A request with an SLO that is on its way to a replica."""
 
-    request_id: str
-    prompt_tokens: int  # to be computed: without the prefix that is likely to be cached
-    ttft_s: float  # what is left of its TTFT SLO
+    request_id: Name
+    prompt_tokens: Count  # to be computed: without the prefix that is likely to be cached
+    ttft_s: Due  # what is left of its TTFT SLO
 
 
 class IterationReport(msgspec.Struct, frozen=True, array_like=True):
     """What one iteration did and how long it took: the performance model learns from these."""
 
-    duration_s: float
-    new_tokens: int
-    context_tokens: int
-    sequences: int
-    draft_steps: int = 0
+    duration_s: Duration
+    new_tokens: Count
+    context_tokens: Annotated[int, Meta(ge=0, le=1 << 40)]  # of all sequences
+    sequences: Count
+    draft_steps: Count = 0
 
 
 class DraftReport(msgspec.Struct, frozen=True, array_like=True):
     """How the drafts of one SLO class fared: a draft counts up to its first rejected token, later ones say nothing."""
 
-    slo_class: str
-    accepted: int
-    rejected: int
+    slo_class: Name
+    accepted: Count
+    rejected: Count
 
 
 class RequestProgress(msgspec.Struct, frozen=True, array_like=True):
     """Where one request stands on its replica."""
 
-    request_id: str
-    prompt_left: int
-    context_tokens: int
-    generated_tokens: int
-    due_base_s: float  # engine's clock; token k after the first is due at due_base_s + k * TPOT
+    request_id: Name
+    prompt_left: Count
+    context_tokens: Count
+    generated_tokens: Count
+    due_base_s: Due  # engine's clock; token k after the first is due at due_base_s + k * TPOT
     guaranteed: bool
 
 
@@ -84,15 +97,15 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     """One replica's report. `progress` is complete: a request that is not in it is not on the replica. `iterations`
     and `drafts` are those since the last report."""
 
-    replica: str
-    sent_at_s: float
-    epoch: int  # newest plan received, 0 before the first
-    busy_for_s: float  # how much longer the iteration in flight is expected to take
-    kv_blocks_total: int
-    kv_blocks_free: int
-    iterations: tuple[IterationReport, ...] = ()
-    progress: tuple[RequestProgress, ...] = ()
-    drafts: tuple[DraftReport, ...] = ()
+    replica: Name
+    sent_at_s: Moment
+    epoch: Epoch  # newest plan received, 0 before the first
+    busy_for_s: Duration  # how much longer the iteration in flight is expected to take
+    kv_blocks_total: Count
+    kv_blocks_free: Count
+    iterations: Annotated[tuple[IterationReport, ...], Meta(max_length=MOST_ITERATIONS)] = ()
+    progress: Annotated[tuple[RequestProgress, ...], Meta(max_length=MOST_REQUESTS)] = ()
+    drafts: Annotated[tuple[DraftReport, ...], Meta(max_length=MOST_REQUESTS)] = ()
 
 
 class SloArgs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,6 +8,7 @@ slosgate warm-up                            # in an image's build, say
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,16 +21,18 @@ import typer
 import uvicorn
 
 from slosgate import planner
-from slosgate.engines import profiles
+from slosgate.engines import profiles, secrets
+from slosgate.engines.profiles.command import app as profile_app
 from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
+from slosgate.engines.store import url_problem, without_password
 from slosgate.engines.vllm.command import CONTEXT_SETTINGS, vllm
 from slosgate.gateway.app import create_app
 from slosgate.gateway.config import Config, ConfigError, load, problem_at
 from slosgate.gateway.decisions import tokenizing
 from slosgate.gateway.http import overflow
 from slosgate.gateway.promises.contract import describe
-from slosgate.gateway.replicas.fleet import load_profile
+from slosgate.gateway.replicas import credentials
 from slosgate.gateway.state import valkey
 
 KEEP_ALIVE_S = 75  # longer than any client keeps an idle connection, so that none meets one that is just closing
@@ -37,6 +40,7 @@ KEEP_ALIVE_S = 75  # longer than any client keeps an idle connection, so that no
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="SLO-guaranteed serving in front of vLLM.")
 engine_app = typer.Typer(no_args_is_help=True, help="Run a replica.")
 app.add_typer(engine_app, name="engine")
+app.add_typer(profile_app, name="profile")
 engine_app.command("sim")(sim)
 engine_app.command("vllm", context_settings=CONTEXT_SETTINGS)(vllm)
 
@@ -44,17 +48,22 @@ engine_app.command("vllm", context_settings=CONTEXT_SETTINGS)(vllm)
 @app.command()
 def serve(
     config: Annotated[Path | None, typer.Option(help="Configuration file (TOML).")] = None,
-    redis: Annotated[str | None, typer.Option(help="Redis or Valkey; without one a private Valkey is started.")] = None,
+    redis: Annotated[
+        str | None, typer.Option(help="Redis or Valkey; without one a private one is started.", envvar=secrets.REDIS)
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None,
 ) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
     settings = _with_options(_read(config) if config else Config(), redis, host, port)
+    if settings.redis.url and (problem := url_problem(settings.redis.url)):
+        raise typer.BadParameter(problem, param_hint="--redis")
     # uvicorn drains on SIGTERM and then raises it again: by then it means a good end, with Valkey stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     planner.warm_up()  # before uvicorn takes the signals: compiling may take a minute, and must be ended by one
     with _redis_url(settings) as url:
-        print(f"slosgate: state in {url}; add a replica with: slosgate engine sim --redis {url}", flush=True)  # noqa: T201
+        shown = without_password(url)
+        print(f"slosgate: state in {shown}; add a replica with: slosgate engine sim --redis {shown}", flush=True)  # noqa: T201
         uvicorn.Server(_server_config(settings, url)).run()
 
 
@@ -77,6 +86,7 @@ def check_config(file: Annotated[Path, typer.Argument(help="Configuration file (
 
 
 def main() -> None:
+    secrets.hide_password()
     app()
 
 
@@ -86,8 +96,10 @@ def _read(path: Path) -> Config:
         config = load(path)
         for replica in config.replicas:
             if replica.profile:
-                load_profile(replica.profile)
-        found = [*overflow.problems(config), *tokenizing.problems(config)]
+                profiles.load(replica.profile)
+        found = [
+            *overflow.problems(config), *tokenizing.problems(config), *credentials.problems(config, os.environ),
+        ]  # fmt: skip
         if found:
             raise ConfigError([problem_at(path.read_text(encoding="utf-8"), *problem) for problem in found])
     except ConfigError as exc:
@@ -117,6 +129,7 @@ def _redis_url(config: Config) -> Iterator[str]:
         yield config.redis.url
         return
     server = valkey.start()
+    server.keep_up()
     try:
         yield server.url
     finally:

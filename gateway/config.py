@@ -35,6 +35,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from slosgate.engines.store import url_problem
+
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Policy = Literal["best-effort", "reject", "overflow"]
@@ -50,6 +52,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     request_timeout_s: Positive = 600.0  # as long as OpenAI's own client waits
     connect_timeout_s: Positive = 2.0
     drain_s: Positive = 30.0  # how long a stopping gateway lets accepted requests finish
+    replica_api_key_env: str = ""  # environment variable with the API key that replicas which register ask for
     log_requests: bool = False  # a line of JSON per request on stderr: its decision record, never its prompt
 
 
@@ -66,6 +69,8 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     # Plans aim this much before the TTFT SLO (but at most a third of it): what the plan can't see, which is the way to
     # the replica and back and the steps of both event loops.
     headroom_ms: Annotated[float, Meta(ge=0)] = 15.0
+    # While Redis is away nothing can be guaranteed: requests are served as best effort, or refused with a 503.
+    when_state_is_away: Literal["best-effort", "refuse"] = "best-effort"
     patience_s: Positive = 30.0  # how long a request without an SLO may be overtaken by best effort that has one
 
 
@@ -117,9 +122,15 @@ class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """An OpenAI-compatible server without the plug-in. Without a profile it only gets best effort."""
 
     url: Annotated[str, Meta(pattern="^https?://")]
-    name: str = ""  # defaults to the address
-    model: str = ""  # defaults to what its /v1/models says
+    name: str = ""  # defaults to the address, without http://
+    model: str = ""  # defaults to what its /v1/models says; every other name that it lists can be asked for, too
     profile: str = ""  # name of a shipped profile, or a path to one
+    api_key_env: str = ""  # environment variable that holds its API key
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self.name or self.url.partition("://")[2].rstrip("/")
 
 
 class AdminConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -292,8 +303,11 @@ def _cross_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """What no single value shows, as (path, message)."""
     if config.admission.default_class not in config.classes:
         yield ("admission", "default_class"), _no_such_class(config.admission.default_class, config)
+    if config.redis.url and (problem := url_problem(config.redis.url)):
+        yield ("redis", "url"), problem
     yield from _class_checks(config)
     yield from _key_checks(config)
+    yield from _replica_checks(config)
 
 
 def _class_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -333,6 +347,13 @@ def _key_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             yield ("keys", name, "default_class"), _no_such_class(key.default_class, config)
         elif key.default_class and key.classes and key.default_class not in key.classes:
             yield ("keys", name, "default_class"), f"{key.default_class!r} is not among the key's classes"
+
+
+def _replica_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    labels = [replica.label for replica in config.replicas]
+    for number, label in enumerate(labels):
+        if label in labels[:number]:
+            yield ("replicas", str(number), "name"), f"{label!r} is the name of another replica, too; give each its own"
 
 
 def _no_such_class(name: str, config: Config) -> str:

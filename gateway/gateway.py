@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from starlette.types import Receive, Send
 
+from slosgate.engines.clock import SteadyClock
 from slosgate.gateway.background import kept_up
 from slosgate.gateway.config import Config
 from slosgate.gateway.decisions import tokenizing
@@ -30,6 +31,7 @@ from slosgate.gateway.promises.completion import Kind, parse
 from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
+from slosgate.gateway.replicas.upkeep import Upkeep
 from slosgate.gateway.replicas.upstream import Upstream
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.reports.records import Records, log_stream
@@ -48,16 +50,18 @@ class Gateway:
         clock: Callable[[], float] = time.time, random: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         self.config = config
-        self.clock = clock
+        self.clock = clock = SteadyClock(clock)
         self.upstream = Upstream(connect_timeout_s=config.server.connect_timeout_s)
-        self.ledger = Ledger(redis_url, f"gw-{uuid4().hex[:12]}", timeout_s=config.redis.timeout_s)
-        self.fleet = Fleet(self.ledger, self.upstream, config.replicas, clock=clock, random=random)
+        self.ledger = Ledger(redis_url, f"gw-{uuid4().hex[:12]}", timeout_s=config.redis.timeout_s, clock=clock)
+        self.fleet = Fleet(clock=clock, random=random)
+        self.upkeep = Upkeep(self.fleet, self.ledger, self.upstream, config, clock=clock)
         self.metrics = Metrics()
         self.headroom = Headroom(self.fleet)
         self.admission = Admission(self.fleet, self.ledger, config.admission, self.metrics, clock=clock)
         self.planning = Planning(
-            self.fleet, self.ledger, self.metrics, interval_s=config.admission.plan_interval_s, clock=clock
-        )
+            self.fleet, self.upkeep.books, self.ledger, self.metrics,
+            interval_s=config.admission.plan_interval_s, clock=clock,
+        )  # fmt: skip
         self.overflow = Overflow(config, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
         self.passthrough = Passthrough(self.upstream, self.fleet)
@@ -159,7 +163,7 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start the parts, wait until Redis has answered once (or not), and stop them at the end."""
-        tasks = [asyncio.create_task(self.fleet.run()), asyncio.create_task(kept_up(self.planning.run))]
+        tasks = [asyncio.create_task(self.upkeep.run()), asyncio.create_task(kept_up(self.planning.run))]
         try:
             yield
         finally:

@@ -10,24 +10,28 @@ when work is added and every inverse below has a closed form.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+Coefficient = Annotated[float, Meta(ge=0, le=60)]
 
-class Term(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class Term(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the roofline; seconds per unit."""
 
-    per_new_token_s: float = 0.0
-    per_context_token_s: float = 0.0
-    per_sequence_s: float = 0.0
-    per_draft_step_s: float = 0.0
-    constant_s: float = 0.0
+    per_new_token_s: Coefficient = 0.0
+    per_context_token_s: Coefficient = 0.0
+    per_sequence_s: Coefficient = 0.0
+    per_draft_step_s: Coefficient = 0.0
+    constant_s: Coefficient = 0.0
 
 
-class PerfModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, cache_hash=True):
-    terms: tuple[Term, ...]
+class PerfModel(msgspec.Struct, frozen=True, cache_hash=True):
+    terms: Annotated[tuple[Term, ...], Meta(min_length=1, max_length=16)]
 
     def iteration_s(self, new_tokens: int, context_tokens: int, sequences: int, draft_steps: int = 0) -> float:
         """T(x, c, n, v) in seconds."""

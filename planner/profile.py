@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from slosgate.planner.perf_model import PerfModel
 
+SHORTEST_ITERATION_S = 1e-6
+Overhead = Annotated[float, Meta(ge=0, le=60)]
 
-class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model on a device. KV memory is counted in blocks of `block_tokens` tokens, as vLLM does."""
+
+class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """A model on a device. KV memory is counted in blocks of `block_tokens` tokens, as vLLM does.
+
+    The ranges are checked where a profile is read, and are far beyond any hardware.
+    """
 
     name: str
     model: str
     device: str
     perf: PerfModel
-    gpus: int = 1  # devices that one replica spans; rates per GPU divide by it
-    kv_blocks: int
-    block_tokens: int = 16
-    max_model_tokens: int  # prompt + output a request may have
-    max_batched_tokens: int = 8192  # vLLM's max_num_batched_tokens: no iteration takes more new tokens
-    max_sequences: int = 1024  # vLLM's max_num_seqs
-    max_drafts: int = 6  # most draft tokens a decode may verify in one iteration; jobs without acceptance use none
-    request_overhead_s: float = 0.0  # from a request's arrival at the replica until its first iteration can begin
+    gpus: Annotated[int, Meta(ge=1, le=1 << 16)] = 1  # devices that one replica spans; rates per GPU divide by it
+    kv_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
+    block_tokens: Annotated[int, Meta(ge=1, le=1 << 16)] = 16
+    max_model_tokens: Annotated[int, Meta(ge=2, le=1 << 31)]  # prompt + output a request may have
+    # vLLM's max_num_batched_tokens: no iteration takes more new tokens
+    max_batched_tokens: Annotated[int, Meta(ge=8, le=1 << 24)] = 8192
+    max_sequences: Annotated[int, Meta(ge=1, le=1 << 20)] = 1024  # vLLM's max_num_seqs
+    # most draft tokens a decode may verify in one iteration; jobs without acceptance use none
+    max_drafts: Annotated[int, Meta(ge=0, le=64)] = 6
+    request_overhead_s: Overhead = 0.0  # from a request's arrival at the replica until its first iteration can begin
     # How long the device waits when an iteration is decided only after the one before it has ended. The default is what
     # vLLM 0.25.1 took on an H200 (median 2.7 ms over bench/results/gpu-h200-opt-13b-slosgate-iterations.jsonl.gz).
-    decide_s: float = 0.003
+    decide_s: Overhead = 0.003
     # How long before the expected end of an iteration the next one is chosen (`planner.commitment`). The default is by
     # when three of four that prefill had been launched, and 1 ms more (vLLM 0.25.1 with CUDA graphs, on such a host:
     # bench/results/gpu-h200-opt-13b-late-slosgate-iterations.jsonl.gz). The plug-in learns its own.
-    lead_s: float = 0.010
-    kv_bytes_per_token: int = 0  # for transfer times (prefill/decode disaggregation)
+    lead_s: Overhead = 0.010
+    kv_bytes_per_token: Annotated[int, Meta(ge=0, le=1 << 40)] = 0  # for transfer times (prefill/decode disaggregation)
     source: str  # where the numbers come from: measured file, or a derivation in a sentence
+
+    def problem(self) -> str:
+        """What is wrong with the profile beyond the range of a single value, in a sentence; empty when nothing is."""
+        if self.perf.iteration_s(1, 1, 1) < SHORTEST_ITERATION_S:
+            return f"its iterations take no time; accepted: at least {SHORTEST_ITERATION_S:g} s"
+        return ""
 
     def zero_load_ttft_s(self, prompt_tokens: int) -> float:
         """T0(p): TTFT of a prompt of p tokens on an idle replica, chunked at `max_batched_tokens`."""

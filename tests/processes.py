@@ -54,7 +54,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_valkey(port: int = 0) -> Iterator[valkey.Valkey]:
+def running_valkey(port: int | None = None) -> Iterator[valkey.Valkey]:
     server = valkey.start(port)
     try:
         yield server

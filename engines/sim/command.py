@@ -1,7 +1,7 @@
 """`slosgate engine sim`: a replica to try things on.
 
 slosgate engine sim --hardware h200-opt-13b --port 8001 --redis redis://127.0.0.1:6379/0
-slosgate engine sim --policy vllm --port 8002
+slosgate engine sim --policy vllm --port 8002 --profile ./derived.json
 """
 
 from __future__ import annotations
@@ -11,20 +11,28 @@ from typing import Annotated
 import typer
 
 from slosgate.engines import profiles
+from slosgate.engines.options import registered_url
+from slosgate.engines.secrets import REDIS
 from slosgate.engines.sim import policies
 from slosgate.engines.sim.server import ServerConfig, serve
 from slosgate.planner.profile import HardwareProfile
 
 
 def sim(
-    hardware: Annotated[str, typer.Option(help="Hardware profile: how fast the replica is.")] = "h200-opt-13b",
+    hardware: Annotated[
+        str, typer.Option("--hardware", "--profile", help="Hardware profile, by name or file: how fast it is.")
+    ] = "h200-opt-13b",
     model: Annotated[str, typer.Option(help="Name of the model it serves; the profile's by default.")] = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
-    url: Annotated[str | None, typer.Option(help="Where gateways reach it; host and port by default.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Where gateways reach it; by default HOST, or this machine's address.")
+    ] = None,
     policy: Annotated[str, typer.Option(help="Scheduler: sarathi, slosgate, vllm or vllm-v0.")] = "slosgate",
-    redis: Annotated[str | None, typer.Option(help="Redis to register in; without it the server stands alone.")] = None,
-    name: Annotated[str, typer.Option(help="Name of the replica; host:port by default.")] = "",
+    redis: Annotated[
+        str | None, typer.Option(help="Redis to register in; without it the server stands alone.", envvar=REDIS)
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the replica; this machine's and the port by default.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of output lengths, noise and draft verdicts.")] = 0,
     noise: Annotated[float, typer.Option(help="Relative deviation of iteration times.", min=0, max=0.5)] = 0.0,
     acceptance: Annotated[
@@ -42,7 +50,7 @@ def sim(
             policy=_policy(policy),
             name=name,
             redis=redis,
-            url=url,
+            url=registered_url(host, port, url, redis),
             seed=seed,
             noise=noise,
             acceptance=acceptance,

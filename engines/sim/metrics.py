@@ -47,7 +47,7 @@ class Metrics(Collector):
         yield self._counter("slosgate_sim_late_seconds", "Time lost for want of CPU.", self._engine.late_s)
 
     def _finished(self, stream: TokenStream) -> None:
-        end_s = self._engine.clock.now_s()
+        end_s = self._engine.clock()
         self._ttft.labels(*self._labels).observe(stream.first_s - stream.arrival_s)
         self._latency.labels(*self._labels).observe(end_s - stream.arrival_s)
         if stream.emitted > 1:

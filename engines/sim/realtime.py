@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -16,16 +15,6 @@ from slosgate.planner.perf_model import PerfModel, Term
 from slosgate.planner.profile import HardwareProfile
 
 MAX_LAG_S = 0.25  # a loop this late was starved of CPU and cannot catch up without bursts
-
-
-class WallClock:
-    """Wall time that never jumps: read once, then advanced by the monotonic clock."""
-
-    def __init__(self) -> None:
-        self._offset_s = time.time() - time.monotonic()
-
-    def now_s(self) -> float:
-        return self._offset_s + time.monotonic()
 
 
 class TokenStream:
@@ -67,7 +56,7 @@ class RealTimeEngine:
     `on_finish` of each request's stream and its finish reason.
     """
 
-    def __init__(self, replica: SimReplica, clock: WallClock) -> None:
+    def __init__(self, replica: SimReplica, clock: Callable[[], float]) -> None:
         self.replica = replica
         self.clock = clock
         self.late_s = 0.0  # wall time lost because the loop could not keep up
@@ -78,7 +67,7 @@ class RealTimeEngine:
 
     def submit(self, request: EngineRequest) -> TokenStream:
         """Take a request in. Raises ValueError when it can never fit or its id is known."""
-        now_s = self.clock.now_s()
+        now_s = self.clock()
         stream = TokenStream(now_s)
         self._streams[self.replica.submit(request, now_s)] = stream
         self._work.set()
@@ -97,11 +86,11 @@ class RealTimeEngine:
         self._work.set()
 
     def telemetry(self, name: str) -> Telemetry:
-        return self.replica.telemetry(name, self.clock.now_s())
+        return self.replica.telemetry(name, self.clock())
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        start_s = self.clock.now_s()
+        start_s = self.clock()
         while True:
             self._work.clear()
             iteration = self.replica.start(start_s)
@@ -109,10 +98,10 @@ class RealTimeEngine:
                 start_s = await self._next_start_s()
                 continue
             # Sleep even when late: the server has to breathe.
-            await asyncio.sleep(max(0.0, iteration.end_s - self.clock.now_s()))
+            await asyncio.sleep(max(0.0, iteration.end_s - self.clock()))
             self._deliver(self.replica.finish())
             start_s = iteration.end_s
-            lag_s = self.clock.now_s() - start_s
+            lag_s = self.clock() - start_s
             if lag_s > MAX_LAG_S:
                 self.late_s += lag_s
                 start_s += lag_s
@@ -121,10 +110,10 @@ class RealTimeEngine:
         """Wait until there is something to do; when to begin with it."""
         if not self.replica.unseen:
             await self._work.wait()
-            return self.clock.now_s()
+            return self.clock()
         # It came after the moment at which the last iteration ended, and before this task took notice of that.
-        start_s = max(self.clock.now_s(), self.replica.ready_s(self.replica.unseen[0][1]))
-        await asyncio.sleep(start_s - self.clock.now_s())
+        start_s = max(self.clock(), self.replica.ready_s(self.replica.unseen[0][1]))
+        await asyncio.sleep(start_s - self.clock())
         return start_s
 
     def _deliver(self, outcome: Outcome) -> None:

@@ -22,12 +22,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from slosgate.engines.addresses import default_name
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
+from slosgate.engines.clock import SteadyClock
 from slosgate.engines.messages import Plan
 from slosgate.engines.sim import policies
 from slosgate.engines.sim.metrics import Metrics
 from slosgate.engines.sim.openai import Answer, Ask, BadRequest, understand
-from slosgate.engines.sim.realtime import RealTimeEngine, TokenStream, WallClock, faster
+from slosgate.engines.sim.realtime import RealTimeEngine, TokenStream, faster
 from slosgate.engines.sim.replica import SimReplica
 from slosgate.engines.sim.state import EngineRequest
 from slosgate.engines.sim.warmup import warm_up
@@ -45,7 +47,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     policy: str = "slosgate"
-    name: str = ""  # "": host and port
+    name: str = ""  # "": this machine's, and the port
     redis: str | None = None
     url: str | None = None
     seed: int = 0
@@ -61,10 +63,10 @@ class SimServer:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.model = config.model or config.profile.model
-        self.name = config.name or f"{config.host}:{config.port}"
+        self.name = config.name or default_name(config.port)
         self._ids = itertools.count(1)
-        self._clock = WallClock()
-        self._started_s = self._clock.now_s()
+        self._clock = SteadyClock()
+        self._started_s = self._clock()
         profile = faster(config.profile, config.speed)
         self._profile = profile if config.acceptance else msgspec.structs.replace(profile, max_drafts=0)
 
@@ -111,7 +113,7 @@ class SimServer:
         return request.id, stream
 
     def answer(self, ask: Ask) -> Answer:
-        return Answer(ask, self.model, int(self._clock.now_s()))
+        return Answer(ask, self.model, int(self._clock()))
 
     def cancel(self, engine_id: str) -> None:
         self.engine.cancel(engine_id)

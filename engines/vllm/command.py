@@ -13,6 +13,9 @@ from typing import Annotated
 
 import typer
 
+from slosgate.engines import addresses
+from slosgate.engines.options import registered_url
+from slosgate.engines.secrets import REDIS
 from slosgate.engines.vllm import launch
 from slosgate.engines.vllm.settings import BadSettings, Settings
 from slosgate.engines.vllm.versions import UnsupportedVllm
@@ -24,12 +27,14 @@ def vllm(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="Model name or folder, as `vllm serve` takes it.")],
     profile: Annotated[str, typer.Option(help="Hardware profile: a shipped one's name, or a JSON file.")],
-    redis: Annotated[str | None, typer.Option(help="Redis or Valkey to register in; without it: no gateway.")] = None,
-    name: Annotated[str, typer.Option(help="The replica's name, unique among the replicas of one Redis.")] = "",
+    redis: Annotated[
+        str | None, typer.Option(help="Redis or Valkey to register in; without it: no gateway.", envvar=REDIS)
+    ] = None,
+    name: Annotated[str, typer.Option(help="The replica's name; this machine's and the port by default.")] = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 0,
     url: Annotated[
-        str, typer.Option(help="Address that gateways reach this replica at, if not http://HOST:PORT.")
+        str, typer.Option(help="Address that gateways reach this replica at, if not HOST, or this machine's.")
     ] = "",
     iteration_log: Annotated[str | None, typer.Option(help="File that gets one JSON line per iteration.")] = None,
 ) -> None:
@@ -38,8 +43,8 @@ def vllm(
     settings = Settings(
         profile=profile,
         redis_url=redis,
-        replica=name or f"vllm-{port}",
-        url=url or f"http://{host}:{port}",
+        replica=name or addresses.default_name(port),
+        url=registered_url(host, port, url, redis),
         iteration_log=iteration_log,
     )
     try:

@@ -16,6 +16,7 @@ from slosgate.engines.vllm.versions import UnsupportedVllm, require_supported
 # vLLM >= 0.32 asks every prefill chunk for its length through this method; older versions have no such place
 # for all models, but one for Mamba's block alignment that any scheduler can switch on.
 HAS_LOOKAHEAD_HOOK = hasattr(Scheduler, "_reserve_prefill_lookahead")
+CLAMP_HOOK = "_reserve_prefill_lookahead" if HAS_LOOKAHEAD_HOOK else "_mamba_block_aligned_split"
 
 
 def require_supported_version() -> None:
@@ -25,8 +26,18 @@ def require_supported_version() -> None:
 
 def require_supported_config(vllm_config: Any) -> None:
     """Raises UnsupportedVllm, naming the option, where vLLM's own options contradict planning."""
-    if vllm_config.scheduler_config.policy != "fcfs":
+    options = vllm_config.scheduler_config
+    if options.policy != "fcfs":
         raise UnsupportedVllm("slosgate's scheduler orders requests itself: leave --scheduling-policy at fcfs")
+    if options.long_prefill_token_threshold > 0:
+        raise UnsupportedVllm(
+            "slosgate's scheduler cuts long prompts itself: leave --long-prefill-token-threshold at 0"
+        )
+    # vLLM >= 0.33 holds prompts back for so many iterations; versions before did so between data-parallel ranks only.
+    if getattr(options, "prefill_schedule_interval", 1) > 1:
+        raise UnsupportedVllm(
+            "slosgate's scheduler decides in which iterations prompts run: leave --prefill-schedule-interval at 1"
+        )
     if vllm_config.parallel_config.data_parallel_size > 1:
         raise UnsupportedVllm(
             "a replica is one engine: instead of --data-parallel-size start one `slosgate engine vllm` per rank"
@@ -55,7 +66,7 @@ class ClampedScheduler(Scheduler):  # type: ignore[misc]  # vLLM is untyped here
     def clamp(self, request: Any, computed: int, tokens: int) -> int:
         """What a request gets that wants more than its allowance, after `computed` tokens.
 
-        0 skips a running request and ends admission.
+        0 skips a running request; a waiting one goes back into its queue, and before vLLM 0.33 that ended admission.
         """
         raise NotImplementedError
 

@@ -15,9 +15,9 @@ import signal
 import socket
 import sys
 import time
-import urllib.request
 from collections import deque
 
+import httpx
 import msgspec
 
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
@@ -27,8 +27,10 @@ from slosgate.engines.vllm.mailbox import Mailbox
 
 FRAME_BYTES = 1 << 20
 HEALTH_POLL_S = 0.5
+HEALTH_TIMEOUT_S = 2.0
 KEPT_ITERATIONS = 2048  # reports of iterations that wait for Redis; older ones are dropped
 HEARD_S = 0.05  # who was announced longer ago has arrived, or is not waited for
+MOST_HEARD = 1024
 URGENT, ROUTINE = b"\x01", b"\x00"
 
 
@@ -40,7 +42,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Heard(msgspec.Struct, frozen=True, array_like=True):
-    """An announcement, and when it came (wall clock)."""
+    """An announcement, and when it came (the engine's clock)."""
 
     announcement: Announcement
     at_s: float
@@ -53,14 +55,15 @@ class Courier:
         self._engine = engine
         self._plans = plans
         self._arrivals = arrivals
-        self._heard: deque[Heard] = deque()
+        self._heard: deque[Heard] = deque(maxlen=MOST_HEARD)
         self._latest: Telemetry | None = None
+        self._latest_came_s = 0.0  # monotonic clock
         self._iterations: deque[IterationReport] = deque(maxlen=KEPT_ITERATIONS)
         self._drafts = DraftTally()
 
     async def run(self) -> None:
         hello = msgspec.msgpack.decode(await self._frame(), type=Hello)
-        self._latest = _idle(hello.info)
+        self._keep(_idle(hello.info))
         channel = ReplicaChannel(
             hello.redis_url, hello.info, snapshot=self._snapshot, on_plan=lambda plan: self._deliver(channel, plan),
             on_arrival=self._announce,
@@ -83,20 +86,30 @@ class Courier:
 
     async def _serve(self, channel: ReplicaChannel, url: str) -> None:
         """Register once the replica's HTTP server answers, then stay connected."""
-        while not await asyncio.to_thread(_healthy, url):  # noqa: ASYNC110  # another process, no event to wait for
-            await asyncio.sleep(HEALTH_POLL_S)
+        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S) as client:
+            while not await _healthy(client, url):  # noqa: ASYNC110  # another process, no event to wait for
+                await asyncio.sleep(HEALTH_POLL_S)
         await channel.run()
 
     def _take(self, channel: ReplicaChannel, frame: bytes) -> None:
-        self._latest = msgspec.msgpack.decode(memoryview(frame)[1:], type=Telemetry)
-        self._iterations.extend(self._latest.iterations)
-        for drafts in self._latest.drafts:
+        report = msgspec.msgpack.decode(memoryview(frame)[1:], type=Telemetry)
+        self._keep(report)
+        self._iterations.extend(report.iterations)
+        for drafts in report.drafts:
             self._drafts.add(drafts)
         channel.report(urgent=frame[:1] == URGENT)
 
+    def _keep(self, report: Telemetry) -> None:
+        self._latest, self._latest_came_s = report, time.monotonic()
+
+    def _engine_time_s(self) -> float:
+        """What the engine's clock says now, told from its latest report: our wall clock may have been set since."""
+        assert self._latest is not None  # set before the channel starts
+        return self._latest.sent_at_s + time.monotonic() - self._latest_came_s
+
     def _snapshot(self) -> Telemetry:
         assert self._latest is not None  # set before the channel starts
-        now_s = time.time()
+        now_s = self._engine_time_s()
         report = msgspec.structs.replace(
             self._latest,
             sent_at_s=now_s,
@@ -117,7 +130,7 @@ class Courier:
             channel.report()
 
     def _announce(self, announcement: Announcement) -> None:
-        now_s = time.time()
+        now_s = self._engine_time_s()
         self._heard.append(Heard(announcement, now_s))
         while self._heard[0].at_s < now_s - HEARD_S:
             self._heard.popleft()
@@ -128,15 +141,15 @@ def _idle(info: ReplicaInfo) -> Telemetry:
     """What a replica reports before its first iteration."""
     blocks = info.profile.kv_blocks
     return Telemetry(
-        replica=info.name, sent_at_s=time.time(), epoch=0, busy_for_s=0.0, kv_blocks_total=blocks, kv_blocks_free=blocks
-    )
+        replica=info.name, sent_at_s=info.started_at_s, epoch=0, busy_for_s=0.0,
+        kv_blocks_total=blocks, kv_blocks_free=blocks,
+    )  # fmt: skip
 
 
-def _healthy(url: str) -> bool:
+async def _healthy(client: httpx.AsyncClient, url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2.0) as response:
-            return bool(response.status == 200)
-    except OSError:
+        return (await client.get(f"{url}/health")).status_code == 200
+    except httpx.HTTPError:
         return False
 
 

@@ -58,7 +58,11 @@ class Link:
         message = self._arrivals.read()
         if message is None:
             return ()
-        heard = msgspec.msgpack.decode(message, type=tuple[Heard, ...])
+        try:
+            heard = msgspec.msgpack.decode(message, type=tuple[Heard, ...])
+        except msgspec.MsgspecError as error:
+            logger.warning("announcements that cannot be read are ignored: %s", error)
+            return ()
         # Lists overlap, and who was told of already may have come and gone.
         told, self._told = self._told, frozenset(each.announcement.request_id for each in heard)
         return tuple(each for each in heard if each.announcement.request_id not in told)

@@ -21,6 +21,7 @@ from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from slosgate.engines.channel import ReplicaInfo
+from slosgate.engines.clock import SteadyClock
 from slosgate.engines.follower import PlanFollower
 from slosgate.engines.messages import Announcement, IterationReport, Plan, PlannedIteration, SloArgs
 from slosgate.engines.vllm.compat import (
@@ -57,7 +58,7 @@ class SyncSloScheduler(ClampedScheduler):
         super().__init__(*args, **kwargs)
         require_supported_config(self.vllm_config)
         settings = Settings.from_environment(os.environ)
-        self.clock: Callable[[], float] = time.time
+        self.clock: Callable[[], float] = SteadyClock()
         self.sleep: Callable[[float], None] = time.sleep
         self.follower = PlanFollower(effective_profile(load_profile(settings.profile), self))
         self._tracker = Tracker(self.follower)
@@ -93,7 +94,7 @@ class SyncSloScheduler(ClampedScheduler):
             profile=self.follower.profile,
             engine="vllm",
             policy=POLICY,
-            started_at_s=time.time(),
+            started_at_s=self.clock(),
             supports_plans=True,
         )
         return Link(settings.redis_url, info)

@@ -7,15 +7,14 @@ the environment reaches the engine's process and leaves the cache alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
 from slosgate.engines import profiles
+from slosgate.engines.secrets import REDIS
 from slosgate.planner.profile import HardwareProfile
 
 PROFILE = "SLOSGATE_PROFILE"
-REDIS = "SLOSGATE_REDIS"
 REPLICA = "SLOSGATE_REPLICA"
 URL = "SLOSGATE_URL"
 ITERATION_LOG = "SLOSGATE_ITERATION_LOG"
@@ -64,12 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def load_profile(name: str) -> HardwareProfile:
     """A shipped profile by name, or one from a JSON file. Raises BadSettings."""
-    if not name.endswith(".json"):
-        try:
-            return profiles.load(name)
-        except profiles.UnknownProfile as error:
-            raise BadSettings(f"{error}, or name a JSON file") from error
     try:
-        return msgspec.json.decode(Path(name).read_bytes(), type=HardwareProfile)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise BadSettings(f"profile {name}: {error}") from error
+        return profiles.load(name)
+    except profiles.UnknownProfile as error:
+        raise BadSettings(str(error)) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-SUPPORTED = ("0.25.1", "0.32.0")
+SUPPORTED = ("0.25.1", "0.32.0", "0.33.0")
 ANY_VERSION = "SLOSGATE_ANY_VLLM"
 
 
@@ -17,6 +17,7 @@ def require_supported(version: str) -> None:
     release = version.partition("+")[0]
     if release not in SUPPORTED and os.environ.get(ANY_VERSION) != "1":
         raise UnsupportedVllm(
-            f"slosgate's scheduler was tested with vLLM {' and '.join(SUPPORTED)}, and this is {release}: install one "
-            f"of those, or set {ANY_VERSION}=1 to try this one"
+            f"slosgate's scheduler was tested with vLLM {', '.join(SUPPORTED[:-1])} and {SUPPORTED[-1]}, and this is "
+            f"{release}: install one of those (pip install 'vllm=={SUPPORTED[-1]}'), "
+            f"or set {ANY_VERSION}=1 to try this one"
         )

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slosgate.engines.messages import Announcement
 from slosgate.gateway.config import AdmissionConfig
@@ -17,7 +17,8 @@ from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.mirror import Mirror
 from slosgate.gateway.replicas.prefixes import BLOCK_BYTES
 from slosgate.gateway.reports.metrics import Metrics
-from slosgate.gateway.state.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
+from slosgate.gateway.state.ledger import Conflict, Ledger, StoreDown
+from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.controller import Arrival, Decision, ReplicaState, place
 
 LATER_S = 1.0  # what a client is told to wait when the plan can't say how long
@@ -51,24 +52,30 @@ class Admission:
         found = self._fleet.serving(model, tried)
         if found:
             return found
-        living = sorted({replica.model for replica in self._fleet.living()})
-        if living and model not in {replica.model for replica in self._fleet.replicas.values()}:
+        living = self._fleet.models()
+        if living and not self._fleet.knows(model):
             raise ModelNotFound(f"no such model: {model!r}; accepted: {', '.join(living)}", param="model")
         raise Unavailable(f"no replica of {model!r} is up; try again shortly", code="no_replica")
 
     async def admit(self, exchange: Exchange) -> Placement:
         """Find a place for a new request and enter it in the ledger.
 
-        Raises NotAdmitted when its class wants no best effort, Unavailable without replicas or without Redis.
+        Raises NotAdmitted when its class wants no best effort, Unavailable without replicas, or while Redis is away if
+        the configuration has it refused then.
         """
-        if not self._ledger.available:
+        if self._ledger.available:
+            with suppress(StoreDown):
+                return await self._admit(exchange)
+        return self._admit_alone(exchange)
+
+    def _admit_alone(self, exchange: Exchange) -> Placement:
+        """Redis is away: nobody knows what others promise, so nothing is promised."""
+        if self._config.when_state_is_away == "refuse" or exchange.contract.when_full == "overflow":
             raise Unavailable("the gateway's shared state is away; try again shortly", code="state_unavailable")
-        try:
-            return await self._admit(exchange)
-        except StoreDown:
-            raise Unavailable(
-                "the gateway's shared state is away; try again shortly", code="state_unavailable"
-            ) from None
+        choice = self._choose(exchange, self.candidates(exchange.completion.model))
+        choice.replica.enter(self._entry(exchange, choice, guaranteed=False))
+        decision = replace(choice.decision, reason="the gateway's shared state is away")
+        return self._placed(exchange, replace(choice, decision=decision), guaranteed=False)
 
     async def _admit(self, exchange: Exchange) -> Placement:
         for _ in range(self._config.commit_retries):
@@ -79,7 +86,6 @@ class Admission:
             try:
                 await self._commit(exchange, choice)
             except Conflict:
-                await self._fleet.reload(choice.replica)
                 continue
             return self._placed(exchange, choice, guaranteed=True)
         else:
@@ -133,16 +139,24 @@ class Admission:
         """Enter a guarantee. It shows in the mirror at once, so that the next decision counts it."""
         replica, mirror = choice.replica, choice.replica.mirror
         assert mirror is not None
-        entry = self._entry(exchange, choice, guaranteed=True)
-        base = mirror.head
-        mirror.head = Head(base.version + 1, self._ledger.next_commit())
+        entry, known = self._entry(exchange, choice, guaranteed=True), mirror.version
         replica.enter(entry)
         self._announce(exchange, choice)
         try:
-            await self._ledger.commit(replica.name, base, mirror.head, (entry,))
+            committed = await self._ledger.commit(replica.name, known, entry)
+            mirror.committed(entry.request_id, committed.version, committed.missed)
+            if committed.missed and not self._still_fits(exchange, replica, mirror):
+                raise Conflict(replica.name)
         except BaseException:
             self._withdraw(replica, entry)
             raise
+
+    def _still_fits(self, exchange: Exchange, replica: Replica, mirror: Mirror) -> bool:
+        """Whether there is room beside all guarantees that came before, others' that were not known among them."""
+        now_s = self._clock()
+        state = replace(state_of(replica, mirror, now_s), jobs=mirror.jobs_before(exchange.request_id))
+        with self._metrics.planner_call("place"):
+            return place(_arrival(exchange, now_s), [state], now_s).guaranteed
 
     async def _enter(self, exchange: Exchange, choice: _Choice, entry: LedgerEntry) -> None:
         replica = choice.replica

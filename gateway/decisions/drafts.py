@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from slosgate.engines.messages import DraftReport
 from slosgate.gateway.replicas.fleet import Replica
@@ -25,10 +25,11 @@ class Drafts:
                 name = (replica.model, report.slo_class)
                 self._known[name] = self._known.get(name, UNKNOWN).observe(report.accepted, report.rejected)
 
-    def planning_value(self, replicas: Iterable[Replica], model: str, slo_class: str) -> float:
+    def planning_value(self, replicas: Sequence[Replica], model: str, slo_class: str) -> float:
         """The chance to plan with: 0 where no replica drafts as it is told."""
         drafting = any(r.plans and r.mirror is not None and r.mirror.profile.max_drafts for r in replicas)
-        return self._known.get((model, slo_class), UNKNOWN).rate if drafting else 0.0
+        base = next((r.model for r in replicas if model in r.models), model)  # it may have been asked for by an alias
+        return self._known.get((base, slo_class), UNKNOWN).rate if drafting else 0.0
 
     def __iter__(self) -> Iterator[tuple[str, str, float]]:
         """(model, class, chance) of those that were seen."""

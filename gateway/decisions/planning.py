@@ -17,19 +17,21 @@ import msgspec
 from slosgate.engines.messages import Plan
 from slosgate.engines.plans import horizon_of
 from slosgate.gateway.decisions.admission import state_of
+from slosgate.gateway.replicas.books import Books
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.mirror import Mirror
 from slosgate.gateway.reports.metrics import Metrics
-from slosgate.gateway.state.ledger import Conflict, Head, Ledger, StoreDown
+from slosgate.gateway.state.ledger import Conflict, Ledger, StoreDown
 from slosgate.planner.controller import plan_replica, promote
 
 
 class Planning:
     def __init__(
-        self, fleet: Fleet, ledger: Ledger, metrics: Metrics, *,
+        self, fleet: Fleet, books: Books, ledger: Ledger, metrics: Metrics, *,
         interval_s: float, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._fleet = fleet
+        self._books = books
         self._ledger = ledger
         self._metrics = metrics
         self._interval_s = interval_s
@@ -62,8 +64,8 @@ class Planning:
         try:
             await self._promote(replica, mirror)
             plan = self._next_plan(replica, mirror)
-            mirror.epoch = plan.epoch
-            if await self._ledger.publish_plan(plan):
+            mirror.epoch = await self._ledger.publish_plan(plan)
+            if mirror.epoch == plan.epoch:
                 self._metrics.published()
         except (StoreDown, Conflict):
             # A conflict means that someone else has just admitted here: its change arrives and wakes us again.
@@ -79,12 +81,12 @@ class Planning:
         entries = tuple(msgspec.structs.replace(e, **known) for e in found if e is not None and e.has_slo)
         if not entries:
             return
-        base, mirror.head = mirror.head, Head(mirror.head.version + 1, self._ledger.next_commit())
         try:
-            await self._ledger.commit(replica.name, base, mirror.head, entries, promote=True)
+            version = await self._ledger.promote(replica.name, mirror.version, entries)
         except Conflict:
-            await self._fleet.reload(replica)
+            await self._books.reload(replica)
             raise
+        mirror.numbered(version, (entry.request_id for entry in entries))
         for entry in entries:
             replica.promote(entry)
 

@@ -57,7 +57,11 @@ class Others:
         gateway.keys.enter(holder)
         try:
             body = await read_body(headers, receive, gateway.config.server.max_body_bytes)
-            await gateway.passthrough.answer(scope["method"], path, body, headers, request_id, receive, send)
+            # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
+            client_key = "" if holder else headers.get(b"authorization", b"").decode("latin-1")
+            await gateway.passthrough.answer(
+                scope["method"], path, body, headers, request_id, client_key, receive, send
+            )
         except ClientDisconnect:
             return
         finally:
@@ -101,10 +105,9 @@ class Pages:
         for replica in self._gateway.fleet.living():
             window = {"max_model_len": replica.mirror.profile.max_model_tokens} if replica.mirror else {}
             created = int(replica.started_at_s)
-            listed.setdefault(
-                replica.model,
-                {"id": replica.model, "object": "model", "created": created, "owned_by": "slosgate", **window},
-            )
+            for name in replica.models:
+                entry = {"id": name, "object": "model", "created": created, "owned_by": "slosgate", **window}
+                listed.setdefault(name, entry)
         return _json({"object": "list", "data": list(listed.values())})
 
     async def health(self, request: Request) -> Response:
@@ -112,20 +115,28 @@ class Pages:
         return _json({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """It can serve: there is a replica, and Redis answers."""
+        """It can serve: there is a replica, and Redis answers, unless best effort is served without."""
         replicas = {
-            replica.name: {"model": replica.model, "url": replica.url, "plans": replica.plans}
+            replica.name: {
+                "model": replica.model,
+                "models": replica.models,
+                "url": replica.url,
+                "plans": replica.plans,
+            }
             for replica in self._gateway.fleet.living()
         }
         available = self._gateway.ledger.available
-        good = bool(replicas) and available
+        good = bool(replicas) and (available or self._gateway.config.admission.when_state_is_away == "best-effort")
         body = {"ready": good, "state_available": available, "replicas": replicas}
         return _json(body, status=200 if good else 503)
 
     async def metrics(self, request: Request) -> Response:
         now_s = self._gateway.clock()
         gateway = self._gateway
-        page = gateway.metrics.page(gateway.fleet, gateway.drafts, now_s, gateway.headroom.requests(now_s))
+        page = gateway.metrics.page(
+            gateway.fleet, gateway.drafts, now_s, gateway.headroom.requests(now_s),
+            state_available=gateway.ledger.available,
+        )  # fmt: skip
         return Response(page, media_type="text/plain; version=0.0.4")
 
     async def record(self, request: Request) -> Response:

@@ -29,16 +29,20 @@ class Passthrough:
         self._fleet = fleet
 
     async def answer(
-        self, method: str, path: str, body: bytes, headers: dict[bytes, bytes], request_id: str,
+        self, method: str, path: str, body: bytes, headers: dict[bytes, bytes], request_id: str, authorization: str,
         receive: Receive, send: Send,
     ) -> None:  # fmt: skip
-        """Serve one request. Raises GatewayError while the client has seen nothing."""
+        """Serve one request; `authorization` is the client's, for replicas that check keys themselves.
+
+        Raises GatewayError while the client has seen nothing.
+        """
         task: asyncio.Task[None] | None = asyncio.current_task()
         assert task is not None
         gone: list[bool] = []
         hang_up = asyncio.create_task(_cancel_on_hang_up(task, receive, gone))
         try:
-            await self._answer(method, path, body, _forwarded(headers, request_id), request_id, send)
+            forwarded = _forwarded(headers, request_id)
+            await self._answer(method, path, body, forwarded, request_id, authorization, send)
         except asyncio.CancelledError:
             if not gone:
                 raise
@@ -47,11 +51,14 @@ class Passthrough:
             hang_up.cancel()
 
     async def _answer(
-        self, method: str, path: str, body: bytes, headers: dict[str, str], request_id: str, send: Send
-    ) -> None:
+        self, method: str, path: str, body: bytes, headers: dict[str, str], request_id: str, authorization: str,
+        send: Send,
+    ) -> None:  # fmt: skip
         replicas, reason = self._capable(body), ""
         for last, replica in ((r is replicas[-1], r) for r in replicas):
             self._fleet.dispatched(replica)
+            if key := replica.authorization(authorization):
+                headers["authorization"] = key
             try:
                 async with self._upstream.request(method, replica.url, path, body=body, headers=headers) as answer:
                     if answer.status in _NOT_HERE:
@@ -93,9 +100,9 @@ class Passthrough:
             model = msgspec.json.decode(body, type=_Body).model if body else None
         except (msgspec.MsgspecError, UnicodeDecodeError):
             model = None
-        fit = [replica for replica in living if model is None or replica.model == model]
+        fit = [replica for replica in living if model is None or replica.serves(model)]
         if not fit:
-            models = ", ".join(sorted({replica.model for replica in living}))
+            models = ", ".join(self._fleet.models())
             raise ModelNotFound(f"no such model: {model!r}; accepted: {models}", param="model")
         return sorted(fit, key=lambda replica: len(replica.own))
 

@@ -89,7 +89,7 @@ class Relay:
         try:
             await self._overflow.answer(exchange, send)
         except (Unavailable, RateLimited):
-            if not self._fleet.serving(exchange.completion.model):
+            if not self._serving(exchange, frozenset()):
                 raise
             exchange.overflow = ""
             return False
@@ -108,10 +108,13 @@ class Relay:
             self._fleet.failed(replica)
             tried |= {replica.name}
             error = ReplicaLost(f"replica {replica.name} failed under the request: {reason}")
-            if exchange.begun or len(tried) == MAX_ATTEMPTS or not self._fleet.serving(replica.model, tried):
+            if exchange.begun or len(tried) == MAX_ATTEMPTS or not self._serving(exchange, tried):
                 await self._give_up(exchange, error, send)
                 return
             await self._admission.readmit(exchange, tried)
+
+    def _serving(self, exchange: Exchange, tried: frozenset[str]) -> list[Replica]:
+        return self._fleet.serving(exchange.completion.model, tried)
 
     async def _give_up(self, exchange: Exchange, error: ReplicaLost, send: Send) -> None:
         """No replica is left to take over: a provider outside may, as long as the client has seen nothing."""
@@ -138,7 +141,7 @@ class Relay:
                 replica.url,
                 PATHS[exchange.completion.kind],
                 body=self._body(exchange),
-                headers=_upstream_headers(exchange),
+                headers=_upstream_headers(exchange, replica),
             ) as response:
                 await self._forward(exchange, response, send)
         except asyncio.CancelledError:
@@ -233,14 +236,14 @@ def whole_events(data: bytes) -> tuple[bytes, bytes]:
     return data[:end], data[end:]
 
 
-def _upstream_headers(exchange: Exchange) -> dict[str, str]:
+def _upstream_headers(exchange: Exchange, replica: Replica) -> dict[str, str]:
     headers = {
         "content-type": "application/json",
         "accept-encoding": "identity",
         "x-request-id": exchange.request_id,
     }
-    if exchange.authorization:
-        headers["authorization"] = exchange.authorization
+    if authorization := replica.authorization(exchange.authorization):
+        headers["authorization"] = authorization
     return headers
 
 

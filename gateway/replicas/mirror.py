@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
 from slosgate.engines.messages import RequestProgress, Telemetry
-from slosgate.gateway.state.ledger import Head, LedgerEntry
+from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.commitment import Patience
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.lengths import LengthHistogram, firm_tokens
@@ -16,6 +17,24 @@ from slosgate.planner.profile import HardwareProfile
 UNKNOWN_OUTPUT_TOKENS = 128  # what a request that bypassed the gateways is expected to generate yet
 UNSEEN_S = 1.0  # a dispatched request that telemetry doesn't show for so long is not on the replica
 FORGET_S = 2.0  # telemetry that is older than this no longer speaks of a request that ended here
+LONGEST_LEAP = 1 << 32  # epochs that a replica may be ahead of what is known: more than it can have seen in a lifetime
+WINDOW_S = 5.0  # over one or two of these it is told how far a replica's clock is ahead
+
+
+class ClockDifference:
+    """Our clock less a replica's, as far as its messages can tell: the shortest way here counts, of the latest ones, so
+    that one bad message or a step of its clock is forgotten."""
+
+    def __init__(self) -> None:
+        self._began_s = -math.inf
+        self._before = self._now = math.inf
+
+    def observe(self, sent_at_s: float, now_s: float) -> float:
+        """A message that was sent at `sent_at_s` has come; the difference, seconds."""
+        if now_s - self._began_s > WINDOW_S:
+            self._began_s, self._before, self._now = now_s, self._now, math.inf
+        self._now = min(self._now, now_s - sent_at_s)
+        return min(self._before, self._now)
 
 
 class Mirror:
@@ -29,7 +48,8 @@ class Mirror:
         self.profile = profile
         self.jobs = JobTable()
         self.entries: dict[str, LedgerEntry] = {}
-        self.head = Head(0, "")
+        self.version = 0  # of the ledger: every guarantee up to it is known here
+        self._order: dict[str, int] = {}  # guarantees' versions, where they are known
         self.epoch = 0  # newest plan that this gateway or the replica knows of
         self.free_blocks = profile.kv_blocks
         self.heard_s = -math.inf  # our clock, when the latest telemetry came
@@ -38,7 +58,8 @@ class Mirror:
         self.patience = Patience()  # the replica's, too
         self._prompts = LengthHistogram()  # of everyone who was sent here, by whichever gateway
         self._busy_for_s = 0.0
-        self._clock_ahead_s = math.inf  # our clock minus the replica's, as far as messages can tell
+        self._difference = ClockDifference()
+        self._clock_ahead_s = 0.0  # our clock less the replica's
         self._shown: set[str] = set()  # ids that telemetry has shown
         self._ended: dict[str, float] = {}  # ids that ended here, and when
 
@@ -83,26 +104,55 @@ class Mirror:
     def drop(self, request_id: str, now_s: float) -> None:
         """Strike a request off: its answer has ended, or it was never dispatched."""
         self.entries.pop(request_id, None)
+        self._order.pop(request_id, None)
         self._shown.discard(request_id)
         self._ended[request_id] = now_s
         if request_id in self.jobs:
             self.jobs.remove(request_id)
 
-    def load(self, head: Head, entries: dict[str, LedgerEntry], now_s: float) -> None:
+    def load(self, version: int, entries: dict[str, LedgerEntry], now_s: float) -> None:
         """Replace the ledger by what Redis holds."""
         for request_id in [known for known in self.entries if known not in entries]:
             self.drop(request_id, now_s)
         for entry in entries.values():
             self.add(entry)
-        self.head = head
+            self._order.setdefault(entry.request_id, version)
+        self.version = version
+
+    def committed(self, request_id: str, version: int, missed: Iterable[LedgerEntry]) -> None:
+        """A guarantee of ours has this version; these of others came before it, and were not known here."""
+        for entry in missed:
+            self.add(entry)
+            self._order.setdefault(entry.request_id, version - 1)
+        self._order[request_id] = version
+        self.version = max(self.version, version)
+
+    def numbered(self, version: int, request_ids: Iterable[str]) -> None:
+        """Guarantees have come whose versions end in `version`; 0: they need none."""
+        ids = tuple(request_ids)
+        for behind, request_id in enumerate(reversed(ids)):
+            self._order[request_id] = max(0, version - behind)
+        # Only what follows: what was committed before and isn't known yet must not look as if it were.
+        if version == self.version + len(ids):
+            self.version = version
+
+    def jobs_before(self, request_id: str) -> JobTable:
+        """The jobs that a guarantee has to find room beside: without itself, and without guarantees after it."""
+        jobs, version = self.jobs.copy(), self._order[request_id]
+        for other, entry in self.entries.items():
+            later = entry.guaranteed and self._order.get(other, math.inf) > version
+            if (later or other == request_id) and other in jobs:
+                jobs.remove(other)
+        return jobs
 
     def take(self, report: Telemetry, now_s: float) -> None:
         """Bring the jobs up to date with a report that came at `now_s`."""
         self.heard_s, self.report_s = now_s, report.sent_at_s
         self.free_blocks = report.kv_blocks_free
-        self.epoch = max(self.epoch, report.epoch)
+        if report.epoch < self.epoch + LONGEST_LEAP:
+            self.epoch = max(self.epoch, report.epoch)
         self._busy_for_s = report.busy_for_s
-        self._clock_ahead_s = min(self._clock_ahead_s, now_s - report.sent_at_s)
+        self._clock_ahead_s = self._difference.observe(report.sent_at_s, now_s)
         self._ended = {known: at for known, at in self._ended.items() if now_s - at < FORGET_S}
         progress = [p for p in report.progress if p.request_id not in self._ended]
         shown = {p.request_id for p in progress}
@@ -117,7 +167,8 @@ class Mirror:
 
     def _overdue(self, request_id: str, now_s: float) -> bool:
         """Whether telemetry should have shown a request by now; if it still comes, telemetry will add it again."""
-        return now_s - self.entries[request_id].dispatched_s > UNSEEN_S
+        entry = self.entries.get(request_id)
+        return entry is None or now_s - entry.dispatched_s > UNSEEN_S
 
     def _add_shown(self, p: RequestProgress) -> None:
         """A request that telemetry shows and that is not a job here: it came past the gateways, or again after all."""

@@ -74,20 +74,24 @@ class Upstream:
         replica learns of a hang-up.
         """
         data = BytesIO(body) if len(body) > LARGE_BODY_BYTES else body or None
-        target = URL(url + path, encoded=True)
         try:
+            target = URL(url + path, encoded=True)
             answer = await self._session.request(method, target, data=data, headers=headers, allow_redirects=False)
         except _FAILURES as exc:
             raise UpstreamError(_said(exc)) from exc
+        except ValueError as exc:
+            raise UpstreamError(f"its address can't be used: {exc}") from exc
         try:
             yield Response(answer)
         finally:
             answer.release()
 
-    async def fetch(self, url: str, path: str, *, timeout_s: float) -> tuple[int, bytes]:
+    async def fetch(
+        self, url: str, path: str, *, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
         """GET: status and body. Raises UpstreamError, also when it takes too long."""
         try:
-            async with asyncio.timeout(timeout_s), self.request("GET", url, path) as response:
+            async with asyncio.timeout(timeout_s), self.request("GET", url, path, headers=headers) as response:
                 return response.status, await response.read()
         except TimeoutError:
             raise UpstreamError(f"no answer within {timeout_s:g} s") from None

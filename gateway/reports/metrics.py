@@ -34,9 +34,8 @@ class Metrics:
         by_class = ("model_name", "slo_class")
         gen_ai = ("gen_ai_request_model", "gen_ai_operation_name", "slo_class")
         self._requests = self._counter("requests", "Requests by how they ended.", *by_class, "admission", "outcome")
-        promised = (*by_class, "admission")
-        self._offered = self._counter("slo_offered", "Requests with an SLO, refused ones included.", *promised)
-        self._attained = self._counter("slo_attained", "Answers that kept their SLO.", *promised)
+        self._offered = self._counter("slo_offered", "Requests with an SLO, refused ones too.", *by_class, "admission")
+        self._attained = self._counter("slo_attained", "Answers that kept their SLO.", *by_class, "admission")
         self._refused = self._counter("refused_requests", "Requests refused, by reason.", "code")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of answered requests.", "model_name")
         self._generated = self._counter("generation_tokens", "Output tokens of answered requests.", "model_name")
@@ -135,7 +134,9 @@ class Metrics:
         self._models.add(name)
         return name
 
-    def page(self, fleet: Fleet, drafts: Drafts, now_s: float, headroom: dict[str, int]) -> bytes:
+    def page(
+        self, fleet: Fleet, drafts: Drafts, now_s: float, headroom: dict[str, int], *, state_available: bool
+    ) -> bytes:
         """The text for /metrics."""
         for gauge in (self._replicas, self._in_flight, self._breaker, self._headroom, self._acceptance):
             gauge.clear()
@@ -148,5 +149,5 @@ class Metrics:
         for model, slo_class, acceptance in drafts:
             self._acceptance.labels(self._model(model), slo_class).set(acceptance)
         self._breaks.set(fleet.breaks)
-        self._state.set(fleet.ledger.available)
+        self._state.set(state_available)
         return generate_latest(self.registry)

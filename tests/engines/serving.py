@@ -16,6 +16,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from slosgate.engines import channel
+from slosgate.engines.door import Door
 from slosgate.engines.messages import DraftReport, IterationReport, Plan, Telemetry
 from tests.engines.conftest import free_port
 
@@ -64,6 +65,13 @@ async def _ready(url: str, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
+async def send_plan(redis: Redis, plan: Plan) -> None:
+    """Store a plan as its replica's newest and tell the replica, as a gateway does."""
+    at, packed = channel.key("plan", plan.replica), msgspec.msgpack.encode(plan)
+    await redis.set(at, packed, px=channel.PLAN_TTL_MS)
+    await redis.publish(at, packed)
+
+
 class Watcher:
     """Follows one engine's telemetry and sends it plans."""
 
@@ -76,7 +84,7 @@ class Watcher:
         self._epoch = 0
 
     async def watch(self) -> None:
-        async for report in channel.telemetry_reports(self._redis):
+        async for report in channel.telemetry_reports(self._redis, Door()):
             if report.replica == self._name:
                 self.iterations.extend(report.iterations)
                 self.drafts.extend(report.drafts)
@@ -87,7 +95,7 @@ class Watcher:
         known = self.latest.epoch if self.latest else 0
         self._epoch = max(self._epoch, known) + 1
         plan = msgspec.structs.replace(plan, replica=self._name, epoch=self._epoch, issued_at_s=time.time())
-        await channel.send_plan(self._redis, plan)
+        await send_plan(self._redis, plan)
         await self.until(lambda report: report.epoch == self._epoch)
 
     async def until(self, condition: Callable[[Telemetry], bool]) -> Telemetry:

@@ -10,12 +10,15 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from slosgate.engines import channel, profiles
+from slosgate.engines.door import Door
 from slosgate.engines.messages import Announcement, Plan, Telemetry
+from slosgate.engines.store import connect
 from tests.engines.conftest import Valkey
+from tests.engines.serving import send_plan
 
 INFO = channel.ReplicaInfo(
     name="r[0]", url="http://127.0.0.1:1", model="m", profile=profiles.load("h200-opt-13b"), engine="sim",
-    policy="slosgate", started_at_s=1.0, supports_plans=True,
+    policy="slosgate", started_at_s=1.0, supports_plans=True, instance="a",
 )  # fmt: skip
 
 
@@ -25,7 +28,7 @@ def report() -> Telemetry:
 
 @pytest_asyncio.fixture
 async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
-    async with channel.connect(valkey.url) as redis:
+    async with connect(valkey.url) as redis:
         yield redis
 
 
@@ -35,28 +38,32 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def live(redis: Redis) -> list[channel.ReplicaInfo]:
+    return list((await channel.registered(redis, Door())).infos)
+
+
 async def registered(redis: Redis) -> list[channel.ReplicaInfo]:
     async with asyncio.timeout(20):
-        while not (found := await channel.live_replicas(redis)):  # noqa: ASYNC110
+        while not (found := await live(redis)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return found
 
 
 async def test_a_replica_registers_reports_takes_plans_and_leaves(valkey: Valkey, redis: Redis) -> None:
     plans: list[Plan] = []
-    await channel.send_plan(redis, Plan(replica=INFO.name, epoch=1, issued_at_s=5.0))
+    await send_plan(redis, Plan(replica=INFO.name, epoch=1, issued_at_s=5.0))
     end = channel.ReplicaChannel(valkey.url, INFO, snapshot=report, on_plan=plans.append)
     task = asyncio.create_task(end.run())
     assert await registered(redis) == [INFO]
     await until(lambda: len(plans) == 1)
-    await channel.send_plan(redis, Plan(replica=INFO.name, epoch=2, issued_at_s=6.0))
+    await send_plan(redis, Plan(replica=INFO.name, epoch=2, issued_at_s=6.0))
     await until(lambda: plans[-1].epoch == 2)
-    async for told in channel.telemetry_reports(redis):
-        assert told == report() == await channel.latest_telemetry(redis, INFO.name)
+    async for told in channel.telemetry_reports(redis, Door()):
+        assert told == report()
         break
     task.cancel()
     await asyncio.wait([task])
-    assert await channel.live_replicas(redis) == []
+    assert await live(redis) == []
 
 
 async def test_a_replica_registers_again_when_redis_comes_back(valkey: Valkey) -> None:
@@ -67,10 +74,10 @@ async def test_a_replica_registers_again_when_redis_comes_back(valkey: Valkey) -
     valkey.stop()
     await until(lambda: not end.connected)
     valkey.start()
-    async with channel.connect(valkey.url) as redis:
+    async with connect(valkey.url) as redis:
         assert await registered(redis) == [INFO]
         await until(lambda: end.connected)
-        await channel.send_plan(redis, Plan(replica=INFO.name, epoch=7, issued_at_s=5.0))
+        await send_plan(redis, Plan(replica=INFO.name, epoch=7, issued_at_s=5.0))
         await until(lambda: {plan.epoch for plan in plans} == {7})
     task.cancel()
     await asyncio.wait([task])
@@ -84,7 +91,7 @@ async def test_a_message_that_cannot_be_read_is_passed_over(valkey: Valkey, redi
     async with asyncio.timeout(20):
         while not plans:
             await redis.publish(channel.key("plan", INFO.name), b"\xc1 not a plan")
-            await channel.send_plan(redis, Plan(replica=INFO.name, epoch=3, issued_at_s=5.0))
+            await send_plan(redis, Plan(replica=INFO.name, epoch=3, issued_at_s=5.0))
             await asyncio.sleep(0.01)
     assert end.connected
     task.cancel()

@@ -10,7 +10,9 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from slosgate.engines import channel
+from slosgate.engines.door import Door
 from slosgate.engines.messages import Plan, PlannedIteration, RequestProgress, Telemetry
+from slosgate.engines.store import connect
 from tests.engines.conftest import Valkey
 from tests.engines.serving import EngineServer, Watcher, complete, sim_engine
 
@@ -36,7 +38,7 @@ def engine(
 
 @pytest_asyncio.fixture
 async def redis(engine: EngineServer) -> AsyncIterator[Redis]:
-    async with channel.connect(engine.redis) as redis:
+    async with connect(engine.redis) as redis:
         yield redis
 
 
@@ -166,5 +168,5 @@ async def test_losing_redis_costs_no_request_and_the_engine_comes_back(
 
 
 async def _registered(engine: EngineServer) -> bool:
-    async with channel.connect(engine.redis) as redis:
-        return [info.name for info in await channel.live_replicas(redis)] == [engine.name]
+    async with connect(engine.redis) as redis:
+        return (await channel.registered(redis, Door())).names == {engine.name}

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from slosgate.engines import profiles
+from slosgate.engines.clock import SteadyClock
 from slosgate.engines.sim import policies
 from slosgate.engines.sim.cluster import simulate
 from slosgate.engines.sim.policies.base import Outcome
-from slosgate.engines.sim.realtime import RealTimeEngine, TokenStream, WallClock, faster
+from slosgate.engines.sim.realtime import RealTimeEngine, TokenStream, faster
 from slosgate.engines.sim.replica import SimReplica
 from slosgate.engines.sim.state import EngineRequest
 from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, load
@@ -37,7 +38,7 @@ async def test_real_time_runs_the_iterations_of_virtual_time() -> None:
         [SimRequest(id=str(n), arrival_s=0.0, stages=stage) for n, stage in enumerate(stages)],
     )
     outcomes: list[Outcome] = []
-    engine = RealTimeEngine(SimReplica(PROFILE, policies.load("vllm"), async_scheduling=True), WallClock())
+    engine = RealTimeEngine(SimReplica(PROFILE, policies.load("vllm"), async_scheduling=True), SteadyClock())
     engine.on_iteration.append(outcomes.append)
     streams = [engine.submit(request) for request in requests]
     serving = asyncio.create_task(engine.run())
@@ -51,7 +52,7 @@ async def test_real_time_runs_the_iterations_of_virtual_time() -> None:
 
 
 async def test_a_cancelled_request_is_gone_after_its_iteration_and_others_go_on() -> None:
-    engine = RealTimeEngine(SimReplica(PROFILE, policies.load("slosgate")), WallClock())
+    engine = RealTimeEngine(SimReplica(PROFILE, policies.load("slosgate")), SteadyClock())
     ask = partial(EngineRequest, prompt_tokens=500, output_tokens=30)
     leaving, staying = engine.submit(ask(id="leaves")), engine.submit(ask(id="stays"))
     serving = asyncio.create_task(engine.run())

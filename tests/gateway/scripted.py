@@ -165,6 +165,7 @@ class ScriptedReplica:
     name: str
     url: str
     script: Script
+    models: tuple[str, ...] = (MODEL,)  # what it lists
     calls: list[Call] = field(default_factory=list)
     hang_ups: int = 0
     plans: list[Plan] = field(default_factory=list)
@@ -221,6 +222,10 @@ class ScriptedReplica:
                 if call.path == "/health":
                     await call.raw(b"HTTP/1.1 200 -\r\ncontent-length: 0\r\n\r\n")
                     continue
+                if call.path == "/v1/models":
+                    listed = json.dumps({"object": "list", "data": [{"id": name} for name in self.models]})
+                    await call.raw(f"HTTP/1.1 200 -\r\ncontent-length: {len(listed)}\r\n\r\n{listed}".encode())
+                    continue
                 self.calls.append(call)
                 await self._answer(call, reader)
                 if writer.is_closing():
@@ -276,7 +281,7 @@ async def scripted_replica(
     redis_url: str, name: str, script: Script, *, model: str = MODEL
 ) -> AsyncIterator[ScriptedReplica]:
     """A replica on a free port, registered as `name`; gone without a goodbye at the end of the block."""
-    replica = ScriptedReplica(name, "", script)
+    replica = ScriptedReplica(name, "", script, (model,))
     server = await asyncio.start_server(replica.serve, "127.0.0.1", 0, limit=2**25)
     replica.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     profile = msgspec.structs.replace(profiles.load("h200-opt-13b"), model=model, max_drafts=0)

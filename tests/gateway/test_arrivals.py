@@ -8,8 +8,10 @@ from contextlib import suppress
 import aiohttp
 import pytest
 
-from slosgate.engines.channel import arrivals_for, connect, key
+from slosgate.engines.channel import arrivals_for, key
+from slosgate.engines.door import Door
 from slosgate.engines.messages import Announcement
+from slosgate.engines.store import connect
 from tests.gateway.conftest import Start, eventually
 from tests.gateway.scripted import good
 from tests.processes import Process
@@ -22,7 +24,7 @@ async def test_requests_with_an_slo_are_announced_to_their_replica(
 
     async def listen(name: str) -> None:
         async with connect(redis_url) as redis:
-            async for announcement in arrivals_for(redis, name):
+            async for announcement in arrivals_for(redis, name, Door()):
                 heard.append(announcement)
 
     async def is_heard(name: str) -> bool:

@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from slosgate.engines.channel import key
 from slosgate.engines.messages import Plan
-from slosgate.gateway.state.ledger import Conflict, Head, Ledger, LedgerEntry, StoreDown
+from slosgate.gateway.state.ledger import Conflict, Ledger, StoreDown
+from slosgate.gateway.state.records import LedgerEntry
 
 
 def entry(request_id: str, *, guaranteed: bool = True, gateway: str = "a") -> LedgerEntry:
@@ -34,46 +36,54 @@ async def connected(url: str, gateway: str) -> AsyncIterator[Ledger]:
         await ledger.close()
 
 
-async def test_of_two_commits_on_one_version_one_wins(redis_url: str, model: str) -> None:
+async def test_of_two_guarantees_on_one_version_the_second_is_told_of_the_first(redis_url: str, model: str) -> None:
     async with connected(redis_url, "a") as a, connected(redis_url, "b") as b:
-        base, _ = await a.load(model)
-        head = Head(base.version + 1, a.next_commit())
-        await a.commit(model, base, head, (entry("first"),))
-        with pytest.raises(Conflict):
-            await b.commit(model, base, Head(base.version + 1, b.next_commit()), (entry("second", gateway="b"),))
-        assert await b.load(model) == (head, {"first": entry("first")})
-
-
-async def test_a_commit_on_a_commit_that_failed_fails_too(redis_url: str, model: str) -> None:
-    """Two of ours are under way; another gateway's comes between: the version the second expects is there, but not
-    the decision that it was built on."""
-    async with connected(redis_url, "a") as a, connected(redis_url, "b") as b:
-        base, _ = await a.load(model)
-        ours = [Head(base.version + n, a.next_commit()) for n in (1, 2)]
-        await b.commit(model, base, Head(base.version + 1, b.next_commit()), (entry("theirs", gateway="b"),))
-        with pytest.raises(Conflict):
-            await a.commit(model, base, ours[0], (entry("one"),))
-        with pytest.raises(Conflict):
-            await a.commit(model, ours[0], ours[1], (entry("two"),))
-        assert list((await a.load(model))[1]) == ["theirs"]
-
-
-async def test_commits_that_build_on_each_other_travel_together(redis_url: str, model: str) -> None:
-    async with connected(redis_url, "a") as a:
-        heads = [Head(0, "")] + [Head(n, a.next_commit()) for n in range(1, 51)]
-        await asyncio.gather(
-            *(a.commit(model, heads[n], heads[n + 1], (entry(f"r{n}"),)) for n in range(50)),
+        known, _ = await a.load(model)
+        first = await a.commit(model, known, entry("first"))
+        second = await b.commit(model, known, entry("second", gateway="b"))
+        assert (first.missed, second.missed) == ((), (entry("first"),))
+        assert second.version == first.version + 1
+        assert await b.load(model) == (
+            second.version,
+            {"first": entry("first"), "second": entry("second", gateway="b")},
         )
-        head, entries = await a.load(model)
-        assert head == heads[-1]
-        assert len(entries) == 50
+
+
+async def test_a_guarantee_is_told_only_of_what_came_since_its_decision(redis_url: str, model: str) -> None:
+    async with connected(redis_url, "a") as a, connected(redis_url, "b") as b:
+        known = (await a.commit(model, 0, entry("old"))).version
+        for name in ("new", "newer", "gone"):
+            await a.commit(model, known, entry(name))
+        a.remove(model, ("gone",))
+        await a.flush()
+        late = await b.commit(model, known, entry("late", gateway="b"))
+        assert [e.request_id for e in late.missed] == ["new", "newer"]
+        assert (await b.commit(model, late.version, entry("next", gateway="b"))).missed == ()
+
+
+async def test_of_guarantees_that_leave_together_each_has_a_number_of_its_own(redis_url: str, model: str) -> None:
+    async with connected(redis_url, "a") as a:
+        first = (await a.commit(model, 0, entry("r"))).version
+        found = await asyncio.gather(*(a.commit(model, first, entry(f"r{n}")) for n in range(50)))
+        assert [committed.version for committed in found] == list(range(first + 1, first + 51))
+        assert all(committed.missed == () for committed in found)  # one's own are no news
+
+
+async def test_a_redis_that_has_lost_everything_counts_on_and_tells_all_it_has(redis_url: str, model: str) -> None:
+    async with connected(redis_url, "a") as a, connected(redis_url, "b") as b:
+        before = await a.commit(model, 0, entry("lost"))
+        await a.redis.delete(*(key(kind, model) for kind in ("version", "log", "ledger")))
+        await a.commit(model, before.version, entry("x"))
+        after = await b.commit(model, before.version, entry("y", gateway="b"))
+        assert after.version > before.version + 2
+        assert after.missed == (entry("x"),)
 
 
 async def test_best_effort_is_entered_without_a_version_and_struck_off(redis_url: str, model: str) -> None:
     async with connected(redis_url, "a") as a:
         await a.add(model, (entry("x", guaranteed=False),))
-        head, entries = await a.load(model)
-        assert (head.version, list(entries)) == (0, ["x"])
+        version, entries = await a.load(model)
+        assert (version, list(entries)) == (0, ["x"])
         a.remove(model, ("x",))
         await a.flush()
         assert (await a.load(model))[1] == {}
@@ -81,16 +91,25 @@ async def test_best_effort_is_entered_without_a_version_and_struck_off(redis_url
 
 async def test_a_request_that_ended_can_not_be_promoted(redis_url: str, model: str) -> None:
     async with connected(redis_url, "a") as a:
-        base, _ = await a.load(model)
-        await a.commit(model, base, Head(1, a.next_commit()), (entry("gone"),), promote=True)
-        assert (await a.load(model))[1] == {}
+        version = (await a.commit(model, 0, entry("there"))).version
+        promoted = await a.promote(model, version, (entry("gone"), entry("there")))
+        assert await a.load(model) == (promoted, {"there": entry("there")})
+
+
+async def test_a_promotion_on_an_old_version_is_a_conflict(redis_url: str, model: str) -> None:
+    async with connected(redis_url, "a") as a, connected(redis_url, "b") as b:
+        await a.add(model, (entry("x", guaranteed=False),))
+        known = (await a.commit(model, 0, entry("y"))).version
+        await b.commit(model, known, entry("z", gateway="b"))
+        with pytest.raises(Conflict):
+            await a.promote(model, known, (entry("x"),))
 
 
 async def test_the_newest_epoch_of_a_plan_stays(redis_url: str, model: str) -> None:
     async with connected(redis_url, "a") as a, connected(redis_url, "b") as b:
-        assert await a.publish_plan(Plan(replica=model, epoch=2, issued_at_s=1.0))
-        assert not await b.publish_plan(Plan(replica=model, epoch=2, issued_at_s=2.0))
-        assert await b.publish_plan(Plan(replica=model, epoch=3, issued_at_s=2.0))
+        assert await a.publish_plan(Plan(replica=model, epoch=7, issued_at_s=1.0)) == 7
+        assert await b.publish_plan(Plan(replica=model, epoch=2, issued_at_s=2.0)) == 7
+        assert await b.publish_plan(Plan(replica=model, epoch=8, issued_at_s=2.0)) == 8
 
 
 async def test_changes_reach_the_other_gateways(redis_url: str, model: str) -> None:
@@ -98,8 +117,10 @@ async def test_changes_reach_the_other_gateways(redis_url: str, model: str) -> N
         changes = b.changes(frozenset({"a"}))
         assert await anext(changes) is None
         await a.add(model, (entry("x", guaranteed=False),))
-        change = await anext(changes)
-        assert change is not None
+        news = await anext(changes)
+        assert news is not None
+        version, change = news
+        assert version == 0
         assert (change.replica, change.gateway, change.entries[0].request_id) == (model, "a", "x")
         await changes.aclose()
 
@@ -107,7 +128,7 @@ async def test_changes_reach_the_other_gateways(redis_url: str, model: str) -> N
 async def test_without_a_server_everything_fails_at_once() -> None:
     async with connected("redis://127.0.0.1:1/0", "a") as ledger:
         with pytest.raises(StoreDown):
-            await ledger.commit("r", Head(0, ""), Head(1, "x"), (entry("x"),))
+            await ledger.commit("r", 0, entry("x"))
         assert not ledger.available
         with pytest.raises(StoreDown):
             await ledger.load("r")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the environment of `make test-vllm`: vLLM 0.32.0 for CPUs, this package, and the Python sources of
-# vLLM 0.25.1 beside it (the scheduler tests run on both versions).
+# Builds the environment of `make test-vllm`: vLLM 0.32.0, the newest one that comes built for CPUs, and this package.
+# The tests of the scheduler get the sources of other versions by themselves (tests/vllm/compatibility.py).
 #
 #   tests/vllm/install.sh VENV [PYTHON]
 #
@@ -21,19 +21,4 @@ site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pureli
 info="$site/vllm-0.32.0+cpu.dist-info"
 mkdir -p "$info"
 printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$info/METADATA"
-
-older="$venv/vllm-0.25.1"
-if [[ ! -d $older ]]; then
-  wheels=$(mktemp -d); trap 'rm -rf "$wheels"' EXIT
-  "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$wheels" vllm==0.25.1
-  "$venv/bin/python" - "$wheels" "$older" <<'PY'
-import pathlib, sys, zipfile
-wheel = next(pathlib.Path(sys.argv[1]).glob("*.whl"))
-with zipfile.ZipFile(wheel) as archive:
-    archive.extractall(sys.argv[2], [name for name in archive.namelist() if name.endswith((".py", "METADATA"))])
-# vLLM takes a machine for one without a GPU by the "cpu" in its own version.
-metadata = next(pathlib.Path(sys.argv[2]).glob("*.dist-info/METADATA"))
-metadata.write_text(metadata.read_text().replace("Version: 0.25.1\n", "Version: 0.25.1+cpu\n", 1))
-PY
-fi
 touch "$venv/.installed"

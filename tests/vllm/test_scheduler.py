@@ -21,7 +21,8 @@ from slosgate.bench.gpu.dummy_model import write_model
 from slosgate.bench.gpu.fake_engine import ITERATION_S, FakeEngine, make_scheduler
 from slosgate.engines import channel, profiles
 from slosgate.engines.messages import Announcement, Plan, PlannedIteration
-from slosgate.engines.vllm.compat import ClampedScheduler
+from slosgate.engines.store import connect
+from slosgate.engines.vllm.compat import ClampedScheduler, require_supported_config
 from slosgate.engines.vllm.scheduler import AsyncSloScheduler, SloScheduler, SyncSloScheduler
 from slosgate.engines.vllm.versions import ANY_VERSION, UnsupportedVllm, require_supported
 from slosgate.planner.perf_model import PerfModel
@@ -337,7 +338,7 @@ async def answering_health() -> AsyncIterator[str]:
 @asynccontextmanager
 async def connecting_engines(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Redis]:  # noqa: F811
     """Engines made meanwhile have a courier to this Redis, which the caller is connected to as well."""
-    async with answering_health() as url, channel.connect(valkey.url) as redis:
+    async with answering_health() as url, connect(valkey.url) as redis:
         monkeypatch.setenv("SLOSGATE_REDIS", valkey.url)
         monkeypatch.setenv("SLOSGATE_URL", url)
         yield redis
@@ -469,6 +470,44 @@ def _random_plan(epoch: int, engine: FakeEngine, chance: random.Random) -> Plan:
     return plan(epoch, *steps, hold=some[:1], preempt=some[1:2], guaranteed=some[2:])
 
 
+def test_a_waiting_prompt_that_vllm_gives_nothing_keeps_its_place(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    first = engine.add("first", 300, 2)
+    engine.add("second", 300, 2)
+    give = engine.scheduler.clamp
+    refused: list[str] = []
+
+    def nothing_at_first(request: Any, computed: int, tokens: int) -> int:
+        if request is not first or refused:
+            return int(give(request, computed, tokens))
+        refused.append(request.request_id)
+        return 0
+
+    engine.scheduler.clamp = nothing_at_first
+    engine.scheduler.follower.apply(plan(1, prefills(80, first=30, second=50)))
+    step = engine.step()
+    assert step is not None
+    assert step.tokens in ({}, {"second": 50})  # from vLLM 0.33 on those behind it still start
+    assert refused
+    engine.run()
+    assert engine.emitted == {"first": 2, "second": 2}
+    assert engine.free_blocks == 399
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("policy", "priority"), ("long_prefill_token_threshold", 256), ("prefill_schedule_interval", 2)],
+)
+def test_an_option_that_contradicts_the_plan_is_refused_by_name(
+    make_engine: MakeEngine, option: str, value: str | int
+) -> None:
+    config = make_engine().scheduler.vllm_config
+    require_supported_config(config)
+    setattr(config.scheduler_config, option, value)
+    with pytest.raises(UnsupportedVllm, match=option.replace("_", "-")):
+        require_supported_config(config)
+
+
 def test_vllm_itself_has_no_attribute_that_the_plug_in_hides_unawares(make_engine: MakeEngine, model: Path) -> None:
     engine = make_engine()
     base = AsyncScheduler if engine.asynchronous else Scheduler
@@ -483,8 +522,9 @@ def test_vllm_itself_has_no_attribute_that_the_plug_in_hides_unawares(make_engin
 
 
 def test_an_untested_version_is_refused_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ANY_VERSION, raising=False)
     require_supported("0.32.0+cpu")
-    with pytest.raises(UnsupportedVllm, match=r"tested with vLLM 0\.25\.1 and 0\.32\.0, and this is 0\.99\.0"):
+    with pytest.raises(UnsupportedVllm, match=r"0\.25\.1, 0\.32\.0 and 0\.33\.0, and this is 0\.99\.0: install one"):
         require_supported("0.99.0")
     monkeypatch.setenv(ANY_VERSION, "1")
     require_supported("0.99.0")

@@ -1,0 +1,59 @@
+"""Where messages of other processes come in: bytes become checked records here, or nothing.
+
+What can't be read, is out of range or comes from a version that knows other fields costs that one item. It is logged
+with its key, once in a while however often it comes. Fields that a reader doesn't know are ignored, so that versions
+can be replaced one process at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+SILENCE_S = 600.0  # until the same key is complained of again
+REMEMBERED = 1024  # keys
+
+T = TypeVar("T")
+
+_log = logging.getLogger("slosgate")
+
+
+class Door:
+    """Reads messages, and says of which keys it could not."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._said: OrderedDict[str, float] = OrderedDict()
+
+    def read(self, key: str, value: object, kind: type[T]) -> T | None:
+        """The record that a key holds, or a channel of that name carried; None for what is none."""
+        if not isinstance(value, bytes):
+            self.refuse(key, f"holds no string of bytes but {type(value).__name__}")
+            return None
+        try:
+            return msgspec.msgpack.decode(value, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            self.refuse(key, str(error))
+            return None
+
+    def refuse(self, key: str, problem: str) -> None:
+        """Say that what a key holds is ignored, and why."""
+        now_s = self._monotonic()
+        if now_s - self._said.get(key, float("-inf")) < SILENCE_S:
+            return
+        self._said[key] = now_s
+        self._said.move_to_end(key)
+        if len(self._said) > REMEMBERED:
+            self._said.popitem(last=False)
+        _log.warning("%s is ignored: %s", shown(key), shown(problem))
+
+
+def shown(text: str, longest: int = 300) -> str:
+    """Someone else's text as it may stand in a log: on one line, and not for ever."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return line if len(line) <= longest else line[:longest] + "..."

@@ -20,8 +20,8 @@ def read(path: Path, reading: Reading) -> Iterator[TraceRequest]:
         raise malformed(path, 1, "a JSON array; accepted: one JSON object a line, or CSV")
     if first != "{":
         header = {name.casefold() for name in csv_header(path)}
-        for form in (azure_2023, burstgpt):
-            if header.issuperset(name.casefold() for name in form.COLUMNS):
+        for form, columns in ((azure_2023.FORMAT, azure_2023.COLUMNS), (burstgpt.FORMAT, burstgpt.COLUMNS)):
+            if header.issuperset(name.casefold() for name in columns):
                 return form.read(path, reading)
         return plain.read(path, reading)
     line, row = next(json_lines(path))

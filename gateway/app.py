@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 
 from slosgate.gateway.config import Config
 from slosgate.gateway.errors import GatewayError, handle
 from slosgate.gateway.gateway import Gateway
+from slosgate.gateway.http import operators
 from slosgate.gateway.http.api import routes
 
 
@@ -28,10 +30,11 @@ def create_app(config: Config, redis_url: str, *, clock: Callable[[], float] = t
         app.router.routes.extend(routes(gateway))
         # What is loaded by now stays: looking through it for garbage would stop every stream for a tenth of a second.
         gc.freeze()
-        async with gateway.running():
+        async with gateway.running(), operators.listening(app, config.admin):
             yield
 
     return Starlette(
         lifespan=lifespan,
+        middleware=[Middleware(operators.OperatorPages, config=config.admin)],
         exception_handlers={GatewayError: handle, HTTPException: handle, Exception: handle},
     )

@@ -29,10 +29,11 @@ from slosgate.engines.store import url_problem, without_password
 from slosgate.engines.vllm.command import CONTEXT_SETTINGS, vllm
 from slosgate.gateway.app import create_app
 from slosgate.gateway.config import Config, ConfigError, load, problem_at
-from slosgate.gateway.decisions import tokenizing
+from slosgate.gateway.decisions import reach, tokenizing
 from slosgate.gateway.http import overflow
 from slosgate.gateway.promises.contract import describe
 from slosgate.gateway.replicas import credentials
+from slosgate.gateway.reports.logs import Unhurried
 from slosgate.gateway.state import valkey
 
 KEEP_ALIVE_S = 75  # longer than any client keeps an idle connection, so that none meets one that is just closing
@@ -73,6 +74,7 @@ def serve(
     settings = _with_options(_read(config) if config else Config(), redis, host, port)
     if settings.redis.url and (problem := url_problem(settings.redis.url)):
         raise typer.BadParameter(problem, param_hint="--redis")
+    sys.stdout, sys.stderr = Unhurried(1), Unhurried(2)
     # uvicorn drains on SIGTERM and then raises it again: by then it means a good end, with Valkey stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     planner.warm_up()  # before uvicorn takes the signals: compiling may take a minute, and must be ended by one
@@ -97,6 +99,8 @@ def check_config(file: Annotated[Path, typer.Argument(help="Configuration file (
     for name, slo_class in settings.classes.items():
         tiers = f" (service_tier {', '.join(slo_class.service_tiers)})" if slo_class.service_tiers else ""
         typer.echo(f"class {name}: {describe(slo_class)}{tiers}")
+    for path, message in reach.warnings(settings):
+        typer.echo(f"{file}: warning: {problem_at(file.read_text(encoding='utf-8'), path, message)}", err=True)
     typer.echo(f"{file}: good; {len(settings.keys)} keys, {len(settings.replicas)} configured replicas")
 
 

@@ -134,10 +134,13 @@ class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class AdminConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may read decision records."""
+    """Who may read decision records, and where and by whom /metrics and /ready are read."""
 
     sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""  # digest of the admin key; empty: no /admin
     records: Count = 10_000  # kept in memory
+    # HOST:PORT: /metrics, /ready and /admin are only there; empty: beside the API.
+    address: Annotated[str, Meta(pattern=r"^(.+:[0-9]{1,5})?$")] = ""
+    pages_need_key: bool = False  # /metrics and /ready ask for the admin key
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -305,6 +308,8 @@ def _cross_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("admission", "default_class"), _no_such_class(config.admission.default_class, config)
     if config.redis.url and (problem := url_problem(config.redis.url)):
         yield ("redis", "url"), problem
+    if config.admin.pages_need_key and not config.admin.sha256:
+        yield ("admin", "pages_need_key"), "needs the admin key's digest: sha256"
     yield from _class_checks(config)
     yield from _key_checks(config)
     yield from _replica_checks(config)

@@ -25,9 +25,9 @@ def open_text(path: Path) -> Iterator[TextIO]:
         with path.open("rb") as file:
             packed = file.read(2) == GZIP_MAGIC
         with (
-            gzip.open(path, "rt", encoding="utf-8", newline="")
+            gzip.open(path, "rt", encoding="utf-8-sig", newline="")
             if packed
-            else path.open(encoding="utf-8", newline="") as text
+            else path.open(encoding="utf-8-sig", newline="") as text
         ):
             yield text
 
@@ -50,31 +50,48 @@ def unpacking(path: Path) -> Iterator[None]:
 
 
 def csv_header(path: Path) -> tuple[str, ...]:
-    """The column names in the first line."""
+    """The column names in the first line that is not blank."""
     with open_text(path) as text:
-        return tuple(name.strip() for name in next(csv.reader(text), []))
+        return _header(csv.reader(text))
 
 
 def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields in the order of `columns`) for each row; further columns are ignored.
+    """(line, fields in the order of `columns`) for each row that is not blank; further columns are ignored, and so is
+    the case of names.
 
     Reads lazily: what the caller does not ask for is not read.
     """
     with open_text(path) as text:
         reader = csv.reader(text)
-        header = [name.strip() for name in next(reader, [])]
-        missing = [name for name in columns if name not in header]
+        header = _header(reader)
+        names = [name.casefold() for name in header]
+        missing = [name for name in columns if name.casefold() not in names]
         if missing:
             raise malformed(
-                path, 1, f"wrong columns: {', '.join(missing)} missing; found {', '.join(header) or 'none'}"
+                path,
+                max(1, reader.line_num),
+                f"wrong columns: {', '.join(missing)} missing; found {', '.join(header) or 'none'}",
             )
-        picked = [header.index(name) for name in columns]
+        if twice := [name for name in columns if names.count(name.casefold()) > 1]:
+            raise malformed(path, reader.line_num, f"the column {twice[0]} stands there twice")
+        picked = [names.index(name.casefold()) for name in columns]
         for fields in reader:
-            if not fields:
+            if not any(value.strip() for value in fields):
                 continue
             if len(fields) != len(header):
                 raise malformed(path, reader.line_num, f"expected {len(header)} fields, found {len(fields)}")
-            yield reader.line_num, [fields[i] for i in picked]
+            yield reader.line_num, [fields[i].strip() for i in picked]
+
+
+def _header(reader: Iterator[list[str]]) -> tuple[str, ...]:
+    names = next((fields for fields in reader if any(name.strip() for name in fields)), [])
+    return tuple(name.strip() for name in names)
+
+
+def first_character(path: Path) -> str:
+    """The first that is not blank; empty for an empty file."""
+    with open_text(path) as text:
+        return next((line.strip()[0] for line in text if line.strip()), "")
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -100,16 +117,16 @@ def field(row: Mapping[str, Any], name: str, path: Path, line: int) -> Any:
 
 
 def tokens(value: object, name: str, path: Path, line: int) -> int:
-    """A token count: a whole number from 0. Raises TraceError."""
+    """A token count: a whole number from 0, also one written as 12.0. Raises TraceError."""
     try:
-        count = int(value) if isinstance(value, str | int) else None
-    except ValueError:
-        count = None
-    if count is None:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not number.is_integer():
         raise malformed(path, line, f"{name} must be a whole number of tokens, not {value!r}")
-    if count < 0:
-        raise malformed(path, line, f"negative tokens: {name} is {count}; accepted: whole numbers from 0")
-    return count
+    if number < 0:
+        raise malformed(path, line, f"negative tokens: {name} is {number:.0f}; accepted: whole numbers from 0")
+    return int(number)
 
 
 def seconds(value: object, name: str, path: Path, line: int) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from slosgate.traces import fetch, fit
 from slosgate.traces.errors import TraceError
-from slosgate.traces.formats import plain
+from slosgate.traces.formats import own
 from slosgate.traces.formats.base import CountTokens, Dataset, Format, Reading, about_four_characters
 from slosgate.traces.manifest import dataset
 from slosgate.traces.records import Provenance, Trace
@@ -67,7 +67,7 @@ def load(
     """
     reading = Reading(rng=np.random.default_rng(seed), count_tokens=count_tokens, end_s=part.end_s)
     if "/" in name or Path(name).is_file():
-        return _read(Found(name, Path(name), "file", plain.FORMAT), reading, part, limit)
+        return _read(Found(name, Path(name), "file", own.FORMAT), reading, part, limit)
     known = dataset(name)
     found = "asked for" if generated else find(known, places)
     if isinstance(found, str):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from slosgate.traces.formats.base import Dataset, Format, Reading
 from slosgate.traces.records import Stage, TraceRequest
-from slosgate.traces.rows import Clock, csv_rows, seconds, tokens
+from slosgate.traces.rows import csv_rows, tokens
+from slosgate.traces.times import SinceFirst
 
 COLUMNS = ("Timestamp", "Request tokens", "Response tokens")
 RELEASE = "https://github.com/HPMLL/BurstGPT/releases/download/v1.2"
@@ -21,10 +22,10 @@ RELEASE = "https://github.com/HPMLL/BurstGPT/releases/download/v1.2"
 
 def read(path: Path, reading: Reading) -> Iterator[TraceRequest]:
     """Requests of one stage."""
-    clock = Clock(path, "Timestamp")
+    clock = SinceFirst(path, "Timestamp")
     first_s: float | None = None
     for line, (timestamp, request, response) in csv_rows(path, COLUMNS):
-        time_s = clock.check(seconds(timestamp, "Timestamp", path, line), line)
+        time_s = clock.arrival_s(timestamp, line)
         first_s = time_s if first_s is None else first_s
         prompt = tokens(request, "Request tokens", path, line)
         output = tokens(response, "Response tokens", path, line)

@@ -4,7 +4,7 @@ JSON lines with timestamp (milliseconds), input_length, output_length and hash_i
 prompt. Quirks: the recorded traces stand on a grid of 3 s (give or take 5 ms), so the requests of a step are spread
 over it by a draw, in the file's order; the synthetic trace's times are exact and stay. The last block of a prompt may
 be partly filled. The longest run of leading blocks that earlier requests had too becomes cached tokens: prefixes are
-kept forever, the best that any cache could do.
+kept forever, the best that any cache could do. Other tools (aiperf) write the same form, some without hash_ids.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 from slosgate.traces.errors import malformed
 from slosgate.traces.formats.base import Dataset, Format, Reading
 from slosgate.traces.records import Stage, TraceRequest
-from slosgate.traces.rows import Clock, field, json_lines, seconds, tokens
+from slosgate.traces.rows import field, json_lines, tokens
+from slosgate.traces.times import SinceFirst
 
 BLOCK_TOKENS = 512
 STEP_MS = 3000
@@ -27,7 +28,7 @@ REPOSITORY = "https://raw.githubusercontent.com/kvcache-ai/Mooncake/3b5a59413395
 
 def read(path: Path, reading: Reading) -> Iterator[TraceRequest]:
     """Requests of one stage with cached prefixes."""
-    clock = Clock(path, "timestamp")
+    clock = SinceFirst(path, "timestamp", unit_s=1e-3)
     rows = (_checked(row, clock, path, line) for line, row in json_lines(path))
     first = list(islice(rows, 100))
     spread_ms = STEP_MS if all(_off_grid_ms(time_ms) <= OFF_GRID_MS for time_ms, *_ in first) else 0
@@ -48,11 +49,11 @@ def _off_grid_ms(time_ms: float) -> float:
 _Row = tuple[float, int, int, Sequence[int]]  # milliseconds, prompt and output tokens, block ids
 
 
-def _checked(row: dict[str, Any], clock: Clock, path: Path, line: int) -> _Row:
-    time_ms = clock.check(seconds(field(row, "timestamp", path, line), "timestamp", path, line), line)
+def _checked(row: dict[str, Any], clock: SinceFirst, path: Path, line: int) -> _Row:
+    time_ms = clock.arrival_s(field(row, "timestamp", path, line), line) * 1000
     prompt = tokens(field(row, "input_length", path, line), "input_length", path, line)
     output = tokens(field(row, "output_length", path, line), "output_length", path, line)
-    blocks = field(row, "hash_ids", path, line)
+    blocks = row.get("hash_ids") or []  # other tools write the form without them
     if not isinstance(blocks, list) or not all(isinstance(block, int) for block in blocks):
         raise malformed(path, line, "hash_ids must be a list of whole numbers")
     if len(blocks) > -(-prompt // BLOCK_TOKENS):

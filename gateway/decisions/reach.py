@@ -1,0 +1,47 @@
+"""Classes that no configured replica could ever serve: a configuration that promises nothing but refusals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from slosgate.engines import profiles
+from slosgate.gateway.config import ClassConfig, Config
+from slosgate.planner.profile import HardwareProfile
+
+
+def warnings(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What an idle replica can't keep even for a prompt of one token, as (path, message).
+
+    Replicas that register in Redis may be faster than the configured ones, so this is no error.
+    """
+    known = {replica.profile: profiles.load(replica.profile) for replica in config.replicas if replica.profile}
+    if not known:
+        if config.replicas:
+            yield from _without_profile(config)
+        return
+    for name, slo_class in config.classes.items():
+        yield from ((("classes", name, field), message) for field, message in _unreachable(slo_class, known))
+
+
+def _without_profile(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    for name, slo_class in config.classes.items():
+        if slo_class.promises and slo_class.when_full == "reject":
+            message = "no configured replica has a profile, so nothing can be guaranteed and all of it is refused"
+            yield ("classes", name, "when_full"), message
+
+
+def _unreachable(slo_class: ClassConfig, known: dict[str, HardwareProfile]) -> Iterator[tuple[str, str]]:
+    ttft_ms, fastest = min((profile.zero_load_ttft_s(1) * 1000, name) for name, profile in known.items())
+    if slo_class.ttft_ms is not None and slo_class.ttft_ms < ttft_ms:
+        yield "ttft_ms", _sentence("a TTFT", slo_class.ttft_ms, ttft_ms, fastest, "for one prompt token")
+    tpot_ms, fastest = min((profile.perf.iteration_s(1, 2, 1) * 1000, name) for name, profile in known.items())
+    if (slo_class.tpot_ms or math.inf) < tpot_ms:
+        yield "tpot_ms", _sentence("a TPOT", slo_class.tpot_ms or 0.0, tpot_ms, fastest, "a token")
+
+
+def _sentence(what: str, asked_ms: float, least_ms: float, profile: str, for_what: str) -> str:
+    return (
+        f"{what} of {asked_ms:g} ms can never be kept: the fastest configured replica ({profile}) takes "
+        f"{least_ms:.3g} ms {for_what} when it is idle"
+    )

@@ -1,0 +1,80 @@
+"""Pages for operators (/metrics, /ready, /admin): who may read them, and where.
+
+Without configuration they stand beside the API for everybody; with `[admin] address` only there, and with
+`[admin] pages_need_key` only for the holder of the admin key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from slosgate.gateway.config import AdminConfig
+from slosgate.gateway.errors import Unauthorized
+from slosgate.gateway.http.keys import matches
+
+_PAGES = ("/metrics", "/ready")
+_EVERYWHERE = "/health"
+_MARK = "slosgate_operators"
+
+
+class OperatorPages:
+    """Lets through what may be read on this address. It stands inside what turns exceptions into answers."""
+
+    def __init__(self, app: ASGIApp, config: AdminConfig) -> None:
+        self._app = app
+        self._config = config
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._check(scope)
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        path: str = scope["path"]
+        page = path in _PAGES or path == "/admin" or path.startswith("/admin/")
+        inside = scope.get(_MARK, False)
+        if (page and self._config.address and not inside) or (inside and not page and path != _EVERYWHERE):
+            raise HTTPException(404)
+        if path in _PAGES and self._config.pages_need_key and not matches(self._config.sha256, dict(scope["headers"])):
+            raise Unauthorized("this page needs the admin key: send authorization: Bearer KEY", param="authorization")
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, config: AdminConfig) -> AsyncIterator[None]:
+    """Serve operators' pages on their own address, if one is configured; ends the program where that is taken."""
+    if not config.address:
+        yield
+        return
+
+    async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_MARK] = True
+        await app(scope, receive, send)
+
+    host, _, port = config.address.rpartition(":")
+    server = _Beside(
+        uvicorn.Config(
+            inside, host=host.strip("[]"), port=int(port), lifespan="off", access_log=False, proxy_headers=False,
+            server_header=False, log_config=None, ws="none",
+        )
+    )  # fmt: skip
+    task = asyncio.create_task(server.serve())
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+class _Beside(uvicorn.Server):
+    """A server beside the one that minds the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

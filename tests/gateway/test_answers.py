@@ -1,0 +1,92 @@
+"""What counts as a token, as usage and as a failure in an answer; and what becomes of it in records and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+import pytest
+
+from slosgate.gateway.promises.answers import in_events, in_whole
+from tests.gateway.conftest import ADMIN, Start
+from tests.gateway.scripted import Call, Script
+from tests.gateway.test_metrics import page
+from tests.processes import Process
+
+TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"w"},"finish_reason":null}]}\n\n'
+ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":40}}\n\n'
+ERROR = b'data: {"error":{"message":"engine said no","type":"InternalServerError","code":500}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("events", "tokens"),
+    [
+        (TOKEN * 3, 3),
+        (TOKEN * 3 + DONE, 3),
+        ((TOKEN * 3 + DONE).replace(b"\n", b"\r\n"), 3),
+        ((TOKEN * 3 + DONE).replace(b"data: ", b"data:"), 3),
+        (ROLE + TOKEN * 2, 2),
+        (ROLE.replace(b'""', b'"hello"') + TOKEN, 2),
+        (b": ping\n\nevent: x\n" + TOKEN, 1),
+        (TOKEN + USAGE + DONE, 1),
+        (TOKEN + ERROR + DONE, 1),
+        (b'data: {"choices":[{"text":"say \\"error\\" and \\"role\\": x"}]}\n\n', 1),
+        (b'data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":"stop"}]}\n\n', 1),
+    ],
+)
+def test_events_that_carry_a_token(events: bytes, tokens: int) -> None:
+    assert in_events(events).tokens == tokens
+
+
+def test_errors_and_usage() -> None:
+    seen = in_events(TOKEN + USAGE + DONE)
+    assert seen.usage is not None
+    assert (seen.usage.prompt_tokens, seen.usage.completion_tokens, seen.error) == (7, 40, "")
+    assert in_events(ERROR).error == "engine said no"
+    assert not in_events(ERROR).client_fault
+    assert in_events(ERROR.replace(b"500", b"400")).client_fault
+    assert in_events(b'data: {"object":"error","message":"old form","code":500}\n\n').error == "old form"
+    assert in_events(TOKEN.replace(b"null", b'"error"')).error
+    assert in_whole(b'{"error":{"message":"no","code":500}}').error == "no"
+    assert not in_events(b'data: {"error":null,"choices":[{"delta":{"content":"w"}}]}\n\n').error
+
+
+def scripted(*parts: bytes) -> Script:
+    async def script(call: Call) -> None:
+        await call.head()
+        for part in parts:
+            await call.chunk(part)
+        await call.end()
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("parts", "outcome", "tokens"),
+    [
+        ((ROLE, TOKEN, ERROR, DONE), "failed", 1),
+        ((ERROR, DONE), "replica-lost", 0),
+        ((ROLE, TOKEN, TOKEN, DONE), "completed", 2),
+        ((TOKEN, USAGE, DONE), "completed", 40),
+        ((USAGE.replace(b"40", b"1"), TOKEN, TOKEN, USAGE, b": bye\n\n", DONE), "completed", 40),
+    ],
+)
+async def test_an_answer_is_told_as_it_was(
+    parts: tuple[bytes, ...], outcome: str, tokens: int,
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str,
+) -> None:  # fmt: skip
+    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    async with replica("a", scripted(*parts)):
+        slo = {"x-slo-ttft-ms": "1500"}
+        async with client.post(f"{gateway.url}/v1/chat/completions", json=body, headers=slo) as answer:
+            await answer.read()
+            request_id = answer.headers["x-request-id"]
+        async with client.get(f"{gateway.url}/admin/requests/{request_id}", headers=ADMIN) as answer:
+            record = await answer.json()
+        good = outcome == "completed"
+        assert (record["outcome"], record["output_tokens"], record["attained"]) == (outcome, tokens, good)
+        seen = await page(client, gateway.url, model)
+        assert seen["slosgate_slo_offered_total"] == 1
+        assert seen["slosgate_slo_attained_total"] == good

@@ -1,0 +1,38 @@
+"""check-config warns of classes that no configured replica could ever serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from slosgate.gateway.cli import app
+
+REPLICA = '[[replicas]]\nurl = "http://127.0.0.1:1"\n'
+
+
+def checked(config: str, folder: Path) -> str:
+    file = folder / "slosgate.toml"
+    file.write_text(config)
+    result = CliRunner().invoke(app, ["check-config", str(file)])
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_an_slo_beyond_the_hardware_is_warned_of(tmp_path: Path) -> None:
+    config = "[classes.a]\nttft_ms = 1\n[classes.b]\ntpot_ms = 0.5\n[classes.c]\nttft_ms = 500\ntpot_ms = 50\n"
+    said = checked(f'{config}{REPLICA}profile = "h200-opt-13b"\n', tmp_path)
+    assert "line 2: classes.a.ttft_ms: a TTFT of 1 ms can never be kept" in said
+    assert "line 4: classes.b.tpot_ms: a TPOT of 0.5 ms can never be kept" in said
+    assert said.count("warning") == 2
+
+
+def test_a_rejecting_class_without_a_profile_is_warned_of(tmp_path: Path) -> None:
+    config = '[classes.a]\nttft_ms = 100\nwhen_full = "reject"\n[classes.b]\nttft_ms = 100\n'
+    said = checked(config + REPLICA, tmp_path)
+    assert "line 3: classes.a.when_full: no configured replica has a profile" in said
+    assert said.count("warning") == 1
+
+
+def test_nothing_is_said_while_replicas_are_yet_to_register(tmp_path: Path) -> None:
+    assert "warning" not in checked("[classes.a]\nttft_ms = 1\n", tmp_path)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import aclosing, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -363,5 +364,7 @@ class Fleet:
 
 
 def load_profile(name: str) -> HardwareProfile:
-    """A shipped profile by name, or one from a JSON file. Raises ValueError."""
+    """A shipped profile by name, or one from a .json file. Raises ValueError (no such name), OSError (no such file)."""
+    if name.endswith(".json"):
+        return msgspec.json.decode(Path(name).read_bytes(), type=HardwareProfile)
     return profiles.load(name)

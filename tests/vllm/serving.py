@@ -38,15 +38,20 @@ OPTIONS = (
 
 
 @contextmanager
-def vllm_engine(name: str, redis: str, folder: Path, *options: str) -> Iterator[str]:
-    """The engine's base address once it serves. Raises RuntimeError with the log's end when it does not come up."""
+def vllm_engine(name: str, redis: str, folder: Path, *options: str, measures: bool = False) -> Iterator[str]:
+    """The engine's base address once it serves; one that `measures` itself gets no profile.
+
+    Raises RuntimeError with the log's end when it does not come up.
+    """
     model = write_model(MODEL, folder / "model")
     profile = folder / "profile.json"
     profile.write_bytes(msgspec.json.encode(CPU_PROFILE))
     port = _free_port()
-    command = [sys.executable, "-m", "slosgate.engines.vllm.command", "--model", str(model), "--profile", str(profile)]
+    command = [sys.executable, "-m", "slosgate.engines.vllm.command", "--model", str(model)]
+    command += [] if measures else ["--profile", str(profile)]
     command += ["--redis", redis, "--name", name, "--port", str(port), *OPTIONS, *options]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["XDG_CACHE_HOME"] = str(folder / "cache")
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import itertools
 import os
 import signal
 import socket
@@ -106,7 +107,7 @@ def local_url(host: str, port: int) -> str:
 def authorization(options: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
     """The headers that vLLM asks for when it was given a key."""
     key = environment.get("VLLM_API_KEY")
-    for option, value in zip(options, (*options[1:], ""), strict=True):
+    for option, value in itertools.zip_longest(options, options[1:], fillvalue=""):
         name, _, joined = option.partition("=")
         if name.replace("_", "-") == "--api-key":
             key = joined or value

@@ -163,6 +163,8 @@ class SyncSloScheduler(ClampedScheduler):
 
     def shutdown(self) -> None:
         super().shutdown()
+        if self._measuring is not None:
+            self._measuring.close()
         if self._link is not None:
             self._link.close()
         if self._log is not None:

@@ -25,7 +25,7 @@ from slosgate.planner.recalibration import recalibrated
 
 TASK, ITERATIONS, RESULT = "task.json", "iterations.jsonl", "profile.json"  # in the folder of a measurement
 POLL_S = 0.2
-MEASURE_S = 22.0  # requests are sent for so long at most; the fit takes a few seconds more
+MEASURE_S = 16.0  # requests are sent for so long at most; the fit takes a few seconds more
 ROUNDS = 2
 SETTLE_S = 1.0
 STEPS = 24  # output tokens of a decode burst
@@ -33,6 +33,7 @@ SHARE = 0.8  # of the window and of the KV memory that a burst may use
 LONGEST_PROMPT_S = 2.0
 MOST_DECODES = 256
 FEW, ENOUGH = 10, 80  # iterations to scale a derived model by, and to fit one of its own to
+MOST = 600  # iterations that a fit takes; more would take it too long
 FIRST_TOKEN_ID, LAST_TOKEN_ID = 1000, 20_000  # ordinary tokens of every large vocabulary
 
 
@@ -77,11 +78,16 @@ async def at_start(folder: Path, url: str, headers: Mapping[str, str], say: Call
             found = await measured(client, task)
             say(f"slosgate: measured in {time.monotonic() - started_s:.0f} s: {found.source}")
             _keep(task.key, found, say)
-        except (MeasurementFailed, MalformedMeasurement, aiohttp.ClientError, TimeoutError, OSError) as error:
-            say(f"slosgate: the replica could not measure itself and plans with a derived profile: {error!r}")
+        except* (MeasurementFailed, MalformedMeasurement, aiohttp.ClientError, TimeoutError, OSError) as errors:
+            why = _first(errors)
+            say(f"slosgate: the replica could not measure itself and plans with a derived profile: {why!r}")
             found = task.profile
         kept.leave(found, folder / RESULT)
         await client.send(Burst(1))  # an idle engine looks for the result with its next iteration
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _keep(key: str, profile: HardwareProfile, say: Callable[[str], None]) -> None:
@@ -135,7 +141,9 @@ async def measured(client: _Client, task: Task) -> HardwareProfile:
 def fitted(data: Measurements, derived: PerfModel) -> PerfModel:
     """The model fitted to what was measured; the derived one, scaled, where that is too little for a fit."""
     if len(data.seconds) >= ENOUGH:
-        model = fit(data.subset(~timing_faults(data)), terms=3, starts=3)
+        usable = ~timing_faults(data)
+        every = np.arange(len(usable)) % -(-len(usable) // MOST) == 0
+        model = fit(data.subset(usable & every), terms=3, starts=3)
         if any(term.constant_s > 0 for term in model.terms):
             return model
     gain = float(np.median(data.seconds / predict(derived, data)))

@@ -52,8 +52,11 @@ class Measuring:
         """What came of it, once it is known."""
         if not self._result.exists():
             return None
-        self._log.close()
+        self.close()
         return profiles.load(str(self._result))
+
+    def close(self) -> None:
+        self._log.close()
 
 
 def starting_profile(settings: Settings, scheduler: Any) -> tuple[HardwareProfile, Measuring | None]:

@@ -54,7 +54,9 @@ async def test_an_engine_without_a_profile_measures_itself_before_it_registers(
     with vllm_engine("unmeasured", state.url, tmp_path, measures=True) as url, running_gateway(state.url) as gateway:
         await _until_ready(gateway.url, "unmeasured")
         async with channel.connect(state.url) as redis:
-            info = msgspec.msgpack.decode(await redis.get(channel.key("replica", "unmeasured")), type=ReplicaInfo)
+            record = await redis.get(channel.key("replica", "unmeasured"))
+        assert isinstance(record, bytes)
+        info = msgspec.msgpack.decode(record, type=ReplicaInfo)
         assert await _complete(gateway.url, 300, 20) == (200, "guaranteed", 20)
         assert await _complete(url, 100, 10) == (200, None, 10)
     profile = info.profile

@@ -83,7 +83,10 @@ async def at_start(folder: Path, url: str, headers: Mapping[str, str], say: Call
             say(f"slosgate: the replica could not measure itself and plans with a derived profile: {why!r}")
             found = task.profile
         kept.leave(found, folder / RESULT)
-        await client.send(Burst(1))  # an idle engine looks for the result with its next iteration
+        try:
+            await client.send(Burst(1))  # an idle engine looks for the result with its next iteration
+        except* (MeasurementFailed, aiohttp.ClientError, TimeoutError) as errors:
+            say(f"slosgate: the replica registers once it has served a request, and refused ours: {_first(errors)!r}")
 
 
 def _first(error: BaseException) -> BaseException:

@@ -111,6 +111,7 @@ async def test_an_engine_that_answers_with_an_error_serves_with_its_derived_prof
     assert profiles.load(str(tmp_path / RESULT)) == DERIVED
     assert kept.find("k") is None
     assert "could not measure itself" in said[0]
+    assert "registers once it has served a request" in said[1]
 
 
 async def test_an_engine_that_asks_for_nothing_is_left_alone(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """`slosgate engine vllm`: one real replica on this machine.
 
-    slosgate engine vllm --model facebook/opt-13b --profile h200-opt-13b --redis redis://127.0.0.1:6379
+    slosgate engine vllm --model facebook/opt-13b --redis redis://127.0.0.1:6379
     slosgate engine vllm --model ./llama --profile ./measured.json --max-model-len 8192 --enable-prefix-caching
 
 Options that are not named below go to `vllm serve` as they are.
@@ -9,6 +9,7 @@ Options that are not named below go to `vllm serve` as they are.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,7 +18,7 @@ from slosgate.engines import addresses
 from slosgate.engines.options import registered_url
 from slosgate.engines.secrets import REDIS
 from slosgate.engines.vllm import launch
-from slosgate.engines.vllm.settings import BadSettings, Settings
+from slosgate.engines.vllm.settings import AUTO, BadSettings, Settings
 from slosgate.engines.vllm.versions import UnsupportedVllm
 
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -26,7 +27,9 @@ CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 def vllm(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="Model name or folder, as `vllm serve` takes it.")],
-    profile: Annotated[str, typer.Option(help="Hardware profile: a shipped one's name, or a JSON file.")],
+    profile: Annotated[
+        str, typer.Option(help="Hardware profile: auto (the replica measures itself), a shipped one's name, or a file.")
+    ] = AUTO,
     redis: Annotated[
         str | None, typer.Option(help="Redis or Valkey to register in; without it: no gateway.", envvar=REDIS)
     ] = None,
@@ -48,7 +51,10 @@ def vllm(
         iteration_log=iteration_log,
     )
     try:
-        code = launch.serve(model, settings, host=host, port=port, options=context.args, environment=os.environ)
+        code = launch.serve(
+            model, settings, host=host, port=port, options=context.args, environment=os.environ,
+            say=partial(typer.echo, err=True),
+        )  # fmt: skip
     except (BadSettings, UnsupportedVllm) as error:
         typer.echo(f"Error: {error}", err=True)
         code = 2

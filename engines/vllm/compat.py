@@ -6,6 +6,7 @@ tested on the versions that `versions.py` names; others are refused.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import vllm
@@ -95,6 +96,46 @@ class ClampedScheduler(Scheduler):  # type: ignore[misc]  # vLLM is untyped here
 def waiting_queues() -> tuple[str, ...]:
     """The scheduler's attributes that hold requests which have no KV blocks yet."""
     return ("waiting",) if HAS_LOOKAHEAD_HOOK else ("waiting", "skipped_waiting")
+
+
+def kv_bytes_per_token(scheduler: Any) -> int:
+    """Of all layers on all GPUs; 0 where layers differ in what they keep."""
+    config, parallel = scheduler.vllm_config.model_config, scheduler.vllm_config.parallel_config
+    groups = scheduler.kv_cache_config.kv_cache_groups
+    shared = parallel.tensor_parallel_size > config.get_total_num_kv_heads() or parallel.pipeline_parallel_size > 1
+    if shared or len(groups) != 1:
+        return 0
+    spec = groups[0].kv_cache_spec
+    layers = len(groups[0].layer_names)
+    return int(parallel.tensor_parallel_size * layers * spec.page_size_bytes // spec.block_size)
+
+
+def what_matters(vllm_config: Any) -> dict[str, str]:
+    """Everything but the model and the device that decides how long an iteration takes, by name."""
+    model, cache = vllm_config.model_config, vllm_config.cache_config
+    parallel, compilation = vllm_config.parallel_config, vllm_config.compilation_config
+    drafting, options = vllm_config.speculative_config, vllm_config.scheduler_config
+    found = {
+        "vllm": vllm.__version__,
+        "tensor_parallel": parallel.tensor_parallel_size,
+        "pipeline_parallel": parallel.pipeline_parallel_size,
+        "dtype": model.dtype,
+        "quantization": model.quantization,
+        "enforce_eager": model.enforce_eager,
+        "max_model_len": model.max_model_len,
+        "cache_dtype": cache.cache_dtype,
+        "block_size": cache.block_size,
+        "max_num_batched_tokens": options.max_num_batched_tokens,
+        "max_num_seqs": options.max_num_seqs,
+        "async_scheduling": options.async_scheduling,
+        "compilation_mode": getattr(compilation, "mode", None),
+        "graphs": getattr(compilation, "cudagraph_mode", None),
+        "graph_sizes": getattr(compilation, "cudagraph_capture_sizes", None),
+        "speculation": drafting and (drafting.method, drafting.model, drafting.num_speculative_tokens),
+        "lora": vllm_config.lora_config is not None,
+        "processors": os.cpu_count(),
+    }
+    return {name: str(value) for name, value in found.items()}
 
 
 def cached_prefix_tokens(scheduler: Any, request: Any) -> int:

@@ -14,9 +14,12 @@ LOOKED_UP = {"ngram", "ngram_gpu", "suffix"}  # speculative methods that find dr
 
 def effective_profile(profile: HardwareProfile, scheduler: Any) -> HardwareProfile:
     """The profile for a vLLM scheduler, from the configuration that vLLM gave it."""
+    served = scheduler.vllm_config.model_config.served_model_name
     steps = draft_steps(scheduler.vllm_config.speculative_config)
     return msgspec.structs.replace(
         profile,
+        model=served[0] if isinstance(served, list) else served,
+        gpus=int(scheduler.vllm_config.parallel_config.world_size),
         perf=PerfModel(tuple(drafting(term, steps) for term in profile.perf.terms)),
         kv_blocks=scheduler.cache_config.num_gpu_blocks - 1,  # vLLM keeps one block for itself
         block_tokens=scheduler.block_size,

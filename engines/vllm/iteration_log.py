@@ -13,9 +13,10 @@ FLUSH_EVERY = 100
 class IterationLog:
     """Appends to a file; lines reach it in bundles and at `close`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, flush_every: int = FLUSH_EVERY) -> None:
         self._file = open(path, "ab")  # noqa: SIM115  # open as long as the engine runs
         self._lines = 0
+        self._flush_every = flush_every
 
     def write(self, report: IterationReport, flight: Flight, free_blocks: int) -> None:
         line = {
@@ -31,7 +32,7 @@ class IterationLog:
         }
         self._file.write(msgspec.json.encode(line) + b"\n")
         self._lines += 1
-        if self._lines % FLUSH_EVERY == 0:
+        if self._lines % self._flush_every == 0:
             self._file.flush()
 
     def close(self) -> None:

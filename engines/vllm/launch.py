@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.metadata
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 
-from slosgate.engines.vllm.settings import Settings, load_profile
+import msgspec
+
+from slosgate.engines.vllm import self_measurement
+from slosgate.engines.vllm.settings import AUTO, Settings, load_profile
 from slosgate.engines.vllm.versions import UnsupportedVllm, require_supported
 
 SCHEDULER = "slosgate.engines.vllm.scheduler.SloScheduler"
@@ -66,23 +74,53 @@ def serve(
     port: int,
     options: Sequence[str],
     environment: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> int:
-    """Run vLLM until it ends or a signal ends it, and return its exit code.
+    """Run vLLM until it ends or a signal ends it, and return its exit code; `say` gets what it measured of itself.
 
     SIGINT and SIGTERM are passed on; what is left of vLLM's processes GRACE_S later is killed.
     Raises BadSettings for an unusable profile and UnsupportedVllm for an unusable vLLM, before anything is started.
     """
     installed_version()
-    load_profile(settings.profile)
-    child_environment = {**environment, **settings.to_environment()}
-    # A session of its own: a terminal's Ctrl-C reaches vLLM once, through us, and the whole group can be ended.
-    child = subprocess.Popen(command(model, host, port, options), env=child_environment, start_new_session=True)
-    with _passing_signals_to(child):
-        try:
-            return _wait(child)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
+    if settings.profile != AUTO:
+        load_profile(settings.profile)
+    with tempfile.TemporaryDirectory(prefix="slosgate-") as folder:
+        settings = msgspec.structs.replace(settings, measuring=folder)
+        child_environment = {**environment, **settings.to_environment()}
+        # A session of its own: a terminal's Ctrl-C reaches vLLM once, through us, and the whole group can be ended.
+        child = subprocess.Popen(command(model, host, port, options), env=child_environment, start_new_session=True)
+        with _passing_signals_to(child):
+            try:
+                _measure(Path(folder), local_url(host, port), authorization(options, environment), say)
+                return _wait(child)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+
+
+def local_url(host: str, port: int) -> str:
+    """Where this machine reaches a server that listens on `host`."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # compared, not bound
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
+def authorization(options: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The headers that vLLM asks for when it was given a key."""
+    key = environment.get("VLLM_API_KEY")
+    for option, value in itertools.zip_longest(options, options[1:], fillvalue=""):
+        name, _, joined = option.partition("=")
+        if name.replace("_", "-") == "--api-key":
+            key = joined or value
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _measure(folder: Path, url: str, headers: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Beside the running engine: measure it once it serves, if it asks for that."""
+
+    def run() -> None:
+        asyncio.run(self_measurement.at_start(folder, url, headers, say))
+
+    threading.Thread(target=run, name="measure", daemon=True).start()
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:

@@ -37,7 +37,8 @@ from slosgate.engines.vllm.iteration_log import IterationLog
 from slosgate.engines.vllm.link import Link
 from slosgate.engines.vllm.queue import ChosenQueue
 from slosgate.engines.vllm.reporter import Reporter
-from slosgate.engines.vllm.settings import Settings, load_profile
+from slosgate.engines.vllm.settings import Settings
+from slosgate.engines.vllm.starting import starting_profile
 from slosgate.engines.vllm.tracker import RUNNING, Selection, Tracker, advance_rows
 from slosgate.planner.batch import Batch
 from slosgate.planner.profile import HardwareProfile
@@ -60,7 +61,8 @@ class SyncSloScheduler(ClampedScheduler):
         settings = Settings.from_environment(os.environ)
         self.clock: Callable[[], float] = SteadyClock()
         self.sleep: Callable[[float], None] = time.sleep
-        self.follower = PlanFollower(effective_profile(load_profile(settings.profile), self))
+        profile, self._measuring = starting_profile(settings, self)
+        self.follower = PlanFollower(profile)
         self._tracker = Tracker(self.follower)
         self._flights = Flights(self.follower.profile)
         self._last_scheduled: dict[str, int] = {}
@@ -73,19 +75,24 @@ class SyncSloScheduler(ClampedScheduler):
             setattr(self, name, ChosenQueue())
         warm_up(self.follower.profile)
         self._log = IterationLog(settings.iteration_log) if settings.iteration_log else None
-        self._link = self._connect(settings)
-        self._reporter = Reporter(self._link, self.follower, settings.replica)
+        self._settings = settings
+        self._link: Link | None = None
+        self._reporter = Reporter(None, self.follower, settings.replica)
+        if self._measuring is None:
+            self._connect()
         logger.info(
             "slosgate schedules replica %s (%s, profile %s, plans from %s)",
             settings.replica,
             type(self).__name__,
             self.follower.profile.name,
-            "a gateway" if self._link else "itself",
+            "a gateway" if settings.redis_url else "itself",
         )
 
-    def _connect(self, settings: Settings) -> Link | None:
+    def _connect(self) -> None:
+        """Have the replica registered, now that its profile is known."""
+        settings = self._settings
         if not settings.redis_url:
-            return None
+            return
         model = self.vllm_config.model_config.served_model_name
         info = ReplicaInfo(
             name=settings.replica,
@@ -97,7 +104,16 @@ class SyncSloScheduler(ClampedScheduler):
             started_at_s=self.clock(),
             supports_plans=True,
         )
-        return Link(settings.redis_url, info)
+        self._link = Link(settings.redis_url, info)
+        self._reporter = Reporter(self._link, self.follower, settings.replica)
+
+    def _take_measured(self) -> None:
+        """Plan with what the replica has measured of itself, once that is known."""
+        measured = self._measuring.result() if self._measuring else None
+        if measured is not None:
+            self._measuring = None
+            self.follower.profile = effective_profile(measured, self)
+            self._connect()
 
     # What the engine calls
 
@@ -148,6 +164,8 @@ class SyncSloScheduler(ClampedScheduler):
 
     def shutdown(self) -> None:
         super().shutdown()
+        if self._measuring is not None:
+            self._measuring.close()
         if self._link is not None:
             self._link.close()
         if self._log is not None:
@@ -156,6 +174,8 @@ class SyncSloScheduler(ClampedScheduler):
     # Before an iteration
 
     def _take_news(self) -> None:
+        if self._measuring is not None:
+            self._take_measured()
         if self._link is None:
             return
         plan = self._link.plan()
@@ -305,6 +325,8 @@ class SyncSloScheduler(ClampedScheduler):
             self._tracker.first_token(request, now_s)
         if self._log is not None:
             self._log.write(report, flight, self._blocks_left)
+        if self._measuring is not None:
+            self._measuring.note(report, flight)
         if not flight.put_off:  # recalibration learns what the device takes; the plan counts the pause by itself
             self._reporter.landed(report)
         for verified in self._tracker.verified(flight.output, output):

@@ -18,6 +18,8 @@ PROFILE = "SLOSGATE_PROFILE"
 REPLICA = "SLOSGATE_REPLICA"
 URL = "SLOSGATE_URL"
 ITERATION_LOG = "SLOSGATE_ITERATION_LOG"
+MEASURING = "SLOSGATE_MEASURING"
+AUTO = "auto"  # as a profile: the engine derives one and measures itself
 
 
 class BadSettings(ValueError):
@@ -27,11 +29,12 @@ class BadSettings(ValueError):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One replica's settings. Without `redis_url` it plans for itself and is not registered."""
 
-    profile: str  # name of a shipped profile, or a JSON file that `slosbench profile` wrote
+    profile: str = AUTO  # or the name of a shipped profile, or a JSON file
     redis_url: str | None = None
     replica: str = "vllm"
     url: str = ""  # where gateways reach the replica; needed with Redis
     iteration_log: str | None = None  # a file that gets one JSON line per iteration
+    measuring: str | None = None  # a folder that the launcher and the scheduler share while the engine measures itself
 
     def to_environment(self) -> dict[str, str]:
         values = {
@@ -40,21 +43,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             REPLICA: self.replica,
             URL: self.url,
             ITERATION_LOG: self.iteration_log,
+            MEASURING: self.measuring,
         }
         return {name: value for name, value in values.items() if value}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Raises BadSettings when a needed variable is missing."""
-        profile = environment.get(PROFILE)
-        if not profile:
-            raise BadSettings(f"{PROFILE} is not set: it names a hardware profile, or a JSON file that holds one")
         settings = cls(
-            profile=profile,
+            profile=environment.get(PROFILE) or AUTO,
             redis_url=environment.get(REDIS),
             replica=environment.get(REPLICA, "vllm"),
             url=environment.get(URL, ""),
             iteration_log=environment.get(ITERATION_LOG),
+            measuring=environment.get(MEASURING),
         )
         if settings.redis_url and not settings.url:
             raise BadSettings(f"{URL} is not set: gateways that find this replica in Redis need its address")

@@ -34,15 +34,20 @@ OPTIONS = (
 
 
 @contextmanager
-def vllm_engine(name: str, redis: str, folder: Path, *options: str) -> Iterator[str]:
-    """The engine's base address once it serves. Raises RunError with the log's end when it does not come up."""
+def vllm_engine(name: str, redis: str, folder: Path, *options: str, measures: bool = False) -> Iterator[str]:
+    """The engine's base address once it serves; one that `measures` itself gets no profile.
+
+    Raises RunError with the log's end when it does not come up.
+    """
     model = write_model(MODEL, folder / "model")
     profile = folder / "profile.json"
     profile.write_bytes(msgspec.json.encode(CPU_PROFILE))
     port = free_port()
-    command = [sys.executable, "-m", "slosgate.engines.vllm.command", "--model", str(model), "--profile", str(profile)]
+    command = [sys.executable, "-m", "slosgate.engines.vllm.command", "--model", str(model)]
+    command += [] if measures else ["--profile", str(profile)]
     command += ["--redis", redis, "--name", name, "--port", str(port), *OPTIONS, *options]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["XDG_CACHE_HOME"] = str(folder / "cache")
     log = folder / f"{name}.log"
     with started(command, port, log=log, environment=environment, stop_s=STOP_S) as process:
         process.wait_until_up(timeout_s=START_S)

@@ -22,10 +22,14 @@ from slosgate.bench.gpu.fake_engine import ITERATION_S, FakeEngine, make_schedul
 from slosgate.engines import channel, profiles
 from slosgate.engines.messages import Announcement, Plan, PlannedIteration
 from slosgate.engines.store import connect
+from slosgate.engines.vllm import kept
 from slosgate.engines.vllm.compat import ClampedScheduler, require_supported_config
 from slosgate.engines.vllm.scheduler import AsyncSloScheduler, SloScheduler, SyncSloScheduler
+from slosgate.engines.vllm.self_measurement import RESULT, TASK, Task
+from slosgate.engines.vllm.settings import AUTO
+from slosgate.engines.vllm.starting import doubts
 from slosgate.engines.vllm.versions import ANY_VERSION, UnsupportedVllm, require_supported
-from slosgate.planner.perf_model import PerfModel
+from slosgate.planner.perf_model import PerfModel, Term
 from tests.engines.conftest import Valkey, free_port, valkey  # noqa: F401  # a fixture
 from tests.engines.serving import Watcher
 
@@ -492,6 +496,39 @@ def test_a_waiting_prompt_that_vllm_gives_nothing_keeps_its_place(make_engine: M
     engine.run()
     assert engine.emitted == {"first": 2, "second": 2}
     assert engine.free_blocks == 399
+
+
+def test_without_a_profile_it_plans_with_what_was_measured_before_or_derives_one(
+    make_engine: MakeEngine, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SLOSGATE_PROFILE", AUTO)
+    monkeypatch.setenv("SLOSGATE_MEASURING", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    engine = make_engine()
+    derived = engine.scheduler.follower.profile
+    assert (derived.device, derived.kv_blocks, derived.max_model_tokens) == ("CPU", 399, 2048)
+    task = msgspec.json.decode((tmp_path / TASK).read_bytes(), type=Task)
+    slower = msgspec.structs.replace(
+        derived, perf=PerfModel((Term(per_new_token_s=1e-4, constant_s=0.02),)), kv_blocks=7, source="measured"
+    )
+    kept.leave(slower, tmp_path / RESULT)
+    engine.add("wakes it", 10, 2)
+    engine.step()
+    measured = engine.scheduler.follower.profile
+    assert (measured.perf, measured.kv_blocks) == (slower.perf, 399)
+    kept.keep(task.key, slower)
+    (tmp_path / TASK).unlink()
+    assert make_engine().scheduler.follower.profile == measured
+    assert make_engine(token_budget=256).scheduler.follower.profile.perf == derived.perf  # other iterations
+    assert (tmp_path / TASK).exists()
+
+
+def test_a_profile_of_another_model_is_noticed(make_engine: MakeEngine) -> None:
+    scheduler = make_engine().scheduler
+    found = list(doubts(profiles.load("a100-opt-30b"), scheduler))
+    assert len(found) == 3
+    assert "it is of 2 x NVIDIA A100 80 GB SXM, tensor parallel, and this is CPU" in found
+    assert any("has 1376256 bytes of KV a token, and the model here 256" in doubt for doubt in found)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 
+from slosgate.engines import channel, profiles
+from slosgate.engines.channel import ReplicaInfo
 from tests.engines.conftest import Valkey
 from tests.engines.serving import EngineServer
 from tests.engines.test_contract import (  # noqa: F401  # the contract's own tests and fixtures
@@ -43,6 +47,26 @@ async def test_a_gateway_guarantees_requests_and_its_death_costs_none(engine: En
     assert await _complete(engine.url, 100, 10) == (200, None, 10)
 
 
+async def test_an_engine_without_a_profile_measures_itself_before_it_registers(
+    state: Valkey,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    with vllm_engine("unmeasured", state.url, tmp_path, measures=True) as url, running_gateway(state.url) as gateway:
+        await _until_ready(gateway.url, "unmeasured")
+        async with channel.connect(state.url) as redis:
+            record = await redis.get(channel.key("replica", "unmeasured"))
+        assert isinstance(record, bytes)
+        info = msgspec.msgpack.decode(record, type=ReplicaInfo)
+        assert await _complete(gateway.url, 300, 20) == (200, "guaranteed", 20)
+        assert await _complete(url, 100, 10) == (200, None, 10)
+    profile = info.profile
+    assert profile.source.startswith("measured by the replica itself")
+    assert (profile.model, profile.gpus, profile.max_model_tokens, profile.max_batched_tokens) == (MODEL, 1, 2048, 512)
+    assert 0.0 < profile.perf.iteration_s(1, 100, 1) < profile.perf.iteration_s(512, 512, 1)
+    [kept] = (tmp_path / "cache" / "slosgate" / "profiles").glob("*.json")
+    assert profiles.load(str(kept)).perf == profile.perf
+
+
 async def _complete(url: str, prompt: int, output: int) -> tuple[int, str | None, int]:
     """Status, admission and output tokens."""
     body = {"model": MODEL, "prompt": [9] * prompt, "max_tokens": output, "ignore_eos": True}
@@ -55,10 +79,10 @@ async def _complete(url: str, prompt: int, output: int) -> tuple[int, str | None
         return response.status, response.headers.get("x-slo-admission"), answer["usage"]["completion_tokens"]
 
 
-async def _until_ready(url: str) -> None:
-    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+async def _until_ready(url: str, replica: str = "contract") -> None:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(120):
         while True:
             async with session.get(f"{url}/ready") as response:
-                if "contract" in await response.text():
+                if replica in await response.text():
                     return
             await asyncio.sleep(0.1)

@@ -1,0 +1,219 @@
+"""A replica measures itself before it registers: requests of chosen sizes through its own port, and a fit.
+
+Lone prompts of all lengths and decode batches of all sizes, twice, within MEASURE_S. The scheduler notes what its
+iterations took in a file; what is fitted to them is left in another, and kept for the next start. When anything fails,
+the replica serves with what it was derived from, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import numpy as np
+
+from slosgate.engines.vllm import kept
+from slosgate.planner.fit import COLUMNS, MalformedMeasurement, Measurements, fit, parse, predict, timing_faults
+from slosgate.planner.perf_model import PerfModel
+from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.recalibration import recalibrated
+
+TASK, ITERATIONS, RESULT = "task.json", "iterations.jsonl", "profile.json"  # in the folder of a measurement
+POLL_S = 0.2
+MEASURE_S = 16.0  # requests are sent for so long at most; the fit takes a few seconds more
+ROUNDS = 2
+SETTLE_S = 1.0
+STEPS = 24  # output tokens of a decode burst
+SHARE = 0.8  # of the window and of the KV memory that a burst may use
+LONGEST_PROMPT_S = 2.0
+MOST_DECODES = 256
+FEW, ENOUGH = 10, 80  # iterations to scale a derived model by, and to fit one of its own to
+MOST = 600  # iterations that a fit takes; more would take it too long
+FIRST_TOKEN_ID, LAST_TOKEN_ID = 1000, 20_000  # ordinary tokens of every large vocabulary
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine wants measured: its profile so far, and the key to keep the result under."""
+
+    profile: HardwareProfile
+    key: str
+    vocabulary: int
+
+
+class MeasurementFailed(RuntimeError):
+    """The measurement came to nothing; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """So many equal requests at once."""
+
+    prompt_tokens: int
+    output_tokens: int = 1
+    count: int = 1
+
+    @property
+    def computed_tokens(self) -> int:
+        """What the engine computes for it: an answer's last token is never an input."""
+        return self.count * (self.prompt_tokens + self.output_tokens - 1)
+
+
+async def at_start(folder: Path, url: str, headers: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Wait until the engine serves; if it asks for a measurement, make it and hand over the result."""
+    timeout = aiohttp.ClientTimeout(total=MEASURE_S + SETTLE_S)
+    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+        while not await _healthy(session, url):  # noqa: ASYNC110  # another process, no event to wait for
+            await asyncio.sleep(POLL_S)
+        if not (folder / TASK).exists():
+            return
+        task = msgspec.json.decode((folder / TASK).read_bytes(), type=Task)
+        started_s = time.monotonic()
+        client = _Client(session, url, task, folder / ITERATIONS)
+        try:
+            found = await measured(client, task)
+            say(f"slosgate: measured in {time.monotonic() - started_s:.0f} s: {found.source}")
+            _keep(task.key, found, say)
+        except* (MeasurementFailed, MalformedMeasurement, aiohttp.ClientError, TimeoutError, OSError) as errors:
+            why = _first(errors)
+            say(f"slosgate: the replica could not measure itself and plans with a derived profile: {why!r}")
+            found = task.profile
+        kept.leave(found, folder / RESULT)
+        try:
+            await client.send(Burst(1))  # an idle engine looks for the result with its next iteration
+        except* (MeasurementFailed, aiohttp.ClientError, TimeoutError) as errors:
+            say(f"slosgate: the replica registers once it has served a request, and refused ours: {_first(errors)!r}")
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _keep(key: str, profile: HardwareProfile, say: Callable[[str], None]) -> None:
+    try:
+        say(f"slosgate: kept for the next start in {kept.keep(key, profile)}")
+    except OSError as error:
+        say(f"slosgate: the next start will measure again, the cache folder can't be written: {error}")
+
+
+async def _healthy(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(f"{url}/health") as response:
+            return response.status == 200
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return False
+
+
+def program(profile: HardwareProfile) -> list[Burst]:
+    """One round, small bursts first; what the replica can't hold, or takes too long for, is left out."""
+    longest = int(SHARE * min(profile.max_model_tokens, profile.kv_blocks * profile.block_tokens)) - 1
+    while longest > 64 and profile.zero_load_ttft_s(longest) > LONGEST_PROMPT_S:
+        longest //= 2
+    lone = [Burst(2**n) for n in range(4, 18) if 2**n < longest] + [Burst(longest)]
+    sizes = [2**n for n in range(9) if 2**n <= min(profile.max_sequences, MOST_DECODES)]
+    decodes = [Burst(min(prompt, longest), STEPS, n) for n in sizes for prompt in (32, 256)]
+    long_ones = [Burst(longest // 2, STEPS, n) for n in (1, 4)]
+    return [burst for burst in (*lone, *decodes, *long_ones) if _fits(burst, profile)]
+
+
+def _fits(burst: Burst, profile: HardwareProfile) -> bool:
+    tokens = burst.prompt_tokens + burst.output_tokens
+    in_memory = burst.count * tokens <= SHARE * profile.kv_blocks * profile.block_tokens
+    return in_memory and tokens <= profile.max_model_tokens
+
+
+async def measured(client: _Client, task: Task) -> HardwareProfile:
+    """The task's profile with what was measured. Raises MeasurementFailed, and what the client raises."""
+    await client.play(program(task.profile))
+    rows = np.array([parse(number, line) for number, line in enumerate(client.lines(), start=1)])
+    if len(rows) < FEW:
+        raise MeasurementFailed(f"only {len(rows)} iterations ran in {MEASURE_S:.0f} s, {FEW} are needed")
+    data = Measurements(rows[:, :COLUMNS], rows[:, COLUMNS])
+    model = await asyncio.to_thread(fitted, data, task.profile.perf)
+    off = float(np.median(np.abs(predict(model, data) / data.seconds - 1)))
+    source = f"measured by the replica itself: {len(rows)} iterations, predicted within {off:.1%} (median)"
+    return msgspec.structs.replace(
+        task.profile, perf=model, request_overhead_s=client.overhead_s, source=f"{source}; {task.profile.device}"
+    )
+
+
+def fitted(data: Measurements, derived: PerfModel) -> PerfModel:
+    """The model fitted to what was measured; the derived one, scaled, where that is too little for a fit."""
+    if len(data.seconds) >= ENOUGH:
+        usable = ~timing_faults(data)
+        every = np.arange(len(usable)) % -(-len(usable) // MOST) == 0
+        model = fit(data.subset(usable & every), terms=3, starts=3)
+        if any(term.constant_s > 0 for term in model.terms):
+            return model
+    gain = float(np.median(data.seconds / predict(derived, data)))
+    return PerfModel(tuple(recalibrated(term, gain, 0.0) for term in derived.terms))
+
+
+@dataclass(slots=True)
+class _Client:
+    session: aiohttp.ClientSession
+    url: str
+    task: Task
+    iterations: Path
+    _overheads_s: list[float] = field(default_factory=list)  # of lone prompts: time beyond that of their iterations
+    _skipped: int = 0  # iterations of the warm-up
+    _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    @property
+    def overhead_s(self) -> float:
+        if not self._overheads_s:
+            return self.task.profile.request_overhead_s
+        return round(max(0.0, float(np.median(self._overheads_s))), 5)
+
+    def lines(self) -> list[str]:
+        """What iterations took since the warm-up."""
+        return self.iterations.read_text().splitlines()[self._skipped :]
+
+    async def play(self, bursts: list[Burst]) -> None:
+        """Send all of them, ROUNDS times, or as many as there is time for."""
+        end_s = time.monotonic() + MEASURE_S
+        async with asyncio.timeout(MEASURE_S + SETTLE_S):
+            await self.send(Burst(64, 4))  # connections, first times of everything
+            await self.send(max(bursts, key=lambda burst: burst.prompt_tokens))
+            self._skipped = len(self.lines())
+            for burst in bursts * ROUNDS:
+                if time.monotonic() > end_s:
+                    return
+                seen = len(self.lines())
+                took_s = await self.send(burst)
+                busy_s = await self._busy_s(seen, burst.computed_tokens)
+                if burst.count == burst.output_tokens == 1:
+                    self._overheads_s.append(took_s - busy_s)
+
+    async def send(self, burst: Burst) -> float:
+        """How long it took until all were answered."""
+        started_s = time.perf_counter()
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(burst.count):
+                tasks.create_task(self._complete(burst.prompt_tokens, burst.output_tokens))
+        return time.perf_counter() - started_s
+
+    async def _busy_s(self, seen: int, tokens: int) -> float:
+        """What the iterations since took, once so many tokens were computed or none come any more."""
+        end_s = time.monotonic() + SETTLE_S
+        while True:
+            noted = [parse(number, line) for number, line in enumerate(self.lines()[seen:], start=1)]
+            if sum(row[0] for row in noted) >= tokens or time.monotonic() > end_s:
+                return sum(row[-1] for row in noted)
+            await asyncio.sleep(0.002)
+
+    async def _complete(self, prompt_tokens: int, output_tokens: int) -> None:
+        last = min(LAST_TOKEN_ID, self.task.vocabulary)
+        prompt = self._rng.integers(min(FIRST_TOKEN_ID, last // 2), last, prompt_tokens).tolist()
+        body = {
+            "model": self.task.profile.model, "prompt": prompt, "max_tokens": output_tokens, "ignore_eos": True,
+            "temperature": 0,
+        }  # fmt: skip
+        async with self.session.post(f"{self.url}/v1/completions", json=body) as response:
+            if response.status != 200:
+                raise MeasurementFailed(f"{response.url} answered {response.status}: {(await response.text())[:200]}")
+            await response.read()

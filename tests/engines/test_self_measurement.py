@@ -1,0 +1,122 @@
+"""A replica that measures itself, against a small HTTP server that notes iterations as vLLM's scheduler does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from slosgate.engines import profiles
+from slosgate.engines.vllm import kept
+from slosgate.engines.vllm.self_measurement import ITERATIONS, RESULT, TASK, Task, at_start
+from slosgate.planner.perf_model import PerfModel, Term
+
+TRUE = PerfModel(
+    (
+        Term(per_new_token_s=2e-6, per_context_token_s=2e-7, constant_s=0.004),
+        Term(per_new_token_s=2e-5, per_context_token_s=2e-7, constant_s=0.001),
+    )
+)
+DERIVED = msgspec.structs.replace(
+    profiles.load("h200-opt-13b"), model="mine", kv_blocks=4000, max_model_tokens=4096, max_sequences=64
+)
+
+
+class Engine:
+    """Answers at once, and says of every token how long TRUE takes for it."""
+
+    def __init__(self, folder: Path, status: int = 200, noted: int = 1_000_000) -> None:
+        self.iterations = folder / ITERATIONS
+        self.status = status
+        self.noted = noted  # so many iterations at most
+        self.asked: list[tuple[int, str | None]] = []
+        self.iterations.touch()
+
+    async def complete(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        prompt, output = len(body["prompt"]), body["max_tokens"]
+        self.asked.append((prompt, request.headers.get("authorization")))
+        steps = [(prompt, prompt), *((1, prompt + n) for n in range(1, output))][: self.noted]
+        self.noted -= len(steps)
+        with self.iterations.open("a") as file:
+            for new, context in steps:
+                ms = TRUE.iteration_s(new, context, 1) * 1e3
+                line = {"new_tokens": new, "context_tokens": context, "sequences": 1, "ms": ms}
+                file.write(json.dumps(line) + "\n")
+        return web.json_response({}, status=self.status)
+
+
+@asynccontextmanager
+async def serving(engine: Engine) -> AsyncIterator[str]:
+    async def health(_request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.add_routes([web.get("/health", health), web.post("/v1/completions", engine.complete)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def asks(folder: Path) -> None:
+    task = Task(profile=DERIVED, key="k", vocabulary=32_000)
+    (folder / TASK).write_bytes(msgspec.json.encode(task))
+
+
+async def test_what_is_measured_is_fitted_handed_over_and_kept(tmp_path: Path) -> None:
+    asks(tmp_path)
+    engine, said = Engine(tmp_path), list[str]()
+    async with serving(engine) as url:
+        await at_start(tmp_path, url, {"Authorization": "Bearer abc"}, said.append)
+    found = profiles.load(str(tmp_path / RESULT))
+    for new, context in ((1, 500), (64, 64), (1024, 1024), (3000, 3000)):
+        assert found.perf.iteration_s(new, context, 1) == pytest.approx(TRUE.iteration_s(new, context, 1), rel=0.05)
+    assert found == kept.find("k")
+    assert {key for _, key in engine.asked} == {"Bearer abc"}
+    assert engine.asked[-1][0] == 1  # wakes the engine, so that it looks for the result
+    assert "predicted within 0.0%" in said[0]
+
+
+async def test_few_iterations_scale_what_was_derived(tmp_path: Path) -> None:
+    asks(tmp_path)
+    async with serving(Engine(tmp_path, noted=40)) as url:
+        await at_start(tmp_path, url, {}, lambda _: None)
+    found = profiles.load(str(tmp_path / RESULT))
+    ratios = {f.constant_s / d.constant_s for f, d in zip(found.perf.terms, DERIVED.perf.terms, strict=True)}
+    assert max(ratios) == pytest.approx(min(ratios))
+    assert max(ratios) < 1.0
+
+
+async def test_an_engine_that_answers_with_an_error_serves_with_its_derived_profile(tmp_path: Path) -> None:
+    asks(tmp_path)
+    said: list[str] = []
+    async with serving(Engine(tmp_path, status=500)) as url:
+        await at_start(tmp_path, url, {}, said.append)
+    assert profiles.load(str(tmp_path / RESULT)) == DERIVED
+    assert kept.find("k") is None
+    assert "could not measure itself" in said[0]
+    assert "registers once it has served a request" in said[1]
+
+
+async def test_an_engine_that_asks_for_nothing_is_left_alone(tmp_path: Path) -> None:
+    engine = Engine(tmp_path)
+    async with serving(engine) as url:
+        await at_start(tmp_path, url, {}, lambda _: None)
+    assert not engine.asked
+    assert not (tmp_path / RESULT).exists()

@@ -225,8 +225,8 @@ class Audit:
 
 class _Known:
     """What one gateway knows of one replica. Of another gateway's removals it knows, when it decides, at least those
-    that came before the newest report it has taken, and at most all: `tardy` and `prompt`. When Redis tells it of others'
-    promises that came before its own, it looks again, on what it knows by then: `late`."""
+    that came before the newest report it has taken, and at most all: `tardy` and `prompt`. When Redis tells it of
+    others' promises that came before its own, it looks again, on what it knows by then: `late`."""
 
     def __init__(self, entries: Iterable[LedgerEntry]) -> None:
         self.tardy, self.prompt, self.late = (Mirror(_slow_profile()) for _ in range(3))

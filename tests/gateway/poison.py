@@ -140,7 +140,9 @@ class Poisoner:
             await self._redis.delete(at)
         entries = await self._redis.hgetall(at)
         name = self._dice.choice(sorted(entries)) if entries else b"req-stranger"
-        spoilt = self._dice.choice(MUTATIONS)(self._dice, entries.get(name, b""))
+        entry = entries.get(name, b"")
+        assert isinstance(entry, bytes)
+        spoilt = self._dice.choice(MUTATIONS)(self._dice, entry)
         await self._redis.hset(at, self._dice.choice((name, b"req-other")), spoilt)
 
     async def _name(self, kind: Kind) -> str:
@@ -151,4 +153,5 @@ class Poisoner:
         return self._dice.choice(found) if found else "gw-none"
 
     async def _value(self, at: str) -> bytes:
-        return bytes(await self._redis.get(at) or b"") if await self._redis.type(at) == b"string" else b""
+        value = await self._redis.get(at) if await self._redis.type(at) == b"string" else b""
+        return value if isinstance(value, bytes) else b""

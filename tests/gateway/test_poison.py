@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -49,6 +50,7 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(url, gateways, engines)
 
 
+@pytest.mark.timeout(120 + CORRUPTIONS)
 async def test_whatever_is_spoilt_requests_are_served(client: aiohttp.ClientSession, cluster: Cluster) -> None:
     for gateway in cluster.gateways:
         for name in NAMES:
@@ -74,9 +76,8 @@ async def test_whatever_is_spoilt_requests_are_served(client: aiohttp.ClientSess
         assert memory_kb(gateway) - kb < GROWTH_KB
         for name in NAMES:
             await until_known(client, gateway.url, name)
-        await eventually(lambda url=gateway.url: _is_guaranteed(client, url))
-        planned = await _planned(client, cluster)
-        await eventually(lambda planned=planned: _plans_go_on(client, cluster, planned))
+        await eventually(partial(_is_guaranteed, client, gateway.url))
+    await eventually(partial(_plans_go_on, client, cluster, await _planned(client, cluster)))
 
 
 async def _keep_asking(client: aiohttp.ClientSession, url: str, ends: Counter[str], stop: asyncio.Event) -> None:

@@ -107,7 +107,7 @@ async def test_a_failover_behind_one_address_is_followed(client: aiohttp.ClientS
                         old.process.send_signal(signal.SIGSTOP)
                     else:
                         async with Redis(port=old.port) as redis:
-                            await redis.execute_command("REPLICAOF", "127.0.0.1", str(new.port))
+                            await redis.replicaof("127.0.0.1", new.port)
                     switched_s = time.monotonic()
                     async with Redis(port=new.port) as redis:
                         await eventually(lambda: redis.exists("slosgate:replica:r"))

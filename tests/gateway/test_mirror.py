@@ -1,4 +1,4 @@
-"""What a gateway knows of one replica: guarantees in Redis's order, and a clock that is another."""
+"""What a gateway knows of one replica: guarantees of others, and a clock that is another."""
 
 from __future__ import annotations
 
@@ -12,24 +12,20 @@ from tests.gateway.test_ledger import entry
 PROFILE = profiles.load("h200-opt-13b")
 
 
-def test_a_guarantee_needs_room_beside_those_before_it_alone() -> None:
+def test_what_a_commit_was_told_of_is_known_unless_it_has_ended_meanwhile() -> None:
     mirror = Mirror(PROFILE)
-    for name in ("ours", "ours-later"):
-        mirror.add(entry(name))
-    mirror.committed("ours", 7, (entry("before", gateway="b"),))
-    mirror.add(entry("after", gateway="b"))
-    mirror.numbered(8, ("after",))
-    mirror.add(entry("best-effort", guaranteed=False))
-    assert sorted(mirror.jobs_before("ours")) == ["before", "best-effort"]
-    assert sorted(mirror.jobs) == ["after", "before", "best-effort", "ours", "ours-later"]
+    mirror.add(entry("ours"))
+    mirror.drop("ended", 0.0)
+    mirror.committed(7, (entry("before", gateway="b"), entry("ended", gateway="b")))
+    assert (sorted(mirror.jobs), mirror.version) == (["before", "ours"], 7)
 
 
 def test_only_the_next_version_is_known_to_be_whole() -> None:
     mirror = Mirror(PROFILE)
     mirror.load(3, {"x": entry("x")}, 0.0)
-    mirror.numbered(5, ("y",))
+    mirror.advanced(5, 1)
     assert mirror.version == 3  # the fourth is missing
-    mirror.numbered(5, ("y", "z"))
+    mirror.advanced(5, 2)
     assert mirror.version == 5
 
 

@@ -22,5 +22,5 @@ def hide_password() -> None:
         else:
             kept += [argument, value] if argument == "--redis" else [argument]
     if secret:
-        command = [sys.executable, "-m", "slosgate", *kept]
+        command = [sys.executable, "-P", "-m", "slosgate", *kept]
         os.execve(sys.executable, command, {**os.environ, REDIS: secret})  # no shell is wanted

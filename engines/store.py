@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 # What a Redis that goes away under a command raises; RuntimeError is what uvloop says of a transport that closes.
 STORE_ERRORS = (RedisError, OSError, RuntimeError)
@@ -73,4 +73,4 @@ def why(error: BaseException) -> str:
         return f"it is a node of a Redis Cluster, which is not spoken: {_SEVERAL} ({text})"
     if "unknown command" in text.lower():
         return f"it is no Redis that stores values, perhaps a Sentinel: {_SEVERAL} ({text})"
-    return text
+    return f"authentication failed: {text}" if isinstance(error, AuthenticationError) else text

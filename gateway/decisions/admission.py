@@ -14,7 +14,7 @@ from slosgate.gateway.errors import InvalidRequest, ModelNotFound, NotAdmitted, 
 from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS
 from slosgate.gateway.promises.exchange import Exchange, Placement
 from slosgate.gateway.replicas.fleet import Fleet, Replica
-from slosgate.gateway.replicas.mirror import Mirror
+from slosgate.gateway.replicas.mirror import Mirror, put
 from slosgate.gateway.replicas.prefixes import BLOCK_BYTES
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.state.ledger import Conflict, Ledger, StoreDown
@@ -30,6 +30,7 @@ class _Choice:
     decision: Decision
     decided_s: float
     likely_prefix_tokens: int = 0  # of the prompt, that this replica has seen before
+    state: ReplicaState | None = None  # what a guarantee was decided on
 
     @property
     def report_s(self) -> float:
@@ -133,6 +134,7 @@ class Admission:
             _without_empty_promise(exchange, decision),
             now_s,
             states[decision.replica].likely_prefix_tokens,
+            _kept(states[decision.replica]) if decision.guaranteed else None,
         )
 
     async def _commit(self, exchange: Exchange, choice: _Choice) -> None:
@@ -144,19 +146,21 @@ class Admission:
         self._announce(exchange, choice)
         try:
             committed = await self._ledger.commit(replica.name, known, entry)
-            mirror.committed(entry.request_id, committed.version, committed.missed)
-            if committed.missed and not self._still_fits(exchange, replica, mirror):
+            mirror.committed(committed.version, committed.missed)
+            if committed.missed and not self._still_fits(exchange, choice, committed.missed):
                 raise Conflict(replica.name)
         except BaseException:
             self._withdraw(replica, entry)
             raise
 
-    def _still_fits(self, exchange: Exchange, replica: Replica, mirror: Mirror) -> bool:
-        """Whether there is room beside all guarantees that came before, others' that were not known among them."""
-        now_s = self._clock()
-        state = replace(state_of(replica, mirror, now_s), jobs=mirror.jobs_before(exchange.request_id))
+    def _still_fits(self, exchange: Exchange, choice: _Choice, missed: tuple[LedgerEntry, ...]) -> bool:
+        """Whether the decision would have been the same, had these guarantees been known, which came before it."""
+        assert choice.state is not None
+        for entry in missed:
+            if entry.request_id not in choice.state.jobs:
+                put(choice.state.jobs, entry)
         with self._metrics.planner_call("place"):
-            return place(_arrival(exchange, now_s), [state], now_s).guaranteed
+            return place(_arrival(exchange, choice.decided_s), [choice.state], choice.decided_s).guaranteed
 
     async def _enter(self, exchange: Exchange, choice: _Choice, entry: LedgerEntry) -> None:
         replica = choice.replica
@@ -263,6 +267,11 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float, likely_prefix_token
         patience=mirror.patience,
         likely_prefix_tokens=likely_prefix_tokens,
     )
+
+
+def _kept(state: ReplicaState) -> ReplicaState:
+    """The state as it is now: its jobs go on."""
+    return replace(state, jobs=state.jobs.copy())
 
 
 def _likely_prefix(exchange: Exchange, replica: Replica) -> int:

@@ -86,7 +86,7 @@ class Planning:
         except Conflict:
             await self._books.reload(replica)
             raise
-        mirror.numbered(version, (entry.request_id for entry in entries))
+        mirror.advanced(version, len(entries))
         for entry in entries:
             replica.promote(entry)
 

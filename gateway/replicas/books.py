@@ -75,7 +75,7 @@ class Books:
             else:
                 replica.mirror.add(entry)
         if version:
-            replica.mirror.numbered(version, (entry.request_id for entry in change.entries))
+            replica.mirror.advanced(version, len(change.entries))
         for request_id in change.removed:
             if request_id not in replica.own:
                 replica.mirror.drop(request_id, self._clock())

@@ -21,6 +21,21 @@ LONGEST_LEAP = 1 << 32  # epochs that a replica may be ahead of what is known: m
 WINDOW_S = 5.0  # over one or two of these it is told how far a replica's clock is ahead
 
 
+def put(jobs: JobTable, entry: LedgerEntry) -> None:
+    """Add a request that has just been admitted."""
+    jobs.add(
+        entry.request_id,
+        deadline_s=entry.deadline_s,
+        tpot_s=entry.tpot_s,
+        prompt_left=entry.prompt_tokens,
+        output=entry.output_tokens,
+        guaranteed=entry.guaranteed,
+        weight=entry.weight,
+        acceptance=entry.acceptance,
+        arrival_s=entry.dispatched_s,
+    )
+
+
 class ClockDifference:
     """Our clock less a replica's, as far as its messages can tell: the shortest way here counts, of the latest ones, so
     that one bad message or a step of its clock is forgotten."""
@@ -49,7 +64,6 @@ class Mirror:
         self.jobs = JobTable()
         self.entries: dict[str, LedgerEntry] = {}
         self.version = 0  # of the ledger: every guarantee up to it is known here
-        self._order: dict[str, int] = {}  # guarantees' versions, where they are known
         self.epoch = 0  # newest plan that this gateway or the replica knows of
         self.free_blocks = profile.kv_blocks
         self.heard_s = -math.inf  # our clock, when the latest telemetry came
@@ -82,17 +96,7 @@ class Mirror:
             if entry.has_slo:
                 self.patience.observe(entry.deadline_s - entry.arrival_s, entry.prompt_tokens, self.profile)
         if known is None and entry.request_id not in self.jobs:
-            self.jobs.add(
-                entry.request_id,
-                deadline_s=entry.deadline_s,
-                tpot_s=entry.tpot_s,
-                prompt_left=entry.prompt_tokens,
-                output=entry.output_tokens,
-                guaranteed=entry.guaranteed,
-                weight=entry.weight,
-                acceptance=entry.acceptance,
-                arrival_s=entry.dispatched_s,
-            )
+            put(self.jobs, entry)
         elif entry.request_id in self.jobs:
             self._describe(entry)
 
@@ -104,7 +108,6 @@ class Mirror:
     def drop(self, request_id: str, now_s: float) -> None:
         """Strike a request off: its answer has ended, or it was never dispatched."""
         self.entries.pop(request_id, None)
-        self._order.pop(request_id, None)
         self._shown.discard(request_id)
         self._ended[request_id] = now_s
         if request_id in self.jobs:
@@ -116,34 +119,20 @@ class Mirror:
             self.drop(request_id, now_s)
         for entry in entries.values():
             self.add(entry)
-            self._order.setdefault(entry.request_id, version)
         self.version = version
 
-    def committed(self, request_id: str, version: int, missed: Iterable[LedgerEntry]) -> None:
+    def committed(self, version: int, missed: Iterable[LedgerEntry]) -> None:
         """A guarantee of ours has this version; these of others came before it, and were not known here."""
         for entry in missed:
-            self.add(entry)
-            self._order.setdefault(entry.request_id, version - 1)
-        self._order[request_id] = version
+            if entry.request_id not in self._ended:
+                self.add(entry)
         self.version = max(self.version, version)
 
-    def numbered(self, version: int, request_ids: Iterable[str]) -> None:
-        """Guarantees have come whose versions end in `version`; 0: they need none."""
-        ids = tuple(request_ids)
-        for behind, request_id in enumerate(reversed(ids)):
-            self._order[request_id] = max(0, version - behind)
+    def advanced(self, version: int, guarantees: int) -> None:
+        """So many guarantees have come, the last of which has this version."""
         # Only what follows: what was committed before and isn't known yet must not look as if it were.
-        if version == self.version + len(ids):
+        if version == self.version + guarantees:
             self.version = version
-
-    def jobs_before(self, request_id: str) -> JobTable:
-        """The jobs that a guarantee has to find room beside: without itself, and without guarantees after it."""
-        jobs, version = self.jobs.copy(), self._order[request_id]
-        for other, entry in self.entries.items():
-            later = entry.guaranteed and self._order.get(other, math.inf) > version
-            if (later or other == request_id) and other in jobs:
-                jobs.remove(other)
-        return jobs
 
     def take(self, report: Telemetry, now_s: float) -> None:
         """Bring the jobs up to date with a report that came at `now_s`."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
+import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
@@ -112,3 +113,54 @@ async def test_a_replica_hears_who_is_on_the_way_to_it(valkey: Valkey, redis: Re
     assert end.connected
     task.cancel()
     await asyncio.wait([task])
+
+
+async def test_of_two_replicas_of_one_name_each_is_seen_and_told(
+    valkey: Valkey, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = []
+    for n in (1, 2):
+        info = msgspec.structs.replace(INFO, name="same", url=f"http://127.0.0.1:{n}", instance=str(n) * 32)
+        end = channel.ReplicaChannel(valkey.url, info, snapshot=report, on_plan=lambda plan: None)
+        tasks.append(asyncio.create_task(end.run()))
+        async with asyncio.timeout(20):
+            while len(await live(redis)) < n:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert {info.name: info.url for info in await live(redis)} == {
+        "same": "http://127.0.0.1:1", "same~222222": "http://127.0.0.1:2",
+    }  # fmt: skip
+    await until(lambda: len([r for r in caplog.records if "two replicas claim the name 'same'" in r.getMessage()]) == 2)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def test_a_plan_that_cannot_be_read_does_not_keep_a_replica_away(valkey: Valkey, redis: Redis) -> None:
+    await redis.set(channel.key("plan", INFO.name), b"\xc1 of another version")
+    plans: list[Plan] = []
+    end = channel.ReplicaChannel(valkey.url, INFO, snapshot=report, on_plan=plans.append)
+    task = asyncio.create_task(end.run())
+    await registered(redis)
+    async with asyncio.timeout(20):
+        while not plans:
+            await send_plan(redis, Plan(replica=INFO.name, epoch=3, issued_at_s=5.0))
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_records_of_other_versions_cost_themselves_alone(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    door = Door()
+    newer = msgspec.to_builtins(INFO) | {"to_come": 1}
+    newer["profile"] |= {"to_come": [1]}
+    absurd = msgspec.to_builtins(INFO) | {"name": "absurd"}
+    absurd["profile"] = absurd["profile"] | {"max_drafts": 10**9}
+    for name, record in ((INFO.name, newer), ("absurd", absurd), ("garbage", "x"), ("liar", newer)):
+        await redis.set(channel.key("replica", name), msgspec.msgpack.encode(record))
+    await redis.hset(channel.key("replica", "hash"), "a", "b")
+    for _ in range(2):
+        found = await channel.registered(redis, door)
+        assert found.infos == (INFO,)
+    assert found.names == {INFO.name, "absurd", "garbage", "liar", "hash"}
+    told = [record.getMessage().partition(" is ignored")[0] for record in caplog.records]
+    assert sorted(told) == [f"slosgate:replica:{name}" for name in ("absurd", "garbage", "liar")]  # once each

@@ -59,6 +59,10 @@ def test_what_is_unknown_or_too_large_is_said_in_a_sentence(model: str, gpu: str
         ({"kv_blocks": "many"}, r"Expected `int`, got `str` - at `\$.kv_blocks`"),
         ({"perf": {"terms": []}}, r"length >= 1 - at `\$.perf.terms`"),
         ({"perf": {"terms": [{"per_new_token_s": 1e-9}]}}, "its iterations take no time; accepted: at least"),
+        ({"perf": {"terms": [{}]}}, "its iterations take no time"),
+        ({"perf": {"terms": [{"constant_ms": 3}]}}, "unknown field 'constant_ms'"),
+        ({"max_drafts": 10**9}, "<= 64"),
+        ({"block_tokens": 0}, ">= 1"),
         ({"colour": "red"}, "unknown field 'colour'"),
     ],
 )

@@ -105,9 +105,10 @@ async def _promised(url: str, name: str) -> list[LedgerEntry]:
     ledger = Ledger(url, "auditor")
     try:
         _, entries = await ledger.load(name)
+        order = [request_id.decode() for request_id in await ledger.redis.zrange(key("log", name), 0, -1)]
     finally:
         await ledger.close()
-    return sorted((e for e in entries.values() if e.guaranteed), key=lambda e: e.dispatched_s)
+    return [entries[request_id] for request_id in order if request_id in entries]
 
 
 def _replay(entries: list[LedgerEntry]) -> None:
@@ -144,7 +145,7 @@ async def test_a_lasting_overload_is_never_promised(client: aiohttp.ClientSessio
     assert {status for status, _ in answers} == {200, 429}
     kept = {request_id for status, request_id in answers if status == 200}
     assert kept <= audit.promised  # the others of these were withdrawn before their clients heard of them
-    assert [entry for entry in audit.unfounded if entry.request_id in kept] == []
+    assert kept & audit.unfounded.keys() == set()
     assert len(audit.gateways) == 2
     await eventually(lambda: _is_promised(client, cluster))  # and none that came late blocks those that come after
 
@@ -177,7 +178,7 @@ class Audit:
         self._reports: dict[str, list[Telemetry]] = {name: [] for name in SLOW_NAMES}
         self._known: dict[tuple[str, str], _Known] = {}
         self.promised: set[str] = set()
-        self.unfounded: list[LedgerEntry] = []
+        self.unfounded: dict[str, LedgerEntry] = {}  # latest promises to requests for which there was no room
 
     @property
     def gateways(self) -> set[str]:
@@ -190,8 +191,6 @@ class Audit:
     def report(self, report: Telemetry) -> None:
         if report.replica in self._reports:
             self._reports[report.replica].append(report)
-            for _, known in self._of(report.replica):
-                known.late.take(report, report.sent_at_s)
 
     def change(self, change: Change) -> None:
         if change.replica not in self._entries:
@@ -213,34 +212,30 @@ class Audit:
         known.take(self._reports[replica], entry.report_s)
         if entry.guaranteed:
             self.promised.add(entry.request_id)
-            founded = any(_has_room(mirror, entry, entry.decided_s) for mirror in (known.tardy, known.prompt))
-            if not founded and not _has_room(known.late, entry, time.time()):
-                self.unfounded.append(entry)
+            self.unfounded.pop(entry.request_id, None)  # one that was withdrawn is followed by another attempt
+            if not any(_has_room(mirror, entry) for mirror in (known.tardy, known.prompt)):
+                self.unfounded[entry.request_id] = entry
         self._entries[replica][entry.request_id] = entry
         for _, other in self._of(replica):
             other.tardy.add(entry)
             other.prompt.add(entry)
-            other.late.add(entry)
 
 
 class _Known:
     """What one gateway knows of one replica. Of another gateway's removals it knows, when it decides, at least those
-    that came before the newest report it has taken, and at most all: `tardy` and `prompt`. When Redis tells it of
-    others' promises that came before its own, it looks again, on what it knows by then: `late`."""
+    that came before the newest report it has taken, and at most all: `tardy` and `prompt`."""
 
     def __init__(self, entries: Iterable[LedgerEntry]) -> None:
-        self.tardy, self.prompt, self.late = (Mirror(_slow_profile()) for _ in range(3))
+        self.tardy, self.prompt = Mirror(_slow_profile()), Mirror(_slow_profile())
         self._taken = 0
         self._removed: deque[tuple[float, str]] = deque()
         for entry in entries:
             self.tardy.add(entry)
             self.prompt.add(entry)
-            self.late.add(entry)
 
     def removed(self, request_id: str, *, own: bool) -> None:
         now_s = time.time()
         self.prompt.drop(request_id, now_s)
-        self.late.drop(request_id, now_s)
         if own:
             self.tardy.drop(request_id, now_s)
         else:
@@ -257,7 +252,8 @@ class _Known:
             self.tardy.drop(request_id, at_s)
 
 
-def _has_room(mirror: Mirror, entry: LedgerEntry, now_s: float) -> bool:
+def _has_room(mirror: Mirror, entry: LedgerEntry) -> bool:
+    now_s = entry.decided_s
     state = ReplicaState("audit", mirror.profile, mirror.jobs, mirror.free_blocks, mirror.busy_for_s(now_s))
     ttft_s = entry.deadline_s - now_s
     arrival = Arrival(

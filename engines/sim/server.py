@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from slosgate.engines.addresses import base_url
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
 from slosgate.engines.messages import Plan
 from slosgate.engines.sim import policies
@@ -151,7 +152,7 @@ class SimServer:
     def _channel(self, redis: str) -> ReplicaChannel:
         info = ReplicaInfo(
             name=self.name,
-            url=self.config.url or f"http://{self.config.host}:{self.config.port}",
+            url=self.config.url or base_url(self.config.host, self.config.port),
             model=self.model,
             profile=self._profile,
             engine="sim",

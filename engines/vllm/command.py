@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from slosgate.engines.addresses import base_url
 from slosgate.engines.vllm import launch
 from slosgate.engines.vllm.settings import BadSettings, Settings
 from slosgate.engines.vllm.versions import UnsupportedVllm
@@ -39,7 +40,7 @@ def vllm(
         profile=profile,
         redis_url=redis,
         replica=name or f"vllm-{port}",
-        url=url or f"http://{host}:{port}",
+        url=url or base_url(host, port),
         iteration_log=iteration_log,
     )
     try:

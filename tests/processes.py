@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,14 +63,16 @@ def running_valkey(port: int = 0) -> Iterator[valkey.Valkey]:
 
 
 @contextmanager
-def running_gateway(redis_url: str, config: str = "", *, wait: bool = True) -> Iterator[Process]:
+def running_gateway(
+    redis_url: str, config: str = "", *, options: Sequence[str] = (), wait: bool = True
+) -> Iterator[Process]:
     """`slosgate serve`; without `wait` it may still be starting."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "slosgate.toml"
         file.write_text(config)
         port = free_port()
         command = ["serve", "--config", str(file), "--redis", redis_url, "--port", str(port)]
-        with _running(command, port, Path(folder), wait=wait) as process:
+        with _running([*command, *options], port, Path(folder), wait=wait) as process:
             yield process
 
 

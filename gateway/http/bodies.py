@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from slosgate.gateway.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnknownEncoding
-from slosgate.gateway.promises.completion import OWN_FIELDS, without_claims
+from slosgate.gateway.promises.completion import OWN_FIELDS, all_fields, without_claims
 from slosgate.gateway.replicas.upstream import ENCODINGS, ZLIB_WINDOW
 
 SLOWEST_BYTES_PER_S = 10_000  # a body that comes slower is not waited for
@@ -116,7 +116,7 @@ def _json(body: bytes) -> Through:
         if all(claim is UNSET for claim in (fields.vllm_xargs, fields.priority, fields.request_id)):
             data = body
         else:
-            data = msgspec.json.encode(without_claims(msgspec.json.decode(body)))
+            data = msgspec.json.encode(without_claims(all_fields(body)))
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
     except msgspec.ValidationError:

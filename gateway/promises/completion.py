@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -62,6 +62,8 @@ class Completion:
 
 # As lax as the replicas' own reading of numbers and truth values: 1e3 and "1000" are numbers of tokens there, too.
 _DECODER = msgspec.json.Decoder(_Body, strict=False)
+_ANY = msgspec.json.Decoder(dict[str, Any])
+T = TypeVar("T")
 
 OWN_FIELDS = ("priority", "request_id")  # of a body: only the gateway sets them
 DEFAULT_MAX_TOKENS = 16  # of /v1/completions, for OpenAI and vLLM
@@ -76,6 +78,9 @@ def parse(body: bytes, kind: Kind) -> Completion:
         raise InvalidRequest("model is missing: name the model to use", param="model")
     prompt = _messages(fields) if kind == "chat" else _prompt(fields)
     limit = _max_tokens(fields, kind)
+    says_too_much = any(x is not UNSET for x in (fields.vllm_xargs, fields.priority, fields.request_id))
+    if says_too_much:
+        all_fields(body)  # it will have to be written anew: now is the time to say that it can't be
     truncate = fields.truncate_prompt_tokens
     if truncate is not None and truncate > 0 and prompt.tokens is not None:
         prompt = prompt.cut(truncate)
@@ -92,7 +97,7 @@ def parse(body: bytes, kind: Kind) -> Completion:
         exact_output=bool(fields.ignore_eos) and limit is not None,
         sequences=min(LARGE, prompt.count * max(fields.n or 1, fields.best_of or 1)),
         service_tier=fields.service_tier,
-        says_too_much=any(x is not UNSET for x in (fields.vllm_xargs, fields.priority, fields.request_id)),
+        says_too_much=says_too_much,
         prefix=leading_blocks((kind, fields.cache_salt), _texts(fields, kind)),
     )
 
@@ -125,8 +130,17 @@ def _texts(fields: _Body, kind: Kind) -> Iterator[bytes]:
 
 
 def _decode(body: bytes) -> _Body:
+    return _read(body, _DECODER)
+
+
+def all_fields(body: bytes) -> dict[str, Any]:
+    """Every field of a body. Raises InvalidRequest, also for numbers beyond what JSON's readers can hold."""
+    return _read(body, _ANY)
+
+
+def _read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
-        return _DECODER.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as exc:
         message, _, path = str(exc).partition(" - at ")
         field = path.strip("`").removeprefix("$").removeprefix(".") or None
@@ -187,7 +201,7 @@ def _prompt(fields: _Body) -> _Prompt:
 def with_slo_args(completion: Completion, args: SloArgs) -> bytes:
     """The client's body plus `vllm_xargs`, spliced in before its last brace: nothing else is touched."""
     if completion.says_too_much:
-        fields = without_claims(msgspec.json.decode(completion.body))
+        fields = without_claims(all_fields(completion.body))
         fields["vllm_xargs"] = fields.get("vllm_xargs", {}) | msgspec.to_builtins(args)
         return msgspec.json.encode(fields)
     end = completion.body.rindex(b"}")

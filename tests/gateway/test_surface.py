@@ -170,17 +170,19 @@ async def test_no_limit_of_records_fails_the_gateway(
         b'{"model":"m","prompt":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"model":"m","prompt":"x","max_tokens":1' + b"0" * 30 + b',"n":1' + b"0" * 30 + b"}",
         b'{"model":"m","prompt":"\\ud800"}',
+        b'{"model":"m","prompt":"x","vllm_xargs":{"a":1e999,"slo_weight":9}}',
     ],
-    ids=["nested", "nested prompt", "huge numbers", "half a surrogate"],
+    ids=["nested", "nested prompt", "huge numbers", "half a surrogate", "beyond all numbers"],
 )
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
 async def test_no_body_fails_the_gateway(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, path: str, body: bytes
 ) -> None:
-    async with replica("a", humble):
+    async with replica("a", humble) as server:
         data = body.replace(b'"m"', json.dumps(model).encode(), 1)
         async with client.post(gateway.url + path, data=data, headers={"content-type": "application/json"}) as answer:
             assert answer.status < 500
+        assert all(b"slo_weight" not in call.text or "slo_id" in call.body["vllm_xargs"] for call in server.calls)
 
 
 def test_ids_keep_their_case() -> None:

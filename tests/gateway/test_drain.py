@@ -55,10 +55,12 @@ async def _draining(client: aiohttp.ClientSession, url: str) -> bool:
 async def test_it_serves_tls(client: aiohttp.ClientSession, redis_url: str, tmp_path: Path) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
     if shutil.which("openssl") is None:
         pytest.skip("there is no openssl to make a certificate with")
-    making = await asyncio.create_subprocess_exec(*command, *subject, stderr=subprocess.DEVNULL)
+    making = await asyncio.create_subprocess_exec(
+        *command, *subject, "-keyout", key, "-out", certificate, stderr=subprocess.DEVNULL
+    )
     assert await making.wait() == 0
     options = ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
     trusted = ssl.create_default_context(cafile=certificate)

@@ -101,14 +101,16 @@ def started(
 
 
 @contextlib.contextmanager
-def gateway(redis_url: str, config: str = "", *, port: int = 0, log: Path | None = None) -> Iterator[Process]:
+def gateway(
+    redis_url: str, config: str = "", *, port: int = 0, log: Path | None = None, options: Sequence[str] = ()
+) -> Iterator[Process]:
     """Run `slosgate serve` with the text of a configuration. It may still be starting."""
     port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="slosbench-") as folder:
         file = Path(folder) / "slosgate.toml"
         file.write_text(config, encoding="utf-8")
         command = [*SLOSGATE, "serve", "--config", str(file), "--redis", redis_url, "--port", str(port)]
-        with started(command, port, log=log) as process:
+        with started([*command, *options], port, log=log) as process:
             yield process
 
 

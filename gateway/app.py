@@ -10,12 +10,21 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from slosgate.gateway.config import Config
 from slosgate.gateway.errors import GatewayError, handle
 from slosgate.gateway.gateway import Gateway
 from slosgate.gateway.http import operators
 from slosgate.gateway.http.api import routes
+from slosgate.gateway.http.paths import CanonicalPaths
+
+# What scripts of web pages may read of an answer.
+EXPOSED_HEADERS = (
+    "retry-after", "retry-after-ms", "x-request-id", "x-should-retry", "x-slo-admission", "x-slo-class",
+    "x-slo-effective-tpot-ms", "x-slo-effective-ttft-ms", "x-slo-enforcement", "x-slo-predicted-ttft-ms",
+    "x-slo-replica", "x-slo-request-id", "x-slo-service-tier",
+)  # fmt: skip
 
 
 def create_app(config: Config, redis_url: str, *, clock: Callable[[], float] = time.time) -> Starlette:
@@ -26,7 +35,7 @@ def create_app(config: Config, redis_url: str, *, clock: Callable[[], float] = t
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        gateway = Gateway(config, redis_url, clock=clock)
+        gateway = app.state.gateway = Gateway(config, redis_url, clock=clock)
         app.router.routes.extend(routes(gateway))
         # What is loaded by now stays: looking through it for garbage would stop every stream for a tenth of a second.
         gc.freeze()
@@ -35,6 +44,16 @@ def create_app(config: Config, redis_url: str, *, clock: Callable[[], float] = t
 
     return Starlette(
         lifespan=lifespan,
-        middleware=[Middleware(operators.OperatorPages, config=config.admin)],
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=config.server.cors_origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=("*",),
+                expose_headers=EXPOSED_HEADERS,
+            ),
+            Middleware(CanonicalPaths),
+            Middleware(operators.OperatorPages, config=config.admin),
+        ],
         exception_handlers={GatewayError: handle, HTTPException: handle, Exception: handle},
     )

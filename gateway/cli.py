@@ -8,13 +8,16 @@ slosgate warm-up                            # in an image's build, say
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 import typer
@@ -31,6 +34,8 @@ from slosgate.gateway.app import create_app
 from slosgate.gateway.config import Config, ConfigError, load, problem_at
 from slosgate.gateway.decisions import reach, tokenizing
 from slosgate.gateway.http import overflow
+from slosgate.gateway.http.protocol import LimitedProtocol, Limits
+from slosgate.gateway.http.server import Server, raise_file_limit
 from slosgate.gateway.promises.contract import describe
 from slosgate.gateway.replicas import credentials
 from slosgate.gateway.reports.logs import Unhurried
@@ -69,8 +74,13 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None,
+    ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate (chain) to serve TLS with; PEM.")] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key; by default in the same file.")] = None,
 ) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
+    _check_certificate(ssl_certfile, ssl_keyfile)
+    if problem := raise_file_limit():
+        typer.echo(f"slosgate: {problem}", err=True)
     settings = _with_options(_read(config) if config else Config(), redis, host, port)
     if settings.redis.url and (problem := url_problem(settings.redis.url)):
         raise typer.BadParameter(problem, param_hint="--redis")
@@ -81,7 +91,7 @@ def serve(
     with _redis_url(settings) as url:
         shown = without_password(url)
         print(f"slosgate: state in {shown}; add a replica with: slosgate engine sim --redis {shown}", flush=True)  # noqa: T201
-        uvicorn.Server(_server_config(settings, url)).run()
+        Server(_server_config(settings, url, ssl_certfile, ssl_keyfile), notice_s=settings.drain.notice_s).run()
 
 
 @app.command("warm-up")
@@ -155,12 +165,30 @@ def _redis_url(config: Config) -> Iterator[str]:
         server.stop()
 
 
-def _server_config(config: Config, redis_url: str) -> uvicorn.Config:
+def _check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
+    """Raises BadParameter when TLS can't be served with these."""
+    if certfile is None:
+        if keyfile is not None:
+            raise typer.BadParameter("needs --ssl-certfile beside it", param_hint="--ssl-keyfile")
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certfile, keyfile)
+    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+        said = f"{certfile} and {keyfile or 'the key in it'} can't be used: {exc}"
+        raise typer.BadParameter(said, param_hint="--ssl-certfile") from None
+
+
+def _server_config(
+    config: Config, redis_url: str, certfile: Path | None = None, keyfile: Path | None = None
+) -> uvicorn.Config:
+    server = config.server
+    limits = Limits(server.max_header_bytes, server.header_timeout_s, server.request_timeout_s)
     return uvicorn.Config(
         create_app(config, redis_url),
         host=config.server.host,
         port=config.server.port,
-        http="httptools",
+        http=cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits)),
+        ws="none",
         lifespan="on",
         access_log=False,
         proxy_headers=False,
@@ -169,4 +197,6 @@ def _server_config(config: Config, redis_url: str) -> uvicorn.Config:
         backlog=4096,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(config.server.drain_s),
+        ssl_certfile=certfile,
+        ssl_keyfile=keyfile,
     )

@@ -1,6 +1,7 @@
 """The gateway's configuration: one TOML file, read once, handed down as frozen records.
 
     [server]                      # where it listens, limits
+    [drain]                       # notice_s: how long /ready is false before the listener closes
     [redis]                       # url; without one a private Valkey is started
     [admission]                   # default class, hop limit, retries
     [classes.interactive]         # an SLO under a name
@@ -31,6 +32,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -49,11 +51,26 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     max_body_bytes: Count = 20_000_000
-    request_timeout_s: Positive = 600.0  # as long as OpenAI's own client waits
+    max_answer_bytes: Count = 256 * 1024 * 1024  # a replica's answer that is longer is taken for one without end
+    # Limits on how long nothing happens; an answer that goes on is never cut by the clock.
+    request_timeout_s: Positive = 600.0  # nothing more of the answer comes: as long as OpenAI's own client waits
+    # A replica that has not begun to answer is left for another one: for streams, its headers count; else the time
+    # that max_tokens may take comes on top.
+    first_byte_timeout_s: Positive = 60.0
     connect_timeout_s: Positive = 2.0
+    header_timeout_s: Positive = 20.0  # for a request's headers, from its first byte or the connection's beginning
+    body_timeout_s: Positive = 30.0  # for its body, and another second for each 10 kB
+    max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024
+    cors_origins: tuple[str, ...] = ("*",)  # web pages that may call it; vLLM's default
     drain_s: Positive = 30.0  # how long a stopping gateway lets accepted requests finish
     replica_api_key_env: str = ""  # environment variable with the API key that replicas which register ask for
     log_requests: bool = False  # a line of JSON per request on stderr: its decision record, never its prompt
+
+
+class DrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What happens between a signal to stop and the end."""
+
+    notice_s: Annotated[float, Meta(ge=0)] = 0.0  # how long /ready is false before the listener closes
 
 
 class RedisConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,6 +162,7 @@ class AdminConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
+    drain: DrainConfig = DrainConfig()
     redis: RedisConfig = RedisConfig()
     admission: AdmissionConfig = AdmissionConfig()
     admin: AdminConfig = AdminConfig()
@@ -213,6 +231,7 @@ _Record = TypeVar("_Record", bound=Struct)
 
 _SINGLE: dict[str, type[Struct]] = {
     "server": ServerConfig,
+    "drain": DrainConfig,
     "redis": RedisConfig,
     "admission": AdmissionConfig,
     "admin": AdminConfig,
@@ -313,6 +332,9 @@ def _cross_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     yield from _class_checks(config)
     yield from _key_checks(config)
     yield from _replica_checks(config)
+    for number, replica in enumerate(config.replicas):
+        if problem := _address_problem(replica.url):
+            yield ("replicas", str(number), "url"), problem
 
 
 def _class_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -359,6 +381,17 @@ def _replica_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     for number, label in enumerate(labels):
         if label in labels[:number]:
             yield ("replicas", str(number), "name"), f"{label!r} is the name of another replica, too; give each its own"
+
+
+def _address_problem(url: str) -> str:
+    """What is wrong with a replica's address; empty when nothing is."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        good = bool(parts.hostname) and parts.port != 0 and (host.startswith("[") or host.count(":") <= 1)
+    except ValueError:
+        good = False
+    return "" if good else f"no address: {url!r}; accepted: http://HOST:PORT, with an IPv6 address in brackets"
 
 
 def _no_such_class(name: str, config: Config) -> str:

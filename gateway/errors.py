@@ -5,7 +5,9 @@
     │   ├── Unauthorized    401
     │   ├── Forbidden       403
     │   ├── ModelNotFound   404
-    │   └── BodyTooLarge    413
+    │   ├── RequestTimeout  408   the body came too slowly
+    │   ├── BodyTooLarge    413
+    │   └── UnknownEncoding 415
     ├── NotAdmitted         429   it could be served later: retry-after-ms says when
     │   └── RateLimited     429
     └── Unavailable         503   no replica, or no state: Retry-After
@@ -64,6 +66,10 @@ class Unauthorized(InvalidRequest):
     type = "authentication_error"
     code = "invalid_api_key"
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "www-authenticate": "Bearer"}
+
 
 class Forbidden(InvalidRequest):
     status = 403
@@ -79,6 +85,20 @@ class ModelNotFound(InvalidRequest):
 class BodyTooLarge(InvalidRequest):
     status = 413
     code = "request_too_large"
+
+
+class UnknownEncoding(InvalidRequest):
+    status = 415
+    code = "unsupported_content_encoding"
+
+
+class RequestTimeout(InvalidRequest):
+    status = 408
+    code = "request_timeout"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "connection": "close"}
 
 
 class NotAdmitted(GatewayError):
@@ -120,7 +140,17 @@ class Unavailable(GatewayError):
 
 
 class ReplicaLost(Unavailable):
+    """`final`: it must not be sent again, since replicas died of it."""
+
     code = "replica_lost"
+
+    def __init__(self, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"} if self.final else super().headers
 
 
 def retry_headers(seconds: float) -> dict[str, str]:
@@ -151,6 +181,17 @@ async def handle(request: Request, exc: Exception) -> Response:
     if status == 404:
         return error_response(ModelNotFound(f"no such path: {request.url.path}", code="not_found"), request_id)
     if status == 405:
-        message = f"{request.method} is not allowed on {request.url.path}"
-        return error_response(InvalidRequest(message, code="method_not_allowed", status=405), request_id)
+        return _not_allowed(request, exc, request_id)
     return error_response(GatewayError("the gateway failed; the log says why"), request_id)
+
+
+def _not_allowed(request: Request, exc: Exception, request_id: str) -> Response:
+    """405 with what is allowed, which is also the answer to OPTIONS."""
+    allowed = sorted({*(getattr(exc, "headers", None) or {}).get("Allow", "").split(", "), "OPTIONS"} - {""})
+    allow = {"allow": ", ".join(allowed)}
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers=allow)
+    message = f"{request.method} is not allowed on {request.url.path}; accepted: {allow['allow']}"
+    response = error_response(InvalidRequest(message, code="method_not_allowed", status=405), request_id)
+    response.headers["allow"] = allow["allow"]
+    return response

@@ -23,6 +23,7 @@ from slosgate.gateway.decisions.lengths import Lengths
 from slosgate.gateway.decisions.planning import Planning
 from slosgate.gateway.decisions.tokenizing import Tokenizers
 from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
+from slosgate.gateway.http.headers import tracing, visible_id
 from slosgate.gateway.http.keys import Holder, Keys
 from slosgate.gateway.http.overflow import Overflow
 from slosgate.gateway.http.passthrough import Passthrough
@@ -51,7 +52,9 @@ class Gateway:
     ) -> None:  # fmt: skip
         self.config = config
         self.clock = clock = SteadyClock(clock)
-        self.upstream = Upstream(connect_timeout_s=config.server.connect_timeout_s)
+        self.upstream = Upstream(
+            connect_timeout_s=config.server.connect_timeout_s, max_answer_bytes=config.server.max_answer_bytes
+        )
         self.ledger = Ledger(redis_url, f"gw-{uuid4().hex[:12]}", timeout_s=config.redis.timeout_s, clock=clock)
         self.fleet = Fleet(clock=clock, random=random)
         self.upkeep = Upkeep(self.fleet, self.ledger, self.upstream, config, clock=clock)
@@ -64,7 +67,8 @@ class Gateway:
         )  # fmt: skip
         self.overflow = Overflow(config, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
-        self.passthrough = Passthrough(self.upstream, self.fleet)
+        self.passthrough = Passthrough(self.upstream, self.fleet, config.server)
+        self.draining = False  # a signal to stop has come: /ready says so before the listener closes
         self.drafts = Drafts(config.classes)
         self.fleet.on_drafts(self.drafts.learn)
         self.lengths = Lengths(Tokenizers(tokenizing.files(config)))
@@ -76,7 +80,7 @@ class Gateway:
         receive: Receive, send: Send,
     ) -> None:  # fmt: skip
         """Serve one completion request. Raises GatewayError while the client has seen nothing."""
-        holder = self.keys.holder(headers)
+        holder = self.keys.holder(headers)  # known already, but a body is long in coming
         exchange = self._exchange(kind, body, headers, arrival_s, request_id, holder)
         self.keys.enter(holder)
         try:
@@ -122,10 +126,13 @@ class Gateway:
         replicas = self._candidates(completion.model, contract)
         size = self.lengths.size(completion)
         prompt_tokens = self.lengths.prompt_tokens(completion, size)
-        window = _window(replicas) - prompt_tokens
-        if window < 1 and size.unit == "exact":
+        if completion.truncate_tokens is not None and completion.truncate_tokens > 0 and size.unit != "exact":
+            prompt_tokens = min(prompt_tokens, completion.truncate_tokens)
+        longest = prompt_tokens if completion.longest_tokens is None else completion.longest_tokens
+        window = _window(replicas) - longest
+        if window < 1 and size.unit == "exact" and completion.truncate_tokens is None:
             raise InvalidRequest(
-                f"the prompt has {prompt_tokens} tokens; accepted: at most {_window(replicas) - 1}, so that the answer "
+                f"the prompt has {longest} tokens; accepted: at most {_window(replicas) - 1}, so that the answer "
                 f"fits into the model's window of {_window(replicas)}",
                 param="prompt",
                 code="context_length_exceeded",
@@ -146,6 +153,8 @@ class Gateway:
             key=holder.name if holder else "",
             # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
             authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),
+            client_id=visible_id(headers, ""),
+            tracing=tracing(headers),
         )
         stated = any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS))
         reachable(exchange, replicas, stated=stated)

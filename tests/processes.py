@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import httpx
@@ -35,9 +35,11 @@ def running_valkey(port: int | None = None) -> Iterator[valkey.Valkey]:
 
 
 @contextmanager
-def running_gateway(redis_url: str, config: str = "", *, wait: bool = True) -> Iterator[Process]:
+def running_gateway(
+    redis_url: str, config: str = "", *, options: Sequence[str] = (), wait: bool = True
+) -> Iterator[Process]:
     """`slosgate serve`; without `wait` it may still be starting."""
-    with processes.gateway(redis_url, config) as process:
+    with processes.gateway(redis_url, config, options=options) as process:
         if wait:
             process.wait_until_up()
         yield process

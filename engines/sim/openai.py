@@ -13,6 +13,7 @@ import msgspec
 from slosgate.engines.messages import SloArgs, read_slo
 
 TOKEN = " tok"  # the text of every token
+DEFAULT_MAX_TOKENS = 16  # of /v1/completions
 CHARACTERS_PER_TOKEN = 4  # how text prompts are counted: there is no tokenizer here
 
 
@@ -35,12 +36,14 @@ class Body(msgspec.Struct):
     model: str | None = None
     prompt: Any = None
     messages: Any = None
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
+    max_tokens: int | msgspec.UnsetType | None = msgspec.UNSET
     max_completion_tokens: int | None = None
+    truncate_prompt_tokens: int | None = None
     min_tokens: int = 0
     ignore_eos: bool = False
+    echo: bool = False
     n: int = 1
     vllm_xargs: dict[str, Any] | None = None
 
@@ -83,10 +86,10 @@ class Ask:
 def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_model_tokens: int, seed: int) -> Ask:
     """Read a body. Raises BadRequest with a sentence that names the field."""
     try:
-        body = msgspec.json.decode(data, type=Body)
+        body = msgspec.json.decode(data, type=Body, strict=False)  # as lax as vLLM: 1e3 and "1000" are numbers
     except msgspec.ValidationError as error:
         raise BadRequest(f"the request body is not valid: {error}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the request body is not valid JSON: {error}") from None
     if body.model is not None and body.model != model:
         message = f"the model `{body.model}` does not exist: this server serves `{model}`"
@@ -94,12 +97,14 @@ def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_mode
     if body.n != 1:
         raise BadRequest("n must be 1: this server answers with one choice", param="n")
     prompt_tokens = _chat_tokens(body.messages) if chat else _prompt_tokens(body.prompt)
+    if body.truncate_prompt_tokens is not None and body.truncate_prompt_tokens > 0:
+        prompt_tokens = min(prompt_tokens, body.truncate_prompt_tokens)
     max_tokens = _max_tokens(body, chat, prompt_tokens, max_model_tokens)
     xargs = body.vllm_xargs or {}
     return Ask(
         id=request_id,
         chat=chat,
-        stream=body.stream,
+        stream=bool(body.stream),
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         prompt_tokens=prompt_tokens,
         output_tokens=_output_tokens(body, max_tokens, seed ^ zlib.crc32(data)),
@@ -134,8 +139,9 @@ def _characters(content: Any) -> int:
 
 def _max_tokens(body: Body, chat: bool, prompt_tokens: int, max_model_tokens: int) -> int:
     room = max_model_tokens - prompt_tokens
-    asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    wanted = asked if asked is not None else (max(1, room) if chat else 16)
+    wanted = _asked_tokens(body, chat)
+    if wanted is None:
+        wanted = max(1, room)
     if wanted < 1:
         raise BadRequest(f"max_tokens must be at least 1, not {wanted}", param="max_tokens")
     if wanted > room:
@@ -147,6 +153,17 @@ def _max_tokens(body: Body, chat: bool, prompt_tokens: int, max_model_tokens: in
     if not 0 <= body.min_tokens <= wanted:
         raise BadRequest(f"min_tokens must be between 0 and max_tokens ({wanted})", param="min_tokens")
     return wanted
+
+
+def _asked_tokens(body: Body, chat: bool) -> int | None:
+    """What the body allows; None: all that the window leaves. Only chats know max_completion_tokens, as in vLLM."""
+    if chat and body.max_completion_tokens is not None:
+        return body.max_completion_tokens
+    if body.max_tokens is msgspec.UNSET:
+        return None if chat else DEFAULT_MAX_TOKENS
+    if body.max_tokens == 0 and body.echo and not chat:
+        return 1  # the prompt is scored in one step; here that step's token is said, too
+    return body.max_tokens
 
 
 def _output_tokens(body: Body, max_tokens: int, seed: int) -> int:

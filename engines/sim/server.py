@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from slosgate.engines.addresses import default_name
+from slosgate.engines.addresses import default_name, reachable_url
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
 from slosgate.engines.clock import SteadyClock
 from slosgate.engines.messages import Plan
@@ -153,7 +153,7 @@ class SimServer:
     def _channel(self, redis: str) -> ReplicaChannel:
         info = ReplicaInfo(
             name=self.name,
-            url=self.config.url or f"http://{self.config.host}:{self.config.port}",
+            url=self.config.url or reachable_url(self.config.host, self.config.port, redis),
             model=self.model,
             profile=self._profile,
             engine="sim",

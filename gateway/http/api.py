@@ -11,12 +11,17 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from slosgate.gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, Unauthorized
+from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unauthorized
 from slosgate.gateway.gateway import Gateway
-from slosgate.gateway.http.keys import matches
+from slosgate.gateway.http.bodies import handed_through, read_body
+from slosgate.gateway.http.headers import content, credentials, tracing, visible_id
+from slosgate.gateway.http.keys import Holder, matches
+from slosgate.gateway.http.passthrough import Ask
+from slosgate.gateway.http.paths import BARE, RESOURCES, upstream_path
 from slosgate.gateway.promises.completion import Kind
 
-OWN_PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/models")
+OWN_PATHS = {"/v1/completions": "POST", "/v1/chat/completions": "POST", "/v1/models": "GET, HEAD"}
+MOST_RECORDS = 1_000_000
 
 
 class Completions:
@@ -27,16 +32,17 @@ class Completions:
         self._kind = kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        arrival_s = self._gateway.clock()
-        request_id = scope["slosgate_request_id"] = f"req-{uuid4().hex}"
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        gateway = self._gateway
+        arrival_s = gateway.clock()
+        request_id, headers = _identified(scope)
         try:
-            body = await read_body(headers, receive, self._gateway.config.server.max_body_bytes)
-            await self._gateway.answer(self._kind, body, headers, arrival_s, request_id, receive, send)
+            gateway.keys.holder(headers)  # before the body: nothing is read for strangers
+            body = await _body(gateway, headers, receive)
+            await gateway.answer(self._kind, body, headers, arrival_s, request_id, receive, send)
         except ClientDisconnect:
             return
         except GatewayError as error:
-            self._gateway.metrics.refused(error.code)
+            gateway.metrics.refused(error.code)
             raise
 
 
@@ -47,21 +53,18 @@ class Others:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = scope["slosgate_request_id"] = f"req-{uuid4().hex}"
-        if scope["path"] in OWN_PATHS:
-            raise HTTPException(405)
-        path = scope["raw_path"].decode() + (f"?{query.decode()}" if (query := scope["query_string"]) else "")
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        _, headers = _identified(scope)
+        path: str = scope["path"]
+        if path in OWN_PATHS:
+            raise HTTPException(405, headers={"Allow": OWN_PATHS[path]})
         gateway = self._gateway
         holder = gateway.keys.holder(headers)
+        if not _offered(path):
+            raise HTTPException(404)
         gateway.keys.enter(holder)
         try:
-            body = await read_body(headers, receive, gateway.config.server.max_body_bytes)
-            # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
-            client_key = "" if holder else headers.get(b"authorization", b"").decode("latin-1")
-            await gateway.passthrough.answer(
-                scope["method"], path, body, headers, request_id, client_key, receive, send
-            )
+            body = await _body(gateway, headers, receive)
+            await gateway.passthrough.answer(_ask(scope, headers, body, holder), receive, send)
         except ClientDisconnect:
             return
         finally:
@@ -69,27 +72,41 @@ class Others:
                 holder.leave()
 
 
-async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises BodyTooLarge beyond `limit` bytes, ClientDisconnect when the client goes away."""
-    announced = headers.get(b"content-length", b"0")
-    if announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit)
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise _too_large(limit)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+def _identified(scope: Scope) -> tuple[str, dict[bytes, bytes]]:
+    """The gateway's own id for a request, and its headers."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    request_id = f"req-{uuid4().hex}"
+    scope["slosgate_request_id"] = visible_id(headers, request_id)
+    return request_id, headers
 
 
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body is too large; accepted: at most {limit} bytes")
+async def _body(gateway: Gateway, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    server = gateway.config.server
+    return await read_body(headers, receive, server.max_body_bytes, server.body_timeout_s)
+
+
+def _offered(path: str) -> bool:
+    """Whether clients may ask replicas for this path: what they offer to all, not how they are managed."""
+    words = path.split("/")[1:]
+    if words[0] in ("v1", "v2"):
+        return len(words) > 1 and words[1] in RESOURCES
+    return len(words) == 1 and words[0] in BARE
+
+
+def _ask(scope: Scope, headers: dict[bytes, bytes], body: bytes, holder: Holder | None) -> Ask:
+    through = handed_through(body, headers.get(b"content-type", b""))
+    # The replica knows the request by the gateway's id. A key of ours is none of its business.
+    told = {**tracing(headers), **content(headers), "accept-encoding": "identity", "x-request-id": f"req-{uuid4().hex}"}
+    if holder is None:
+        told |= credentials(headers)
+    return Ask(
+        id=scope["slosgate_request_id"],
+        method=scope["method"],
+        path=upstream_path(scope["path"], scope["query_string"]),
+        body=through.data,
+        headers=told,
+        model=through.model,
+    )
 
 
 class Pages:
@@ -101,6 +118,17 @@ class Pages:
     async def models(self, request: Request) -> Response:
         """The models of all living replicas, merged. Asks for a key where keys are configured, as OpenAI does."""
         self._gateway.keys.holder(dict(request.scope["headers"]))
+        return _json({"object": "list", "data": list(self._listed().values())})
+
+    async def model(self, request: Request) -> Response:
+        """One of them; its id may have slashes."""
+        self._gateway.keys.holder(dict(request.scope["headers"]))
+        name, listed = request.path_params["model"], self._listed()
+        if name not in listed:
+            raise ModelNotFound(f"no such model: {name!r}; accepted: {', '.join(sorted(listed))}", param="model")
+        return _json(listed[name])
+
+    def _listed(self) -> dict[str, object]:
         listed: dict[str, object] = {}
         for replica in self._gateway.fleet.living():
             window = {"max_model_len": replica.mirror.profile.max_model_tokens} if replica.mirror else {}
@@ -108,31 +136,40 @@ class Pages:
             for name in replica.models:
                 entry = {"id": name, "object": "model", "created": created, "owned_by": "slosgate", **window}
                 listed.setdefault(name, entry)
-        return _json({"object": "list", "data": list(listed.values())})
+        return listed
 
     async def health(self, request: Request) -> Response:
         """The process lives."""
         return _json({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """It can serve: there is a replica, and Redis answers, unless best effort is served without."""
+        """It can serve: there is a replica, and no signal to stop has come. Redis answers, unless best effort is
+        served without.
+
+        Where keys are configured, addresses of replicas are only for those who have one.
+        """
+        gateway = self._gateway
+        known = _knows_a_key(gateway, request)
         replicas = {
             replica.name: {
                 "model": replica.model,
                 "models": replica.models,
-                "url": replica.url,
+                **({"url": replica.url} if known else {}),
                 "plans": replica.plans,
             }
-            for replica in self._gateway.fleet.living()
+            for replica in gateway.fleet.living()
         }
-        available = self._gateway.ledger.available
-        good = bool(replicas) and (available or self._gateway.config.admission.when_state_is_away == "best-effort")
-        body = {"ready": good, "state_available": available, "replicas": replicas}
+        available = gateway.ledger.available
+        served = available or gateway.config.admission.when_state_is_away == "best-effort"
+        good = bool(replicas) and served and not gateway.draining
+        body = {"ready": good, "state_available": available, "draining": gateway.draining, "replicas": replicas}
         return _json(body, status=200 if good else 503)
 
     async def metrics(self, request: Request) -> Response:
         now_s = self._gateway.clock()
         gateway = self._gateway
+        if not _knows_a_key(gateway, request):
+            raise Unauthorized("metrics ask for an API key or the admin key", param="authorization")
         page = gateway.metrics.page(
             gateway.fleet, gateway.drafts, now_s, gateway.headroom.requests(now_s),
             state_available=gateway.ledger.available,
@@ -151,7 +188,7 @@ class Pages:
         """The newest records."""
         _admin_only(self._gateway, request)
         count = request.query_params.get("limit", "100")
-        if not count.isdigit():
+        if not (count.isascii() and count.isdigit() and len(count) <= len(str(MOST_RECORDS))):
             raise InvalidRequest(f"limit must be a number of records, not {count!r}", param="limit")
         return _json({"object": "list", "data": self._gateway.records.newest(int(count))})
 
@@ -162,9 +199,10 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/v1/completions", Completions(gateway, "completions"), methods=["POST"]),
         Route("/v1/chat/completions", Completions(gateway, "chat"), methods=["POST"]),
         Route("/v1/models", pages.models),
-        Route("/v1/{path:path}", Others(gateway), methods=["GET", "POST", "DELETE"]),
-        Route("/tokenize", Others(gateway), methods=["POST"]),
-        Route("/detokenize", Others(gateway), methods=["POST"]),
+        Route("/v1/models/{model:path}", pages.model),
+        Route("/v1/{path:path}", Others(gateway), methods=["GET", "POST"]),
+        Route("/v2/rerank", Others(gateway), methods=["POST"]),
+        *(Route(f"/{path}", Others(gateway), methods=["POST"]) for path in sorted(BARE)),
         Route("/health", pages.health),
         Route("/ready", pages.ready),
         Route("/metrics", pages.metrics),
@@ -179,6 +217,18 @@ def _admin_only(gateway: Gateway, request: Request) -> None:
         raise HTTPException(404)
     if not matches(digest, dict(request.scope["headers"])):
         raise Unauthorized("the admin key is missing or wrong: send authorization: Bearer KEY", param="authorization")
+
+
+def _knows_a_key(gateway: Gateway, request: Request) -> bool:
+    """Whether it carries an API key or the admin key; everybody does where no keys are configured."""
+    headers: dict[bytes, bytes] = dict(request.scope["headers"])
+    if gateway.config.admin.sha256 and matches(gateway.config.admin.sha256, headers):
+        return True
+    try:
+        gateway.keys.holder(headers)
+    except Unauthorized:
+        return False
+    return True
 
 
 def _json(value: object, status: int = 200) -> Response:

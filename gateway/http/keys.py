@@ -79,9 +79,9 @@ class Keys:
 
 
 def bearer(headers: Mapping[bytes, bytes]) -> bytes:
-    """The key in an Authorization header; empty without one."""
+    """The key in an Authorization header, or in Anthropic's x-api-key; empty without one."""
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-    return key.strip() if scheme.lower() == b"bearer" else b""
+    return key.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"").strip()
 
 
 def matches(digest: str, headers: Mapping[bytes, bytes]) -> bool:

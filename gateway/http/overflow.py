@@ -19,7 +19,7 @@ from starlette.types import Send
 
 from slosgate.gateway.config import Config, OverflowConfig
 from slosgate.gateway.errors import GatewayError, InvalidRequest, RateLimited, Unavailable, error_event
-from slosgate.gateway.promises.completion import Completion
+from slosgate.gateway.promises.completion import Completion, all_fields
 from slosgate.gateway.promises.contract import Contract
 from slosgate.gateway.promises.exchange import Exchange
 
@@ -72,7 +72,7 @@ class Overflow:
             await send({"type": "http.response.body", "body": error_event(failure.error), "more_body": False})
 
     async def _ask(self, exchange: Exchange, provider: OverflowConfig) -> Any:
-        fields: dict[str, Any] = msgspec.json.decode(exchange.completion.body)
+        fields = all_fields(exchange.completion.body)
         kept = {name: value for name, value in fields.items() if name in _FIELDS[exchange.completion.kind]}
         function = "acompletion" if exchange.completion.kind == "chat" else "atext_completion"
         try:

@@ -1,89 +1,136 @@
-"""Everything else that replicas offer under /v1 (embeddings, responses, tokenize, ...): handed through, best effort.
+"""Everything else that replicas offer (embeddings, responses, tokenize, ...): handed through, best effort.
 
-Nothing is planned or promised for these requests. A replica that doesn't know the path (404, 405) or fails before its
-first byte is passed over for the next; telemetry shows the others what such a request costs its replica.
+Nothing is planned or promised for these requests. A replica that doesn't know the path (404, 405, 501) or fails before
+its first byte is passed over for the next; telemetry shows the others what such a request costs its replica.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import msgspec
 from starlette.types import Receive, Send
 
-from slosgate.gateway.errors import InvalidRequest, ModelNotFound, ReplicaLost, Unavailable
+from slosgate.gateway.config import ServerConfig
+from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, ReplicaLost, Unavailable
+from slosgate.gateway.http.answers import UNAVAILABLE, Refusal, is_json, is_stream, refusal
+from slosgate.gateway.http.headers import of_answer
+from slosgate.gateway.http.idle import IdleLimit
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.upstream import Response, Upstream, UpstreamError
 
 _NOT_HERE = (404, 405, 501)
-_FORWARDED = (b"content-type", b"accept", b"openai-beta")
+_ELSEWHERE = (429, 500, *UNAVAILABLE)  # another replica may do better
+MAX_DEATHS = 2  # replicas that broke off or hung under one request
 
 
-class _Body(msgspec.Struct):
-    model: str | None = None
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, as a replica gets it. `id` is the one that its client knows."""
+
+    id: str
+    method: str
+    path: str
+    body: bytes
+    headers: dict[str, str]
+    model: str | None
 
 
 class Passthrough:
-    def __init__(self, upstream: Upstream, fleet: Fleet) -> None:
+    def __init__(self, upstream: Upstream, fleet: Fleet, config: ServerConfig) -> None:
         self._upstream = upstream
         self._fleet = fleet
+        self._config = config
 
-    async def answer(
-        self, method: str, path: str, body: bytes, headers: dict[bytes, bytes], request_id: str, authorization: str,
-        receive: Receive, send: Send,
-    ) -> None:  # fmt: skip
-        """Serve one request; `authorization` is the client's, for replicas that check keys themselves.
-
-        Raises GatewayError while the client has seen nothing.
-        """
+    async def answer(self, ask: Ask, receive: Receive, send: Send) -> None:
+        """Serve one request. Raises GatewayError while the client has seen nothing."""
         task: asyncio.Task[None] | None = asyncio.current_task()
         assert task is not None
-        gone: list[bool] = []
-        hang_up = asyncio.create_task(_cancel_on_hang_up(task, receive, gone))
+        cut = _Cut(task)
+        hang_up = asyncio.create_task(_on_hang_up(receive, lambda: cut("hung-up")))
+        idle = IdleLimit(self._config.request_timeout_s, lambda: cut("timeout"))
         try:
-            forwarded = _forwarded(headers, request_id)
-            await self._answer(method, path, body, forwarded, request_id, authorization, send)
+            await self._answer(ask, send, idle)
         except asyncio.CancelledError:
-            if not gone:
+            if not cut.reason:
                 raise
             task.uncancel()
+            if cut.reason == "timeout":
+                self._end_late()
         finally:
+            idle.stop()
             hang_up.cancel()
 
-    async def _answer(
-        self, method: str, path: str, body: bytes, headers: dict[str, str], request_id: str, authorization: str,
-        send: Send,
-    ) -> None:  # fmt: skip
-        replicas, reason = self._capable(body), ""
-        for last, replica in ((r is replicas[-1], r) for r in replicas):
-            self._fleet.dispatched(replica)
-            if key := replica.authorization(authorization):
-                headers["authorization"] = key
-            try:
-                async with self._upstream.request(method, replica.url, path, body=body, headers=headers) as answer:
-                    if answer.status in _NOT_HERE:
-                        if not last:
-                            continue
-                        if b"json" not in answer.headers.get(b"content-type", b""):
-                            raise InvalidRequest(_unknown(method, path, replica), code="not_found", status=404)
-                    first = await answer.next()
-                    self._fleet.succeeded(replica)
-                    await self._hand_on(replica, answer, first, request_id, send)
-                    return
-            except UpstreamError as exc:
-                self._fleet.failed(replica)
-                reason = str(exc)
-        raise ReplicaLost(f"replica {replicas[-1].name} failed under the request: {reason}")
+    def _end_late(self) -> None:
+        limit_s = self._config.request_timeout_s
+        raise Unavailable(f"nothing more of the answer came within {limit_s:g} s", code="timeout")
 
-    async def _hand_on(self, replica: Replica, answer: Response, first: bytes, request_id: str, send: Send) -> None:
-        kind = answer.headers.get(b"content-type", b"application/json")
-        headers = [(b"content-type", kind), (b"x-request-id", request_id.encode())]
-        headers += [(b"x-slo-admission", b"best-effort"), (b"x-slo-replica", replica.name.encode("latin-1", "replace"))]
+    async def _answer(self, ask: Ask, send: Send, idle: IdleLimit) -> None:
+        last: Refusal | GatewayError | None = None
+        deaths = 0
+        replicas = self._capable(ask.model)
+        for replica in replicas:
+            self._fleet.dispatched(replica)
+            try:
+                passed = await self._attempt(ask, replica, send, idle)
+            except UpstreamError as exc:
+                if exc.ours:
+                    said = f"the gateway can open no more connections: {exc}"
+                    raise Unavailable(said, code="no_files") from exc
+                self._fleet.failed(replica)
+                deaths += exc.reached
+                last = ReplicaLost(
+                    f"replica {replica.name} failed under the request: {exc}", final=deaths == MAX_DEATHS
+                )
+                if deaths == MAX_DEATHS:
+                    break
+            else:
+                if passed is None:
+                    return
+                last = self._passed_over(ask, replica, passed)
+        await _give_up(ask, replicas[-1], last, send)
+
+    def _passed_over(self, ask: Ask, replica: Replica, answer: Refusal) -> Refusal | GatewayError:
+        """What is told when no other replica does better."""
+        if answer.status in UNAVAILABLE:
+            self._fleet.failed(replica)
+        else:
+            self._fleet.succeeded(replica)
+        json = any(name == b"content-type" and b"json" in value for name, value in answer.headers)
+        if answer.status in (404, 405) and not json:
+            return InvalidRequest(_unknown(ask, replica), code="not_found", status=404)
+        return answer
+
+    async def _attempt(self, ask: Ask, replica: Replica, send: Send, idle: IdleLimit) -> Refusal | None:
+        """One try; None when the client has its answer, else what the replica said. Raises UpstreamError."""
+        request = self._upstream.request(
+            ask.method, replica.url, ask.path, body=ask.body, headers=_told(ask, replica),
+            begins_within_s=self._config.request_timeout_s,
+        )  # fmt: skip
+        async with request as answer:
+            if answer.status in _NOT_HERE or answer.status in _ELSEWHERE:
+                return await refusal(answer)
+            if answer.status >= 400 and not is_json(answer):
+                await _refuse(ask, replica, await refusal(answer), send)
+            else:
+                first = await answer.next()
+                await self._hand_on(ask, replica, answer, first, send, idle)
+            self._fleet.succeeded(replica)
+            return None
+
+    async def _hand_on(
+        self, ask: Ask, replica: Replica, answer: Response, first: bytes, send: Send, idle: IdleLimit
+    ) -> None:
+        headers = [*of_answer(answer.headers), *_own_headers(ask, replica)]
+        if is_stream(answer):
+            headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         part = first
         try:
             while part:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
+                idle.touch()
                 part = await answer.next()
         except UpstreamError:
             # The client has seen a part: an answer that breaks off is all that can be said.
@@ -91,33 +138,61 @@ class Passthrough:
             raise ConnectionAbortedError(f"replica {replica.name} broke off") from None
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _capable(self, body: bytes) -> list[Replica]:
-        """Replicas of the model that the body names, or all, the least busy first."""
+    def _capable(self, model: str | None) -> list[Replica]:
+        """Replicas of a model, or all, the least busy first."""
         living = list(self._fleet.living())
         if not living:
             raise Unavailable("no replica is up; try again shortly", code="no_replica")
-        try:
-            model = msgspec.json.decode(body, type=_Body).model if body else None
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            model = None
-        fit = [replica for replica in living if model is None or replica.serves(model)]
+        fit = living if model is None else self._fleet.serving(model)
         if not fit:
             models = ", ".join(self._fleet.models())
             raise ModelNotFound(f"no such model: {model!r}; accepted: {models}", param="model")
         return sorted(fit, key=lambda replica: len(replica.own))
 
 
-def _unknown(method: str, path: str, replica: Replica) -> str:
-    return f"no replica of {replica.model!r} answers {method} {path.partition('?')[0]}"
+class _Cut:
+    """Ends an answer from outside, once."""
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self.reason = ""
+        self._task = task
+
+    def __call__(self, reason: str) -> None:
+        if not self.reason:
+            self.reason = reason
+            self._task.cancel()
 
 
-def _forwarded(headers: dict[bytes, bytes], request_id: str) -> dict[str, str]:
-    kept = {name.decode(): headers[name].decode("latin-1") for name in _FORWARDED if name in headers}
-    return {**kept, "accept-encoding": "identity", "x-request-id": request_id}
+async def _give_up(ask: Ask, replica: Replica, last: Refusal | GatewayError | None, send: Send) -> None:
+    if isinstance(last, Refusal):
+        await _refuse(ask, replica, last, send)
+    else:
+        raise last or ReplicaLost(f"replica {replica.name} did not answer")
 
 
-async def _cancel_on_hang_up(task: asyncio.Task[None], receive: Receive, gone: list[bool]) -> None:
+async def _refuse(ask: Ask, replica: Replica, answer: Refusal, send: Send) -> None:
+    headers, body = answer.for_client()
+    headers = [*headers, *_own_headers(ask, replica), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _own_headers(ask: Ask, replica: Replica) -> list[tuple[bytes, bytes]]:
+    name = replica.name.encode("latin-1", "replace")
+    return [(b"x-request-id", ask.id.encode()), (b"x-slo-admission", b"best-effort"), (b"x-slo-replica", name)]
+
+
+def _unknown(ask: Ask, replica: Replica) -> str:
+    return f"no replica of {replica.model!r} answers {ask.method} {ask.path.partition('?')[0]}"
+
+
+async def _on_hang_up(receive: Receive, cut: Callable[[], None]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    gone.append(True)
-    task.cancel()
+    cut()
+
+
+def _told(ask: Ask, replica: Replica) -> dict[str, str]:
+    """The headers that a replica gets: its own API key goes before the client's."""
+    key = replica.authorization(ask.headers.get("authorization", ""))
+    return {**ask.headers, "authorization": key} if key else ask.headers

@@ -3,21 +3,32 @@
 A stream is forwarded in whole events and never parsed: the relay counts events, notes the first, and looks whether the
 last is [DONE]. Nothing reaches the client before the replica's first event, so that until then another replica can
 take over unseen; after it, a replica's death becomes an error event. An answer under way can be cut from outside: its
-client hangs up, its replica is lost, or its time is over.
+client hangs up, its replica is lost, or nothing has come for too long.
+
+A replica is blamed for what is its own doing: it can't be reached, breaks off, hangs, or says that it is unavailable.
+What it says about the request (4xx, 429, 501) is the client's to know. A 500 may be either's: the replica is blamed
+when another one could serve the request. A request that two replicas died of is not given to a third.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.decisions.admission import Admission
 from slosgate.gateway.errors import GatewayError, RateLimited, ReplicaLost, Unavailable, error_event
+from slosgate.gateway.http.answers import UNAVAILABLE, Refusal, is_json, looks_like_json, refusal
+from slosgate.gateway.http.events import EventStream, data_events, is_event_stream
+from slosgate.gateway.http.headers import of_answer
+from slosgate.gateway.http.idle import IdleLimit
 from slosgate.gateway.http.overflow import Overflow
 from slosgate.gateway.promises.completion import slo_args, with_slo_args
 from slosgate.gateway.promises.exchange import Exchange
@@ -27,11 +38,28 @@ from slosgate.gateway.replicas.upstream import Response, Upstream, UpstreamError
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 MAX_ATTEMPTS = 3
-EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
+MAX_DEATHS = 2  # replicas that broke off or hung under one request
+SLOW_TOKEN_S = 0.25  # what an answer in one piece may take for each token before its replica is taken to hang
+MAX_HELD_BYTES = 64 * 1024  # of comments before the first event
+_FIRST_OBJECT = re.compile(rb"((?:\A|[\r\n])data: ?\{)")
+SPARE_EVENTS = 1000  # events beyond max_tokens that a stream may have: roles, tool calls, usage
 
 
 class ReplicaFailed(Exception):
-    """The replica did not answer, or not as it should; the message says what happened."""
+    """The replica did not answer, or not as it should; the message says what happened.
+
+    `fault`: whether that is the replica's own ("unknown": another replica will tell). `died`: the request reached it,
+    and may be what it failed of. `answer`: what it said, if that is for the client in case nobody else answers.
+    """
+
+    def __init__(
+        self, message: str, *, fault: Literal["its own", "none", "unknown"] = "its own", died: bool = False,
+        answer: Refusal | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(message)
+        self.fault = fault
+        self.died = died
+        self.answer = answer
 
 
 class Relay:
@@ -56,15 +84,15 @@ class Relay:
         """Answer an admitted request and free its place. Raises GatewayError while the client has seen nothing."""
         exchange.task = asyncio.current_task()
         hang_up = asyncio.create_task(_cut_on_hang_up(exchange, receive))
-        timer = asyncio.get_running_loop().call_later(self._config.request_timeout_s, exchange.cut, "timeout")
+        idle = IdleLimit(self._config.request_timeout_s, lambda: exchange.cut("timeout"))
         try:
-            await self._answer(exchange, send)
+            await self._answer(exchange, _touching(send, idle))
         except asyncio.CancelledError:
             if exchange.cut_reason not in ("hung-up", "timeout"):
                 raise
             await self._end_cut(exchange, send)
         finally:
-            timer.cancel()
+            idle.stop()
             hang_up.cancel()
             if exchange.attempts:
                 self._admission.release(exchange)
@@ -75,7 +103,8 @@ class Relay:
         exchange.outcome = exchange.cut_reason
         if exchange.cut_reason == "timeout":
             limit_s = self._config.request_timeout_s
-            await self._fail(exchange, Unavailable(f"no complete answer within {limit_s:g} s", code="timeout"), send)
+            said = f"nothing more of the answer came within {limit_s:g} s"
+            await self._fail(exchange, Unavailable(said, code="timeout"), send)
 
     async def _answer(self, exchange: Exchange, send: Send) -> None:
         if not exchange.overflow:
@@ -89,7 +118,7 @@ class Relay:
         try:
             await self._overflow.answer(exchange, send)
         except (Unavailable, RateLimited):
-            if not self._serving(exchange, frozenset()):
+            if not self._fleet.serving(exchange.completion.model):
                 raise
             exchange.overflow = ""
             return False
@@ -97,33 +126,62 @@ class Relay:
 
     async def _replicas(self, exchange: Exchange, send: Send) -> None:
         tried: frozenset[str] = frozenset()
+        suspects: list[Replica] = []
+        deaths = 0
         while True:
             replica = exchange.placement.replica
             try:
                 await self._attempt(exchange, replica, send)
-                return
             except ReplicaFailed as failure:
-                reason = str(failure)
+                reason = failure
+            else:
+                for suspect in suspects:
+                    self._fleet.failed(suspect)
+                return
             self._admission.release(exchange)
-            self._fleet.failed(replica)
+            self._judge(replica, reason, suspects)
             tried |= {replica.name}
-            error = ReplicaLost(f"replica {replica.name} failed under the request: {reason}")
-            if exchange.begun or len(tried) == MAX_ATTEMPTS or not self._serving(exchange, tried):
-                await self._give_up(exchange, error, send)
+            deaths += reason.died
+            last = exchange.begun or len(tried) == MAX_ATTEMPTS or deaths == MAX_DEATHS
+            if last or not self._fleet.serving(exchange.completion.model, tried):
+                await self._give_up(exchange, replica, reason, send, final=deaths == MAX_DEATHS)
                 return
             await self._admission.readmit(exchange, tried)
 
-    def _serving(self, exchange: Exchange, tried: frozenset[str]) -> list[Replica]:
-        return self._fleet.serving(exchange.completion.model, tried)
+    def _judge(self, replica: Replica, failure: ReplicaFailed, suspects: list[Replica]) -> None:
+        if failure.fault == "its own":
+            self._fleet.failed(replica)
+        elif failure.fault == "unknown":
+            suspects.append(replica)
+        elif failure.answer is not None:
+            self._fleet.succeeded(replica)
 
-    async def _give_up(self, exchange: Exchange, error: ReplicaLost, send: Send) -> None:
+    async def _give_up(
+        self, exchange: Exchange, replica: Replica, failure: ReplicaFailed, send: Send, *, final: bool
+    ) -> None:
         """No replica is left to take over: a provider outside may, as long as the client has seen nothing."""
         if not exchange.begun and exchange.contract.when_full == "overflow":
             exchange.overflow = exchange.contract.overflow
             await self._overflow.answer(exchange, send)
             return
+        if failure.answer is not None and not exchange.begun:
+            await self._refuse(exchange, failure.answer, send)
+            return
         exchange.outcome = "replica-lost"
-        await self._fail(exchange, error, send)
+        lost = f"replica {replica.name} failed under the request: {failure}"
+        if final:
+            lost += "; it was not given to another one, since two failed under it"
+        await self._fail(exchange, ReplicaLost(lost, final=final), send)
+
+    async def _refuse(self, exchange: Exchange, refusal: Refusal, send: Send) -> None:
+        """Hand on what a replica says about the request instead of an answer."""
+        exchange.outcome = "refused"
+        exchange.status, exchange.begun = refusal.status, True
+        headers, body = refusal.for_client()
+        length = (b"content-length", str(len(body)).encode())
+        start = {"type": "http.response.start", "status": refusal.status}
+        await send({**start, "headers": [*headers, *exchange.answer_headers(), length]})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _fail(self, exchange: Exchange, error: GatewayError, send: Send) -> None:
         if not exchange.begun:
@@ -142,6 +200,7 @@ class Relay:
                 PATHS[exchange.completion.kind],
                 body=self._body(exchange),
                 headers=_upstream_headers(exchange, replica),
+                begins_within_s=self._begins_within_s(exchange),
             ) as response:
                 await self._forward(exchange, response, send)
         except asyncio.CancelledError:
@@ -149,11 +208,21 @@ class Relay:
                 raise
             _uncancel(exchange)
             exchange.cut_reason = ""
-            raise ReplicaFailed("it stopped answering") from None
+            raise ReplicaFailed("it stopped answering", died=True) from None
         except UpstreamError as exc:
-            raise ReplicaFailed(str(exc)) from exc
+            if exc.ours:
+                said = f"the gateway can open no more connections: {exc}"
+                raise Unavailable(said, code="no_files") from exc
+            raise ReplicaFailed(str(exc), died=exc.reached) from exc
         finally:
             replica.answers.pop(exchange.request_id, None)
+
+    def _begins_within_s(self, exchange: Exchange) -> float:
+        """A stream's headers need no token; an answer in one piece needs them all."""
+        tokens = 0 if exchange.completion.stream else exchange.completion.max_tokens
+        if tokens is None:
+            return self._config.request_timeout_s
+        return min(self._config.request_timeout_s, self._config.first_byte_timeout_s + tokens * SLOW_TOKEN_S)
 
     def _body(self, exchange: Exchange) -> bytes:
         args = slo_args(
@@ -169,49 +238,75 @@ class Relay:
         return with_slo_args(exchange.completion, args)
 
     async def _forward(self, exchange: Exchange, response: Response, send: Send) -> None:
-        if response.status >= 500 or response.status == 429:
-            raise ReplicaFailed(f"HTTP {response.status}: {(await response.read())[:200].decode(errors='replace')}")
         exchange.status = response.status
-        if response.status == 200 and exchange.completion.stream:
+        if response.status != 200:
+            await self._not_served(exchange, await refusal(response), send)
+        elif exchange.completion.stream and not is_json(response):
             await self._stream(exchange, response, send)
         else:
             await self._whole(exchange, response, send)
 
+    async def _not_served(self, exchange: Exchange, answer: Refusal, send: Send) -> None:
+        """Tell what is the client's from what another replica may do better. Raises ReplicaFailed for the latter."""
+        said = f"HTTP {answer.status}: {answer.quoted}"
+        if answer.status == 429:
+            raise ReplicaFailed(said, fault="none", answer=answer)
+        if answer.status in (401, 403) and not exchange.authorization:
+            raise ReplicaFailed(f"it does not let the gateway in, {said}")
+        if answer.status == 500:
+            raise ReplicaFailed(said, fault="unknown")
+        if answer.status in UNAVAILABLE:
+            raise ReplicaFailed(said)
+        self._fleet.succeeded(exchange.placement.replica)
+        await self._refuse(exchange, answer, send)
+
     async def _whole(self, exchange: Exchange, response: Response, send: Send) -> None:
         """An answer in one piece: it is read to its end before the client sees any of it."""
         body = await response.read()
-        if not body.lstrip().startswith(b"{"):
+        if b"content-encoding" not in response.headers and not looks_like_json(body):
             raise ReplicaFailed("its answer is not JSON")
+        await self._give_whole(exchange, response, body, send)
+
+    async def _give_whole(self, exchange: Exchange, response: Response, body: bytes, send: Send) -> None:
         seen = exchange.note_whole(body, self._clock())
-        if response.status != 200:
-            exchange.outcome = "refused"
-        else:
-            exchange.outcome = "failed" if seen.error else "completed"
-        if exchange.completion.service_tier is not None and response.status == 200:
+        exchange.outcome = "failed" if seen.error else "completed"
+        if exchange.completion.service_tier is not None and looks_like_json(body):
             body = _with_tier(body, exchange.contract.served_tier(exchange.guaranteed))
         await self._begin(exchange, response, send, length=len(body))
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, exchange: Exchange, response: Response, send: Send) -> None:
-        rest = last = b""
+        stream, held = EventStream(), b""
+        limit = _most_events(exchange)
         while chunk := await response.next():
-            events, rest = whole_events(rest + chunk if rest else chunk)
+            events = stream.feed(chunk)
             if not events:
-                if len(rest) > MAX_EVENT_BYTES:
-                    raise ReplicaFailed(f"it sent {len(rest)} bytes without an end of event")
+                if len(stream.rest) > MAX_EVENT_BYTES:
+                    raise ReplicaFailed(f"it sent {len(stream.rest)} bytes without an end of event")
                 continue
-            if not events.startswith((b"data:", b":", b"event:", b"id:", b"retry:")):
+            if not is_event_stream(events):
                 raise ReplicaFailed("it sent something that is no event stream")
             seen = exchange.note_events(events, self._clock())
             if seen.error and not seen.client_fault and not exchange.tokens and not exchange.begun:
                 raise ReplicaFailed(f"its answer is an error: {seen.error}")
+            if exchange.tokens > limit:
+                raise ReplicaFailed(f"it sent more than {limit} events, which its answer can't have")
             if not exchange.begun:
+                events, held = _after_comments(held + events, begins=data_events(events) > 0 or stream.done)
+                if not events:
+                    continue
                 await self._begin(exchange, response, send)
                 events = _first_with_tier(exchange, events)
             await send({"type": "http.response.body", "body": events, "more_body": True})
-            last = events
-        if not exchange.begun or rest or not last.rstrip().endswith(b"[DONE]"):
-            raise ReplicaFailed("its stream ended before its answer")
+        await self._end_stream(exchange, response, stream, send)
+
+    async def _end_stream(self, exchange: Exchange, response: Response, stream: EventStream, send: Send) -> None:
+        if not exchange.begun and looks_like_json(stream.rest):
+            # One object all the same, though nothing said so before.
+            await self._give_whole(exchange, response, stream.rest, send)
+            return
+        if not exchange.begun or stream.rest.strip() or not stream.done:
+            raise ReplicaFailed("its stream ended before its answer", died=True)
         exchange.end(self._clock())
         exchange.outcome = "failed" if exchange.failure else "completed"
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -219,25 +314,47 @@ class Relay:
     async def _begin(self, exchange: Exchange, response: Response, send: Send, *, length: int | None = None) -> None:
         exchange.begun = True
         self._fleet.succeeded(exchange.placement.replica)
-        content_type = response.headers.get(b"content-type", b"application/json")
-        headers = [(b"content-type", content_type), *exchange.answer_headers()]
+        headers = [*_kept(response), *exchange.answer_headers()]
         if length is None:
-            headers.append((b"cache-control", b"no-cache"))
+            headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         else:
             headers.append((b"content-length", str(length).encode()))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
 
 
-def whole_events(data: bytes) -> tuple[bytes, bytes]:
-    """(complete events, the beginning of the next): a client must never see half an event."""
-    if data.endswith(EVENT_ENDS):
-        return data, b""
-    end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in EVENT_ENDS)
-    return data[:end], data[end:]
+def _kept(response: Response) -> list[tuple[bytes, bytes]]:
+    headers = of_answer(response.headers)
+    if b"content-type" not in response.headers:
+        headers.append((b"content-type", b"application/json"))
+    return headers
+
+
+def _most_events(exchange: Exchange) -> float:
+    """More events than these are no answer to what was asked; inf where nobody knows."""
+    limit = exchange.completion.max_tokens
+    return math.inf if limit is None else limit * exchange.completion.sequences + SPARE_EVENTS
+
+
+def _after_comments(events: bytes, *, begins: bool) -> tuple[bytes, bytes]:
+    """(what the client gets, what waits): comments alone don't begin an answer, for another replica may yet give it."""
+    if begins:
+        return events, b""
+    return b"", events if len(events) <= MAX_HELD_BYTES else b""
+
+
+def _touching(send: Send, idle: IdleLimit) -> Send:
+    """`send`, noting that something happened each time the client has taken something."""
+
+    async def touching(message: Message) -> None:
+        await send(message)
+        idle.touch()
+
+    return touching
 
 
 def _upstream_headers(exchange: Exchange, replica: Replica) -> dict[str, str]:
     headers = {
+        **exchange.tracing,
         "content-type": "application/json",
         "accept-encoding": "identity",
         "x-request-id": exchange.request_id,
@@ -249,9 +366,11 @@ def _upstream_headers(exchange: Exchange, replica: Replica) -> dict[str, str]:
 
 def _with_tier(body: bytes, tier: str) -> bytes:
     """The answer with the tier that was served, whatever the replica said about it."""
-    fields = msgspec.json.decode(body)
-    fields["service_tier"] = tier
-    return msgspec.json.encode(fields)
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body  # no JSON that anyone could read: the header says it, too
+    return msgspec.json.encode({**fields, "service_tier": tier})
 
 
 def _first_with_tier(exchange: Exchange, events: bytes) -> bytes:
@@ -259,7 +378,7 @@ def _first_with_tier(exchange: Exchange, events: bytes) -> bytes:
     if exchange.completion.service_tier is None:
         return events
     tier = exchange.contract.served_tier(exchange.guaranteed)
-    return events.replace(b"data: {", b'data: {"service_tier":"%b",' % tier.encode(), 1)
+    return _FIRST_OBJECT.sub(rb'\1"service_tier":"%b",' % tier.encode(), events, count=1)
 
 
 async def _cut_on_hang_up(exchange: Exchange, receive: Receive) -> None:

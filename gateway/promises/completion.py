@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -23,10 +23,13 @@ class _Body(Struct, frozen=True):
 
     model: str | None = None
     prompt: Raw | UnsetType = UNSET
+    prompt_embeds: Raw | UnsetType = UNSET
     messages: list[Raw] | UnsetType | None = UNSET
     stream: bool | None = None
-    max_tokens: int | None = None
+    max_tokens: int | UnsetType | None = UNSET
     max_completion_tokens: int | None = None
+    truncate_prompt_tokens: int | None = None
+    echo: bool | None = None
     n: int | None = None
     best_of: int | None = None
     ignore_eos: bool | None = None
@@ -39,9 +42,10 @@ class _Body(Struct, frozen=True):
     documents: Raw | UnsetType = UNSET
     chat_template: Raw | UnsetType = UNSET
     chat_template_kwargs: Raw | UnsetType = UNSET
-    prompt_embeds: Raw | UnsetType = UNSET
-    truncate_prompt_tokens: Raw | UnsetType = UNSET
     add_special_tokens: Raw | UnsetType = UNSET
+    # What only the gateway may say.
+    priority: Raw | UnsetType = UNSET
+    request_id: Raw | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +58,28 @@ class Completion:
     stream: bool
     prompt_tokens: int | None
     prompt_bytes: int
+    longest_tokens: int | None  # of a batch of token ids, the longest prompt: each has a window of its own
+    truncate_tokens: int | None  # the replica cuts longer prompts down to so many
     max_tokens: int | None
     exact_output: bool  # the output will have max_tokens tokens: the end-of-sequence token is ignored
     sequences: int  # outputs generated at once; a guarantee covers one
     service_tier: str | None
-    has_xargs: bool
+    says_too_much: bool  # the body has fields that only the gateway may set
     prefix: Hashes = ()  # the prompt's leading blocks
     tool_bytes: int = 0  # schemas of tools, and documents: the chat template writes them into the prompt
     media: tuple[str, ...] = ()  # the type of each part that is no text; their bytes are not in `prompt_bytes`
     reshaped: bool = False  # the client changes how the prompt is made: its own template, a cut, embeddings
 
 
-_DECODER = msgspec.json.Decoder(_Body)
+# As lax as the replicas' own reading of numbers and truth values: 1e3 and "1000" are numbers of tokens there, too.
+_DECODER = msgspec.json.Decoder(_Body, strict=False)
+_ANY = msgspec.json.Decoder(dict[str, Any])
+T = TypeVar("T")
+
+OWN_FIELDS = ("priority", "request_id")  # of a body: only the gateway sets them
+DEFAULT_MAX_TOKENS = 16  # of /v1/completions, for OpenAI and vLLM
+EMBEDDING_BYTES = 2048  # base64 of one token's embedding, for each byte that its text would have had: a rough guess
+LARGE = 1 << 30  # beyond any window, and planning can still count with it
 
 
 def parse(body: bytes, kind: Kind) -> Completion:
@@ -73,42 +87,39 @@ def parse(body: bytes, kind: Kind) -> Completion:
     fields = _decode(body)
     if not fields.model:
         raise InvalidRequest("model is missing: name the model to use", param="model")
-    if kind == "chat":
-        media, media_bytes = _media(fields)
-        prompt_tokens, prompt_bytes, prompts = _messages(fields)
-        prompt_bytes = max(0, prompt_bytes - media_bytes)
-    else:
-        media = ()
-        prompt_tokens, prompt_bytes, prompts = _prompt(fields)
-    limit = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
-    if limit is not None and limit < 1:
-        raise InvalidRequest(f"max_tokens must be at least 1, not {limit}", param="max_tokens")
+    media, prompt = _media_and_messages(fields) if kind == "chat" else ((), _prompt(fields))
+    limit = _max_tokens(fields, kind)
+    says_too_much = any(x is not UNSET for x in (fields.vllm_xargs, fields.priority, fields.request_id))
+    if says_too_much:
+        all_fields(body)  # it will have to be written anew: now is the time to say that it can't be
+    truncate = fields.truncate_prompt_tokens
+    if truncate is not None and truncate > 0 and prompt.tokens is not None:
+        prompt = prompt.cut(truncate)
     return Completion(
         kind=kind,
         body=body,
         model=fields.model,
         stream=bool(fields.stream),
-        prompt_tokens=prompt_tokens,
-        prompt_bytes=prompt_bytes,
+        prompt_tokens=prompt.tokens,
+        prompt_bytes=prompt.bytes,
+        longest_tokens=prompt.longest,
+        truncate_tokens=truncate if truncate is not None and truncate != 0 else None,
         max_tokens=limit,
         exact_output=bool(fields.ignore_eos) and limit is not None,
-        sequences=prompts * max(fields.n or 1, fields.best_of or 1),
+        sequences=min(LARGE, prompt.count * max(fields.n or 1, fields.best_of or 1)),
         service_tier=fields.service_tier,
-        has_xargs=fields.vllm_xargs is not UNSET,
+        says_too_much=says_too_much,
         prefix=leading_blocks((kind, fields.cache_salt), _texts(fields, kind)),
         tool_bytes=sum(_written(part) for part in (fields.tools, fields.functions, fields.documents)),
         media=media,
-        reshaped=any(
-            _written(part)
-            for part in (
-                fields.chat_template,
-                fields.chat_template_kwargs,
-                fields.prompt_embeds,
-                fields.truncate_prompt_tokens,
-                fields.add_special_tokens,
-            )
-        ),
+        reshaped=_reshaped(fields),
     )
+
+
+def _reshaped(fields: _Body) -> bool:
+    """Whether the client changes how the replica makes the prompt."""
+    told = (fields.chat_template, fields.chat_template_kwargs, fields.prompt_embeds, fields.add_special_tokens)
+    return fields.truncate_prompt_tokens is not None or any(_written(part) for part in told)
 
 
 _EMPTY = (b"null", b"[]", b"{}")
@@ -152,68 +163,125 @@ def _media_of(message: bytes) -> Iterator[tuple[str, int]]:
     yield from ((kind, size) for kind, size in kinds if kind not in _TEXT_PARTS)
 
 
+def _max_tokens(fields: _Body, kind: Kind) -> int | None:
+    """How many tokens the answer may have, as vLLM reads the body; None: as many as the window leaves.
+
+    A chat's max_completion_tokens goes before its max_tokens; /v1/completions knows max_tokens only.
+    """
+    name, limit = "max_tokens", fields.max_tokens
+    if kind == "chat" and fields.max_completion_tokens is not None:
+        name, limit = "max_completion_tokens", fields.max_completion_tokens
+    if limit is UNSET:
+        return None if kind == "chat" else DEFAULT_MAX_TOKENS
+    if limit is None:
+        return None
+    if limit == 0 and kind == "completions" and fields.echo:
+        return 1  # only the prompt is asked for, with its logprobs: one step all the same
+    if limit < 1:
+        raise InvalidRequest(f"{name} must be at least 1, not {limit}", param=name)
+    return min(limit, LARGE)
+
+
 def _texts(fields: _Body, kind: Kind) -> Iterator[bytes]:
     """The prompt as the client wrote it."""
     if kind == "completions":
-        yield bytes(fields.prompt or b"")
+        yield b"" if fields.prompt is UNSET else bytes(fields.prompt)
     else:
         yield from (bytes(message) for message in fields.messages or ())
 
 
 def _decode(body: bytes) -> _Body:
+    return _read(body, _DECODER)
+
+
+def all_fields(body: bytes) -> dict[str, Any]:
+    """Every field of a body. Raises InvalidRequest, also for numbers beyond what JSON's readers can hold."""
+    return _read(body, _ANY)
+
+
+def _read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
-        return _DECODER.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as exc:
         message, _, path = str(exc).partition(" - at ")
         field = path.strip("`").removeprefix("$").removeprefix(".") or None
         raise InvalidRequest(f"{field or 'the body'}: {message}", param=field) from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidRequest(f"the body is not valid JSON: {exc}", code="invalid_json") from None
 
 
-def _messages(fields: _Body) -> tuple[None, int, int]:
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    tokens: int | None  # in all; None for text
+    bytes: int
+    longest: int | None = None  # tokens of the longest
+    count: int = 1
+
+    def cut(self, most: int) -> _Prompt:
+        """As the replica cuts each prompt."""
+        longest = min(most, self.longest or 0)
+        return replace(self, tokens=min(self.tokens or 0, longest * self.count), longest=longest)
+
+
+def _media_and_messages(fields: _Body) -> tuple[tuple[str, ...], _Prompt]:
+    media, media_bytes = _media(fields)
+    prompt = _messages(fields)
+    return media, replace(prompt, bytes=max(0, prompt.bytes - media_bytes))
+
+
+def _messages(fields: _Body) -> _Prompt:
     if not fields.messages:
         raise InvalidRequest("messages is missing: give at least one message", param="messages")
-    return None, sum(len(bytes(message)) for message in fields.messages), 1
+    return _Prompt(None, sum(len(bytes(message)) for message in fields.messages))
 
 
 _FIRST_ITEM = re.compile(rb"\[\s*(.)")
+_INNER_LIST = re.compile(rb"\[([^\[\]]*)\]")
 
 
-def _prompt(fields: _Body) -> tuple[int | None, int, int]:
-    """(tokens if they are ids, bytes, prompts). Ids are counted by their commas: the JSON was already checked."""
+def _prompt(fields: _Body) -> _Prompt:
+    """What is known of a prompt. Ids are counted by their commas: the JSON was already checked."""
+    raw = b"" if fields.prompt is UNSET else bytes(fields.prompt).strip()
+    if fields.prompt_embeds is not UNSET and raw in (b"", b"null", b"[]", b'""'):
+        # Nobody knows its length before the replica has unpacked it, so that nothing can be promised.
+        return _Prompt(None, len(bytes(fields.prompt_embeds)) // EMBEDDING_BYTES + 1, count=LARGE)
     if fields.prompt is UNSET:
         raise InvalidRequest("prompt is missing: give a string or a list of token ids", param="prompt")
-    raw = bytes(fields.prompt).strip()
     if raw[:1] == b'"':
-        return None, len(raw) - 2, 1
+        return _Prompt(None, len(raw) - 2)
     first = _FIRST_ITEM.match(raw)
     if raw[:1] != b"[" or first is None or first[1] == b"]":
         raise InvalidRequest(
             "prompt must be a string, a list of token ids, or a non-empty list of those", param="prompt"
         )
     if first[1] == b'"':
-        return None, len(raw), len(msgspec.json.decode(raw, type=list[Raw]))
+        return _Prompt(None, len(raw), count=len(msgspec.json.decode(raw, type=list[Raw])))
     if first[1] == b"[":
-        return raw.count(b",") + 1, len(raw), raw.count(b"[") - 1
-    return raw.count(b",") + 1, len(raw), 1
+        sizes = [inner.count(b",") + 1 for inner in _INNER_LIST.findall(raw)]
+        return _Prompt(sum(sizes), len(raw), max(sizes, default=1), max(1, len(sizes)))
+    tokens = raw.count(b",") + 1
+    return _Prompt(tokens, len(raw), tokens)
 
 
 def with_slo_args(completion: Completion, args: SloArgs) -> bytes:
     """The client's body plus `vllm_xargs`, spliced in before its last brace: nothing else is touched."""
-    if completion.has_xargs:
-        return _merged(completion.body, args)
+    if completion.says_too_much:
+        fields = without_claims(all_fields(completion.body))
+        fields["vllm_xargs"] = fields.get("vllm_xargs", {}) | msgspec.to_builtins(args)
+        return msgspec.json.encode(fields)
     end = completion.body.rindex(b"}")
     return b'%b,"vllm_xargs":%b}' % (completion.body[:end], msgspec.json.encode(args))
 
 
-def _merged(body: bytes, args: SloArgs) -> bytes:
-    """For a client with `vllm_xargs` of its own: they stay, except that only the gateway may set slo_* ones."""
-    fields: dict[str, Any] = msgspec.json.decode(body)
-    own = fields["vllm_xargs"] if isinstance(fields["vllm_xargs"], dict) else {}
-    kept = {name: value for name, value in own.items() if not name.startswith("slo_")}
-    fields["vllm_xargs"] = kept | msgspec.to_builtins(args)
-    return msgspec.json.encode(fields)
+def without_claims(fields: dict[str, Any]) -> dict[str, Any]:
+    """A body's fields without what only the gateway may say; the client's other `vllm_xargs` stay."""
+    kept = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
+    if "vllm_xargs" in kept:
+        own = kept["vllm_xargs"] if isinstance(kept["vllm_xargs"], dict) else {}
+        kept["vllm_xargs"] = {name: value for name, value in own.items() if not name.lower().startswith("slo_")}
+    return kept
 
 
 def slo_args(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -69,6 +70,8 @@ class Exchange:
     prompt_is_exact: bool = False  # prompt_tokens was counted, not estimated: only then may it refuse
     key: str = ""  # name of the API key's holder; empty when keys are not asked for
     authorization: str = ""  # the client's, for replicas that check keys themselves
+    client_id: str = ""  # the x-request-id that the client gave it
+    tracing: Mapping[str, str] = field(default_factory=dict)  # headers that replicas are told as they came
 
     @property
     def placement(self) -> Placement:
@@ -98,15 +101,21 @@ class Exchange:
         """What the answer says about itself: the promise, who keeps it, and how."""
         server, enforcement = self.server
         headers = [
-            (b"x-request-id", self.request_id.encode()),
+            (b"x-request-id", (self.client_id or self.request_id).encode()),
+            (b"x-slo-request-id", self.request_id.encode()),
             (b"x-slo-admission", self.admission.encode()),
             (b"x-slo-class", self.contract.slo_class.encode("latin-1", "replace")),
             (b"x-slo-replica", server.encode("latin-1", "replace")),
             (b"x-slo-enforcement", enforcement.encode()),
             (b"x-slo-service-tier", self.contract.served_tier(self.guaranteed).encode()),
         ]
-        if math.isfinite(self.predicted_ttft_s):
-            headers.append((b"x-slo-predicted-ttft-ms", f"{self.predicted_ttft_s * 1000:.1f}".encode()))
+        for name, seconds in (
+            (b"x-slo-predicted-ttft-ms", self.predicted_ttft_s),
+            (b"x-slo-effective-ttft-ms", self.ttft_s),
+            (b"x-slo-effective-tpot-ms", self.contract.tpot_s),
+        ):
+            if math.isfinite(seconds):
+                headers.append((name, f"{seconds * 1000:.1f}".encode()))
         return headers
 
     @property

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
+import queue
 import sys
+import threading
 from collections import OrderedDict
-from typing import IO
+from contextlib import suppress
+from typing import Protocol
 
 import msgspec
 
 from slosgate.gateway.errors import GatewayError
 from slosgate.gateway.promises.exchange import Exchange
+
+LOG_LINES = 10_000  # that may wait for a slow reader
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -45,10 +51,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     attained: bool | None  # None: there was no SLO
 
 
+class Log(Protocol):
+    def write(self, line: bytes) -> None: ...
+
+
 class Records:
     """The newest records, and if wanted a line of JSON for each."""
 
-    def __init__(self, limit: int, log: IO[str] | None = None) -> None:
+    def __init__(self, limit: int, log: Log | None = None) -> None:
         self._limit = limit
         self._log = log
         self._records: OrderedDict[str, Record] = OrderedDict()
@@ -65,7 +75,7 @@ class Records:
         if len(self._records) > self._limit:
             self._records.popitem(last=False)
         if self._log is not None:
-            print(msgspec.json.encode(record).decode(), file=self._log, flush=True)
+            self._log.write(msgspec.json.encode(record) + b"\n")
 
 
 def record_of(exchange: Exchange, now_s: float, error: GatewayError | None) -> Record:
@@ -100,6 +110,29 @@ def _ms(seconds: float) -> float | None:
     return round(seconds * 1000, 3) if math.isfinite(seconds) else None
 
 
-def log_stream(wanted: bool) -> IO[str] | None:
+class BackgroundLog:
+    """Lines to a file descriptor, written by a thread: a pipe that nobody reads or a full disk holds up no request.
+
+    Lines that come while LOG_LINES others wait, and those that can't be written, are lost.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: queue.Queue[bytes] = queue.Queue(LOG_LINES)
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def write(self, line: bytes) -> None:
+        with suppress(queue.Full):
+            self._lines.put_nowait(line)
+
+    def _run(self) -> None:
+        while True:
+            line = self._lines.get()
+            with suppress(OSError):
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+
+
+def log_stream(wanted: bool) -> Log | None:
     """Where lines go when the configuration wants them."""
-    return sys.stderr if wanted else None
+    return BackgroundLog(sys.stderr.fileno()) if wanted else None

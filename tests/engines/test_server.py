@@ -117,3 +117,21 @@ def test_an_unknown_name_on_the_command_line_is_refused_with_the_choices(options
     result = CliRunner().invoke(app, ["engine", "sim", *options])
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "tokens"),
+    [
+        ("chat/completions", {"max_tokens": 9, "max_completion_tokens": 5}, 5),
+        ("completions", {"max_tokens": 9, "max_completion_tokens": 5}, 9),
+        ("completions", {"max_completion_tokens": 5}, 16),
+        ("completions", {"max_tokens": 3.0}, 3),
+        ("completions", {"max_tokens": 0, "echo": True}, 1),
+    ],
+)
+async def test_max_tokens_is_read_as_vllm_reads_it(
+    server: str, path: str, fields: dict[str, object], tokens: int
+) -> None:
+    body = {"model": "tiny", "prompt": "x", "messages": [{"role": "user", "content": "x"}], "ignore_eos": True}
+    async with aiohttp.ClientSession() as client, client.post(f"{server}/v1/{path}", json=body | fields) as answer:
+        assert (await answer.json())["usage"]["completion_tokens"] == tokens

@@ -29,6 +29,7 @@ class Call:
     headers: dict[str, str]
     body: dict[str, Any]
     writer: asyncio.StreamWriter
+    text: bytes = b""  # the body as it came
 
     async def raw(self, data: bytes) -> None:
         self.writer.write(data)
@@ -264,7 +265,7 @@ async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> C
     head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Call(head[0].split(" ")[1], headers, _object(body), writer)
+    return Call(head[0].split(" ")[1], headers, _object(body), writer, body)
 
 
 def _object(body: bytes) -> dict[str, Any]:

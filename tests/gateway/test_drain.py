@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import ssl
+import subprocess
+from contextlib import suppress
+from pathlib import Path
 
 import aiohttp
+import pytest
+from typer.testing import CliRunner
 
+from slosgate.gateway.cli import app
 from tests.gateway.conftest import eventually, ledger_size, until_known
 from tests.gateway.scripted import MODEL, good, scripted_replica
 from tests.processes import running_gateway
@@ -24,3 +32,58 @@ async def test_a_stopping_gateway_loses_no_accepted_request(client: aiohttp.Clie
             assert text.endswith("data: [DONE]\n\n")
             assert await asyncio.to_thread(gateway.popen.wait, 30) == 0
         assert await ledger_size(redis_url, "drained") == 0
+
+
+async def test_readiness_ends_before_the_listener_closes(client: aiohttp.ClientSession, redis_url: str) -> None:
+    """A load balancer has the notice's time to look elsewhere, and until then everything is served."""
+    async with scripted_replica(redis_url, "noticed", good(token_s=0.0)):
+        with running_gateway(redis_url, "[drain]\nnotice_s = 3\n") as gateway:
+            await until_known(client, gateway.url, "noticed")
+            gateway.popen.terminate()
+            await eventually(lambda: _draining(client, gateway.url))
+            body = {"model": MODEL, "prompt": [1], "max_tokens": 2}
+            async with client.post(f"{gateway.url}/v1/completions", json=body) as answer:
+                assert answer.status == 200
+            assert await asyncio.to_thread(gateway.popen.wait, 30) == 0
+
+
+async def _draining(client: aiohttp.ClientSession, url: str) -> bool:
+    async with client.get(f"{url}/ready") as answer:
+        return (answer.status, (await answer.json())["draining"]) == (503, True)
+
+
+async def test_it_serves_tls(client: aiohttp.ClientSession, redis_url: str, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    making = await asyncio.create_subprocess_exec(
+        *command, *subject, "-keyout", key, "-out", certificate, stderr=subprocess.DEVNULL
+    )
+    assert await making.wait() == 0
+    options = ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
+    trusted = ssl.create_default_context(cafile=certificate)
+    with running_gateway(redis_url, options=options, wait=False) as gateway:
+        url = gateway.url.replace("http://", "https://")
+        await eventually(lambda: _healthy(client, url, trusted))
+
+
+async def _healthy(client: aiohttp.ClientSession, url: str, trusted: ssl.SSLContext) -> bool:
+    with suppress(aiohttp.ClientConnectorError):
+        async with client.get(f"{url}/health", ssl=trusted) as answer:
+            return answer.status == 200
+    return False
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--ssl-keyfile", "key.pem"], "needs --ssl-certfile beside it"),
+        (["--ssl-certfile", "no-such.pem"], "no-such.pem"),
+    ],
+)
+def test_a_certificate_that_cannot_be_used_is_refused(options: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["serve", *options])
+    assert result.exit_code == 2
+    assert said in result.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError, RateLimitError
 
 from tests.gateway.conftest import Start
-from tests.gateway.scripted import dies_after_two, good
+from tests.gateway.scripted import Call, dies_after_two, good
 from tests.processes import Process
 
 
@@ -103,3 +104,21 @@ async def test_a_refusal_says_when_to_come_back_and_the_package_does(
         raw = await patient.completions.with_raw_response.create(**ask)
         assert raw.headers["x-slo-admission"] == "guaranteed"
         assert raw.retries_taken >= 1
+
+
+async def test_responses_and_embeddings_are_handed_through(openai: AsyncOpenAI, replica: Start, model: str) -> None:
+    async def answers(call: Call) -> None:
+        vector = {"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}
+        said = {"type": "output_text", "text": "hi", "annotations": []}
+        message = {"id": "m", "type": "message", "role": "assistant", "status": "completed", "content": [said]}
+        usage = {"prompt_tokens": 1, "total_tokens": 1}
+        listed = {"object": "list", "model": model, "data": [vector], "usage": usage}
+        response = {"id": "r", "object": "response", "created_at": 1, "model": model, "output": [message]}
+        await call.head(kind="application/json")
+        await call.chunk(json.dumps(listed if "embeddings" in call.path else response).encode())
+        await call.end()
+
+    async with replica("a", answers):
+        vectors = await openai.embeddings.create(model=model, input="x", encoding_format="float")
+        assert vectors.data[0].embedding == [0.5, 0.25]
+        assert (await openai.responses.create(model=model, input="x")).output_text == "hi"

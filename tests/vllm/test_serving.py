@@ -12,6 +12,7 @@ import pytest
 
 from slosgate.engines import channel, profiles
 from slosgate.engines.channel import ReplicaInfo
+from slosgate.engines.store import connect
 from tests.engines.conftest import Valkey
 from tests.engines.serving import EngineServer
 from tests.engines.test_contract import (  # noqa: F401  # the contract's own tests and fixtures
@@ -53,7 +54,7 @@ async def test_an_engine_without_a_profile_measures_itself_before_it_registers(
 ) -> None:
     with vllm_engine("unmeasured", state.url, tmp_path, measures=True) as url, running_gateway(state.url) as gateway:
         await _until_ready(gateway.url, "unmeasured")
-        async with channel.connect(state.url) as redis:
+        async with connect(state.url) as redis:
             record = await redis.get(channel.key("replica", "unmeasured"))
         assert isinstance(record, bytes)
         info = msgspec.msgpack.decode(record, type=ReplicaInfo)

@@ -1,0 +1,56 @@
+"""What a replica's answer means: whose fault it is, and how a client is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slosgate.gateway.errors import error_body
+from slosgate.gateway.http.headers import of_answer
+from slosgate.gateway.replicas.upstream import Response
+
+UNAVAILABLE = (502, 503, 504)  # the replica is unwell, and says so
+QUOTED_BYTES = 200
+RETRIED = (408, 409, 429)  # what clients send again; other 4xx never change
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is no success, as it came."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    @property
+    def quoted(self) -> str:
+        return self.body[:QUOTED_BYTES].decode(errors="replace")
+
+    def for_client(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Headers and body as OpenAI's clients read them: what is no JSON is quoted in an error."""
+        if 300 <= self.status < 400 or looks_like_json(self.body):
+            return self.headers, self.body
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        body = error_body(f"the replica answered HTTP {self.status}: {self.quoted}", kind, None, "replica_refused")
+        headers = [(name, value) for name, value in self.headers if name not in (b"content-type", b"content-encoding")]
+        headers.append((b"content-type", b"application/json"))
+        if self.status < 500 and self.status not in RETRIED:
+            headers.append((b"x-should-retry", b"false"))
+        return headers, body
+
+
+async def refusal(response: Response) -> Refusal:
+    """Read an answer to its end. Raises UpstreamError."""
+    return Refusal(response.status, of_answer(response.headers), await response.read())
+
+
+def looks_like_json(body: bytes) -> bool:
+    return body.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"{")
+
+
+def is_json(response: Response) -> bool:
+    """Whether it says that it is JSON."""
+    return b"json" in response.headers.get(b"content-type", b"").lower()
+
+
+def is_stream(response: Response) -> bool:
+    return b"event-stream" in response.headers.get(b"content-type", b"").lower()

@@ -1,0 +1,159 @@
+"""The bodies of requests: read within limits, unpacked, and for paths that are handed through, cleaned of claims."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import zlib
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from slosgate.gateway.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnknownEncoding
+from slosgate.gateway.promises.completion import OWN_FIELDS, all_fields, without_claims
+from slosgate.gateway.replicas.upstream import ENCODINGS, ZLIB_WINDOW
+
+SLOWEST_BYTES_PER_S = 10_000  # a body that comes slower is not waited for
+CLAIMS = (*OWN_FIELDS, "vllm_xargs")
+_BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
+_PART_NAME = re.compile(rb'name\*?="?([^";\r\n]*)"?', re.IGNORECASE)
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int, timeout_s: float) -> bytes:
+    """The whole body, unpacked. Raises InvalidRequest, and ClientDisconnect when the client goes away."""
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower() or b"identity"
+    if encoding != b"identity" and encoding not in ENCODINGS:
+        raise UnknownEncoding(
+            f"content-encoding must be gzip, deflate or identity, not {encoding.decode('latin-1')!r}",
+            param="content-encoding",
+        )
+    announced = headers.get(b"content-length", b"0")
+    if announced.isdigit() and int(announced[:20]) > limit:
+        raise _too_large(limit)
+    body = await _received(receive, limit, timeout_s)
+    if encoding == b"identity" or not body:
+        return body
+    return await asyncio.to_thread(_unpacked, body, limit)
+
+
+async def _received(receive: Receive, limit: int, timeout_s: float) -> bytes:
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s) as clock:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                part = message.get("body", b"")
+                size += len(part)
+                if size > limit:
+                    raise _too_large(limit)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+                clock.reschedule(began_s + timeout_s + size / SLOWEST_BYTES_PER_S)
+    except TimeoutError:
+        raise RequestTimeout(f"the body came too slowly: {size} bytes within {loop.time() - began_s:.0f} s") from None
+
+
+def _unpacked(body: bytes, limit: int) -> bytes:
+    unzip = zlib.decompressobj(ZLIB_WINDOW)
+    try:
+        plain = unzip.decompress(body, limit + 1)
+    except zlib.error as exc:
+        raise InvalidRequest(f"the body is not compressed as content-encoding says: {exc}") from None
+    if len(plain) > limit:
+        raise _too_large(limit)
+    if not unzip.eof:
+        raise InvalidRequest("the compressed body ends too early")
+    return plain
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is too large; accepted: at most {limit} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Through:
+    """A body that is handed through: what a replica gets, and the model it names."""
+
+    data: bytes
+    model: str | None
+
+
+class _Json(msgspec.Struct):
+    model: Any = None
+    vllm_xargs: Raw | UnsetType = UNSET
+    priority: Raw | UnsetType = UNSET
+    request_id: Raw | UnsetType = UNSET
+
+
+def handed_through(body: bytes, content_type: bytes) -> Through:
+    """Take from a body what only the gateway may say. Raises InvalidRequest where that can't be made sure of."""
+    kind = content_type.decode("latin-1")
+    if not body:
+        return Through(body, None)
+    if kind.lower().startswith("multipart/"):
+        return _multipart(body, kind)
+    if kind.lower().startswith("application/x-www-form-urlencoded"):
+        return _form(body)
+    if kind and "json" not in kind.lower() and not body.lstrip().startswith(b"{"):
+        return Through(body, None)
+    return _json(body)
+
+
+def _json(body: bytes) -> Through:
+    try:
+        fields = msgspec.json.decode(body, type=_Json)
+        if all(claim is UNSET for claim in (fields.vllm_xargs, fields.priority, fields.request_id)):
+            data = body
+        else:
+            data = msgspec.json.encode(without_claims(all_fields(body)))
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
+    except msgspec.ValidationError:
+        return Through(body, None)  # no object: nothing is said by name
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidRequest(f"the body is not valid JSON: {exc}", code="invalid_json") from None
+    return Through(data, fields.model if isinstance(fields.model, str) else None)
+
+
+def _form(body: bytes) -> Through:
+    try:
+        pairs = parse_qsl(body.decode("latin-1"), keep_blank_values=True, encoding="latin-1", max_num_fields=1000)
+    except ValueError as exc:
+        raise InvalidRequest(f"the form can't be read: {exc}") from None
+    kept = [(name, value) for name, value in pairs if not _is_claim(name)]
+    model = next((value for name, value in kept if name == "model"), None)
+    return Through(urlencode(kept, encoding="latin-1").encode(), model)
+
+
+def _multipart(body: bytes, content_type: str) -> Through:
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        raise InvalidRequest("content-type: multipart needs a boundary", param="content-type")
+    mark = b"--" + found[1].strip().encode("latin-1")
+    kept, model = [], None
+    for number, part in enumerate(body.split(mark)):
+        head, _, value = part.partition(b"\r\n\r\n")
+        named = _PART_NAME.search(head) if number else None
+        name = named[1].decode("latin-1") if named else ""
+        if _is_claim(name):
+            continue
+        if name == "model":
+            model = value.removesuffix(b"\r\n").decode("utf-8", "replace")
+        kept.append(part)
+    return Through(mark.join(kept), model)
+
+
+def _is_claim(name: str) -> bool:
+    """Also as a form spells what is inside: vllm_xargs[slo_guaranteed], vllm_xargs.slo_guaranteed."""
+    return re.split(r"[\[.]", name.removeprefix("utf-8''"), maxsplit=1)[0].strip().lower() in CLAIMS

@@ -1,0 +1,60 @@
+"""Server-sent events, as they are met: cut into whole events and otherwise left alone.
+
+A line ends with LF, CR LF or CR; the space after `data:` is optional; comments and blank lines may stand anywhere, a
+byte order mark at the beginning (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+"""
+
+from __future__ import annotations
+
+import re
+
+BOM = b"\xef\xbb\xbf"
+DONE = b"data: [DONE]\n\n"
+_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")  # LF CR LF also ends CR LF CR LF
+_FIELD = re.compile(rb"[\r\n]*(?:data|event|id|retry)?:|[\r\n]*\Z|[\r\n]*(?:data|event|id|retry)[\r\n]")
+_DATA = re.compile(rb"(?:\A|[\r\n])data: ?(?=[^\r\n])")
+_DONE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\][ \t]*[\r\n]")
+
+
+class EventStream:
+    """Feed it what comes; it gives whole events: a client must never see half of one."""
+
+    def __init__(self) -> None:
+        self.rest = b""  # the beginning of the next event
+        self.done = False  # [DONE] has come
+        self._begun = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The events that are whole with `chunk`, as they were written; empty when none is."""
+        data = self.rest + chunk if self.rest else chunk
+        if not self._begun:
+            if BOM.startswith(data[:3]) and len(data) < len(BOM):
+                self.rest = data
+                return b""
+            data = data.removeprefix(BOM)
+            self._begun = True
+        events, self.rest = _split(data)
+        if b"[DONE]" in events and _DONE.search(events):
+            self.done = True
+        return events
+
+
+def _split(data: bytes) -> tuple[bytes, bytes]:
+    if data.endswith(_ENDS):
+        return data, b""
+    end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _ENDS)
+    return data[:end], data[end:]
+
+
+def is_event_stream(events: bytes) -> bool:
+    """Whether whole events look like some."""
+    return _FIELD.match(events) is not None
+
+
+def data_events(events: bytes) -> int:
+    """How many of them carry data, [DONE] left out."""
+    if b"\r" not in events:
+        count = events.count(b"\ndata:") + events.startswith(b"data:")
+    else:
+        count = len(_DATA.findall(events))
+    return count - (1 if b"[DONE]" in events and _DONE.search(events) else 0)

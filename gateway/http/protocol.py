@@ -1,0 +1,243 @@
+"""HTTP from clients: uvicorn's httptools protocol, with the limits that its llhttp parser leaves to others.
+
+uvicorn's other parser, h11, has a limit for heads of its own and declines upgrades well, but it is pure Python, and
+costs far more CPU per event of a stream. What is added here: heads end at a size, a number of headers and a time; so do
+chunk framing and trailers; a client that stops reading is let go; an offer to upgrade (h2c, WebSocket) is declined as
+RFC 9110 7.8 says, by answering the request; and an HTTP/1.0 client gets no chunks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, cast
+
+import httptools
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from slosgate.gateway.errors import error_body
+
+MAX_HEADERS = 200
+FRAMING_BYTES = 64 * 1024  # chunk sizes, extensions and trailers, beside FRAMING_SHARE of the body itself
+FRAMING_SHARE = 8  # of a body in chunks of one byte
+HOP_BY_HOP = (b"upgrade", b"http2-settings")
+ABORT_S = 10.0  # what a closing connection has to take its last bytes
+_HEAD = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    head_bytes: int
+    head_s: float  # from a connection's beginning, or a request's first byte, to the end of its headers
+    stalled_write_s: float  # how long a client may take nothing of an answer that waits for it
+
+
+class _Refused(Exception):
+    """The request is not read on; its connection gets this status and ends."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._refusal: _Refused | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._declining = False  # the head offers an upgrade: it is read again without the offer
+        self._head_bytes = 0  # of the headers that are complete
+        self._received = 0  # bytes since the read in which the message began
+        self._delivered = 0  # of them, the body's
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))  # uvloop's is none by inheritance
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_head_wait()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    # Reading
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        self._received += len(data)
+        try:
+            self._feed(data)
+            self._check_framing()
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or _Refused(400, "the request is not valid HTTP/1.1"))
+        except _Refused as refusal:
+            self._refuse(refusal)
+        else:
+            if self.cycle is None or self.cycle.response_complete:
+                self._wait_for_head()
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                data = self._head_without_offer() + data[offer.args[0] :]
+
+    def _head_without_offer(self) -> bytes:
+        """The head once more, for a fresh parser, as if no upgrade had been offered."""
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b",".join(token for token in value.split(b",") if token.strip().lower() not in HOP_BY_HOP)
+            if name not in HOP_BY_HOP:
+                lines.append(b"%b: %b" % (name, value))
+        self._declining = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _check_framing(self) -> None:
+        """What was received and is no body: an unfinished header, chunk sizes and extensions, trailers."""
+        beside = self._received - self._delivered
+        if self._in_head and beside > self._limits.head_bytes:
+            raise self._head_too_large()
+        if not self._in_head and beside > self._limits.head_bytes + FRAMING_BYTES + FRAMING_SHARE * self._delivered:
+            raise _Refused(400, "the chunks of the body are mostly framing")
+
+    def _head_too_large(self) -> _Refused:
+        limit = self._limits.head_bytes
+        return _Refused(431, f"the headers are too large; accepted: {MAX_HEADERS} headers, {limit} bytes in all")
+
+    def _refuse(self, refusal: _Refused) -> None:
+        """Answer a request that will not be read on, unless another answer is under way, and hang up."""
+        if self.cycle is None or self.cycle.response_complete:
+            kind = "invalid_request_error"
+            body = error_body(refusal.message, kind, None, "request_timeout" if refusal.status == 408 else "bad_http")
+            self.transport.write(_HEAD % (refusal.status, _REASONS[refusal.status], len(body)) + body)
+        self._close()
+
+    # The parser's callbacks
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = self._received = self._delivered = 0
+        self._wait_for_head()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer: what came before decides
+        self._count_head(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._limits.head_bytes or len(self.headers) >= MAX_HEADERS:
+            self._refusal = self._head_too_large()
+            raise self._refusal
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._refusal = _Refused(400, "CONNECT is not served here")
+                raise self._refusal
+            self._declining = True
+            return
+        self._in_head = False
+        self._end_head_wait()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._delivered += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._declining:
+            super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        if cycle.scope["http_version"] == "1.0":
+            app = _Unchunked(app, cycle)
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+
+    # Waiting
+
+    def _wait_for_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._limits.head_s, self._head_is_late)
+
+    def _end_head_wait(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait_for_head()  # only the next request is late: the answer under way goes on
+        elif self._in_head:
+            self._refuse(_Refused(408, f"the headers were not complete within {self._limits.head_s:g} s"))
+        else:
+            self._close()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        """Close, and don't wait for ever until the client has taken what is left."""
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(ABORT_S, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self._limits.stalled_write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        super().resume_writing()
+
+
+class _Unchunked:
+    """For HTTP/1.0, which has no chunks: an answer of unknown length ends with its connection."""
+
+    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ends_with_connection = False
+
+        async def unchunked(message: Message) -> None:
+            nonlocal ends_with_connection
+            if message["type"] == "http.response.start":
+                ends_with_connection = all(name.lower() != b"content-length" for name, _ in message["headers"])
+                if ends_with_connection:
+                    self._cycle.chunked_encoding = False
+            elif ends_with_connection:
+                self._cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive, unchunked)

@@ -1,0 +1,209 @@
+"""What replicas say reaches the client as it was meant, and only their own faults are held against them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+
+import aiohttp
+import pytest
+
+from tests.gateway.conftest import Start, eventually, until_known
+from tests.gateway.scripted import Call, Script, dies_at_once, good, stalls
+from tests.processes import Process, running_gateway
+
+PATHS = ["/v1/completions", "/v1/embeddings"]
+ERROR = b'{"error":{"message":"busy","type":"t","param":null,"code":"c"}}'
+
+
+def says(status: int, body: bytes = ERROR, kind: str = "application/json", *headers: str) -> Script:
+    async def script(call: Call) -> None:
+        lines = [f"HTTP/1.1 {status} -", f"content-type: {kind}", f"content-length: {len(body)}", *headers]
+        await call.raw("\r\n".join([*lines, "", ""]).encode() + body)
+
+    return script
+
+
+def streams(*parts: bytes) -> Script:
+    async def script(call: Call) -> None:
+        await call.head()
+        for part in parts:
+            await call.chunk(part)
+        await call.end()
+
+    return script
+
+
+def body(model: str, **more: object) -> dict[str, object]:
+    return {"model": model, "prompt": [1, 2, 3], "max_tokens": 4, **more}
+
+
+async def breaker(client: aiohttp.ClientSession, gateway: Process, name: str) -> str:
+    async with client.get(f"{gateway.url}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    return next(x.split()[-1] for x in lines if x.startswith(f'slosgate_replica_breaker_state{{replica="{name}"}}'))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("script", "status", "headers"),
+    [
+        (says(429, ERROR, "application/json", "retry-after: 7"), 429, {"retry-after": "7"}),
+        (says(413, b"<html>413</html>", "text/html"), 413, {"x-should-retry": "false"}),
+        (says(400, b"<html>400</html>", "text/html"), 400, {"x-should-retry": "false"}),
+        (says(422), 422, {}),
+        (says(501), 501, {}),
+        (says(307, b"", "text/plain", "location: http://a/b"), 307, {"location": "http://a/b"}),
+    ],
+    ids=["429", "413 by a proxy", "400 by a proxy", "422", "501", "307"],
+)
+async def test_statuses_and_headers_keep_their_meaning_and_open_no_breaker(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str,
+    path: str, script: Script, status: int, headers: dict[str, str],
+) -> None:  # fmt: skip
+    async with replica("a", script) as server:
+        for _ in range(4):
+            async with client.post(gateway.url + path, json=body(model), allow_redirects=False) as answer:
+                assert answer.status == status
+                assert {name: answer.headers.get(name) for name in headers} == headers
+                if status >= 400:
+                    assert (await answer.json())["error"]["message"]
+        assert await breaker(client, gateway, server.name) == "0.0"
+
+
+async def test_a_full_replica_is_passed_over(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async with replica("full", says(429)) as full, replica("free", good()) as free:
+        free.busy_for(60)  # so that the other one is asked first
+        await free.reported()
+        async with client.post(f"{gateway.url}/v1/completions", json=body(model)) as answer:
+            assert (answer.status, answer.headers["x-slo-replica"]) == (200, free.name)
+        assert len(full.calls) == 1
+
+
+async def test_a_request_that_every_replica_fails_of_blames_none(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async with replica("a", says(500)) as a, replica("b", says(500)) as b:
+        for _ in range(4):
+            async with client.post(f"{gateway.url}/v1/completions", json=body(model)) as answer:
+                assert answer.status == 503
+        assert [await breaker(client, gateway, server.name) for server in (a, b)] == ["0.0", "0.0"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_deadly_request_gets_no_third_replica(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, path: str
+) -> None:
+    async with replica("a", dies_at_once) as a, replica("b", dies_at_once) as b, replica("c", dies_at_once) as c:
+        async with client.post(gateway.url + path, json=body(model)) as answer:
+            assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
+        assert sum(len(server.calls) for server in (a, b, c)) == 2
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_what_comes_compressed_all_the_same_is_read(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, path: str
+) -> None:
+    text = json.dumps({"choices": [{"text": "x"}], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}).encode()
+    packed = says(200, gzip.compress(text), "application/json", "content-encoding: gzip")
+    async with replica("a", packed), client.post(gateway.url + path, json=body(model)) as answer:
+        assert "content-encoding" not in answer.headers
+        assert await answer.json() == json.loads(text)
+
+
+async def test_one_object_may_answer_a_stream(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    for kind in ("application/json", "text/plain"):
+        async with replica(kind[:4], says(200, b'{"choices": []}', kind)) as server:
+            async with client.post(f"{gateway.url}/v1/completions", json=body(model, stream=True)) as answer:
+                assert (answer.status, await answer.read()) == (200, b'{"choices": []}')
+            assert len(server.calls) == 1
+
+
+TOKEN = b'{"choices":[{"text":"t"}]}'
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"data: %b\r\n\r\n" % TOKEN, b"data: [DONE]\r\n\r\n"],
+        [b"data: %b\r\r" % TOKEN, b"data: [DONE]\r\r"],
+        [b"data:%b\n\n" % TOKEN, b"data:[DONE]\n\n"],
+        [b"\xef", b"\xbb\xbfdata: %b\n\ndata: [DONE]\n\n" % TOKEN],
+        [b": waiting\n\n", b"\n\n", b"data: %b\n\n" % TOKEN, b"data: [DONE]\n\n"],
+        [b"event: x\nid: 1\ndata: %b\n\n" % TOKEN, b"data: [DONE]\n\n", b": bye\n\n"],
+        [b"data: %b\n" % TOKEN, b"\ndata: [DO", b"NE]\n\n"],
+    ],
+    ids=["CR LF", "CR", "no space", "BOM", "comment and blank lines first", "fields, comment last", "cut anywhere"],
+)
+async def test_event_streams_as_they_are_met(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, parts: list[bytes]
+) -> None:
+    async with replica("a", streams(*parts)):
+        async with client.post(f"{gateway.url}/v1/completions", json=body(model, stream=True)) as answer:
+            text = await answer.read()
+        assert answer.status == 200
+        assert answer.headers["x-accel-buffering"] == "no"
+        assert text == b"".join(parts).removeprefix(b"\xef\xbb\xbf")
+
+
+async def _pours(call: Call) -> None:
+    await call.head()
+    while True:
+        await call.event(call.token(0))
+
+
+async def test_an_answer_without_end_is_ended(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async with replica("a", _pours) as server:
+        async with client.post(f"{gateway.url}/v1/completions", json=body(model, stream=True)) as answer:
+            text = await answer.read()
+        assert b"replica_lost" in text[-500:]
+        await eventually(lambda: not server.connections)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_traces_go_through_and_the_clients_id_comes_back(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, path: str
+) -> None:
+    told = {"traceparent": "00-1-2-01", "tracestate": "a=b", "x-request-id": "mine-1"}
+    async with replica("a", good()) as server:
+        async with client.post(gateway.url + path, json=body(model), headers=told) as answer:
+            assert answer.headers["x-request-id"] == "mine-1"
+        got = server.calls[0].headers
+        assert (got["traceparent"], got["tracestate"]) == ("00-1-2-01", "a=b")
+        assert got["x-request-id"].startswith("req-")  # engines know requests by the gateway's ids
+
+
+async def test_the_slo_that_holds_is_said(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async with replica("a", good()):
+        slo = {"x-slo-class": "interactive", "x-slo-tpot-ms": "80"}
+        async with client.post(f"{gateway.url}/v1/completions", json=body(model), headers=slo) as answer:
+            assert answer.headers["x-slo-effective-ttft-ms"] == "1000.0"
+            assert answer.headers["x-slo-effective-tpot-ms"] == "80.0"
+
+
+@pytest.fixture(scope="module")
+def hasty(redis_url: str) -> Iterator[Process]:
+    with running_gateway(redis_url, "[server]\nfirst_byte_timeout_s = 0.5\n") as process:
+        yield process
+
+
+async def test_a_replica_that_hangs_is_left_for_another(
+    hasty: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async with replica("stuck", stalls) as stuck, replica("fine", good()) as fine:
+        for server in (stuck, fine):
+            await until_known(client, hasty.url, server.name)
+        fine.busy_for(60)
+        await fine.reported()
+        async with client.post(f"{hasty.url}/v1/completions", json=body(model, stream=True)) as answer:
+            assert (answer.status, answer.headers["x-slo-replica"]) == (200, fine.name)
+        await eventually(lambda: stuck.hang_ups == 1)

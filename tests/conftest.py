@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numba
 import pytest
 
 from slosgate import planner
@@ -9,6 +10,8 @@ from slosgate.engines.sim import policies, warmup
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Compile all kernels before any test: the processes that tests start then find them in the cache."""
+    if numba.config.DISABLE_JIT:
+        return
     planner.warm_up()
     for policy in ("slosgate", "vllm"):
         warmup.warm_up(profiles.load("h200-opt-13b"), policies.load(policy))

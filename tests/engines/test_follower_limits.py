@@ -126,7 +126,9 @@ def test_whoever_is_preempted_computes_all_of_it_again() -> None:
     assert [int(follows.table[n]["context"]) for n in ("begun", "decodes")] == [0, 0]
 
 
-@pytest.mark.parametrize(("ttft_ms", "output", "expected"), [(None, 0, (math.inf, 50)), (500.0, 20, (0.5, 20)), (500.0, 90, (0.5, 50))])
+@pytest.mark.parametrize(
+    ("ttft_ms", "output", "expected"), [(None, 0, (math.inf, 50)), (500.0, 20, (0.5, 20)), (500.0, 90, (0.5, 50))]
+)
 def test_what_a_request_says_becomes_a_job(ttft_ms: float | None, output: int, expected: tuple[float, int]) -> None:
     follows = follower()
     slo = SloArgs(slo_id="x", slo_ttft_ms=ttft_ms, slo_guaranteed=1, slo_output_tokens=output)

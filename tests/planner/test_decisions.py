@@ -60,6 +60,22 @@ def test_what_the_memory_never_holds_and_what_the_window_never_takes_is_not_wort
         assert place(arrival(prompt=prompt, ttft_s=100.0), [state()], 0.0).retry_after_s is None
 
 
+def test_nobody_is_promised_what_would_break_an_older_promise() -> None:
+    """The newcomer would be in time, and there is time for both: but not in iterations that can't be interrupted."""
+    prompt_s = 1.395 * H200.perf.iteration_s(1000, 1000, 1)
+
+    def asked(promised: bool) -> bool:
+        found = state()
+        found.jobs.add("older", deadline_s=prompt_s, tpot_s=0.1, prompt_left=1000, output=60, guaranteed=promised)
+        for n in range(20):
+            found.jobs.add(f"d{n}", deadline_s=-1.0, due_base_s=0.001 * n - 0.1, tpot_s=0.1, prompt_left=0, context=300,
+                           generated=1, output=60, guaranteed=True)  # fmt: skip
+        return place(arrival(prompt=100, ttft_s=0.8 * prompt_s, output=60), [found], 0.0).guaranteed
+
+    assert asked(promised=False)
+    assert not asked(promised=True)
+
+
 def test_an_iteration_in_flight_is_waited_for() -> None:
     own_s = H200.zero_load_ttft_s(500)
     assert place(arrival(ttft_s=2 * own_s), [state()], 0.0).guaranteed

@@ -1,4 +1,4 @@
-"""A gateway's view of its replicas, against a real Valkey: who lives, what the other gateways promised, who is asked."""
+"""A gateway's view of its replicas, against a real Valkey: who lives, and what the other gateways promised there."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pytest
-from redis.asyncio import Redis
 
 from slosgate.engines import profiles
-from slosgate.engines.channel import key
+from slosgate.engines.channel import ReplicaInfo
+from slosgate.gateway.config import Config
+from slosgate.gateway.replicas.books import Books
 from slosgate.gateway.replicas.breaker import Breaker
 from slosgate.gateway.replicas.fleet import Fleet, Replica
+from slosgate.gateway.replicas.mirror import Mirror
+from slosgate.gateway.replicas.upkeep import Upkeep
 from slosgate.gateway.replicas.upstream import Upstream
-from slosgate.gateway.state.ledger import Change, Head, Ledger, LedgerEntry
+from slosgate.gateway.state.ledger import Ledger
+from slosgate.gateway.state.records import LedgerEntry
 from tests.gateway.conftest import eventually, ledger_size
 from tests.gateway.scripted import ScriptedReplica, good, scripted_replica
 from tests.gateway.test_ledger import connected, entry
+
+PROFILE = profiles.load("h200-opt-13b")
 
 
 @dataclass
@@ -39,43 +45,40 @@ class Stream:
         self.promotions += 1
 
 
-class Clock:
-    """Wall clock, which a test may put forward."""
+@dataclass(frozen=True)
+class Known:
+    """A gateway's fleet, and one replica in it."""
 
-    def __init__(self) -> None:
-        self.ahead_s = 0.0
+    fleet: Fleet
+    ledger: Ledger
+    books: Books
+    server: ScriptedReplica
 
-    def __call__(self) -> float:
-        return time.time() + self.ahead_s
+    @property
+    def replica(self) -> Replica:
+        return self.fleet.replicas[self.server.name]
+
+    @property
+    def mirror(self) -> Mirror:
+        assert self.replica.mirror is not None
+        return self.replica.mirror
 
 
 @asynccontextmanager
-async def running(redis_url: str, gateway: str, clock: Clock) -> AsyncIterator[Fleet]:
-    ledger, upstream = Ledger(redis_url, gateway), Upstream(connect_timeout_s=1.0)
-    fleet = Fleet(ledger, upstream, (), clock=clock)
-    task = asyncio.create_task(fleet.run())
+async def known(redis_url: str, name: str) -> AsyncIterator[Known]:
+    ledger, upstream, fleet = Ledger(redis_url, f"gateway-of-{name}"), Upstream(connect_timeout_s=1.0), Fleet()
+    upkeep = Upkeep(fleet, ledger, upstream, Config(), clock=time.time)
+    task = asyncio.create_task(upkeep.run())
     try:
-        yield fleet
+        async with scripted_replica(redis_url, name, good(), model=name) as server:
+            await eventually(lambda: name in fleet.replicas and ledger.available)
+            yield Known(fleet, ledger, upkeep.books, server)
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
         await upstream.close()
         await ledger.close()
-
-
-@asynccontextmanager
-async def known(
-    redis_url: str, name: str, clock: Clock | None = None
-) -> AsyncIterator[tuple[Fleet, Replica, ScriptedReplica]]:
-    """A fleet with one replica that it knows."""
-    gateway = f"gateway-of-{name}"
-    async with (
-        running(redis_url, gateway, clock or Clock()) as fleet,
-        scripted_replica(redis_url, name, good()) as server,
-    ):
-        await eventually(lambda: name in fleet.replicas)
-        yield fleet, fleet.replicas[name], server
 
 
 async def stop_beating(server: ScriptedReplica) -> None:
@@ -89,33 +92,32 @@ async def stop_beating(server: ScriptedReplica) -> None:
 async def test_answers_of_a_replica_without_heartbeat_are_cut_only_if_it_is_gone(
     redis_url: str, model: str, hangs: bool, cuts: list[str]
 ) -> None:
-    clock = Clock()
-    async with known(redis_url, model, clock) as (fleet, replica, server):
+    async with known(redis_url, model) as here:
+        replica = here.replica
         stream = replica.answers["x"] = Stream()
-        clock.ahead_s = 10.0  # Redis has been there for a while
-        server.hangs = hangs
-        await stop_beating(server)
+        here.server.hangs = hangs
+        await stop_beating(here.server)
         await eventually(lambda: not replica.alive)
-        assert list(fleet.living()) == []
-        await asyncio.sleep(2.5 if hangs else 0.5)
-        assert stream.cuts == cuts
+        assert list(here.fleet.living()) == []
+        await asyncio.sleep(0.5)
+        await eventually(lambda: stream.cuts == cuts)
 
 
 async def test_a_replica_that_began_anew_has_lost_its_answers(redis_url: str, model: str) -> None:
-    async with known(redis_url, model) as (fleet, replica, server):
-        stream = replica.answers["x"] = Stream()
-        await stop_beating(server)
-        async with scripted_replica(redis_url, model, good()) as again:
-            await eventually(lambda: fleet.replicas[model].url == again.url)
+    async with known(redis_url, model) as here:
+        stream = here.replica.answers["x"] = Stream()
+        await stop_beating(here.server)
+        async with scripted_replica(redis_url, model, good(), model=model) as again:
+            await eventually(lambda: here.replica.url == again.url)
             assert stream.cuts == ["lost"]
-            assert fleet.replicas[model].answers == {}
+            assert here.replica.answers == {}
 
 
 async def test_just_after_redis_came_back_nobody_is_given_up(redis_url: str, model: str) -> None:
-    async with known(redis_url, model) as (_, replica, server):
-        await stop_beating(server)
-        await asyncio.sleep(1.5)
-        assert replica.alive
+    async with known(redis_url, model) as here:
+        await stop_beating(here.server)
+        await asyncio.sleep(1.0)
+        assert here.replica.alive
 
 
 @asynccontextmanager
@@ -137,105 +139,89 @@ async def neighbour(redis_url: str, name: str, fleet: Fleet) -> AsyncIterator[Le
             await beating
 
 
-async def told(redis_url: str, change: Change) -> None:
-    async with Redis.from_url(redis_url) as redis:
-        await redis.publish(key("changes", change.gateway), msgspec.msgpack.encode(change))
-
-
-def mine(request_id: str, gateway: str, **changed: object) -> LedgerEntry:
+def of(request_id: str, gateway: str, **changed: object) -> LedgerEntry:
+    """An entry of a request that is on its way for long."""
     made = msgspec.structs.replace(entry(request_id, gateway=gateway), dispatched_s=time.time() + 3600)
     return msgspec.structs.replace(made, **changed)
 
 
-async def test_only_the_next_version_of_a_ledger_is_taken_for_complete(redis_url: str, model: str) -> None:
-    async with known(redis_url, model) as (fleet, replica, _), neighbour(redis_url, f"b-{model}", fleet) as other:
-        mirror = replica.mirror
-        assert mirror is not None
-
-        async def tell(name: str, version: int) -> Head:
-            made = (mine(name, other.gateway, guaranteed=True),)
-            await told(redis_url, Change(replica=model, gateway=other.gateway, head=Head(version, name), entries=made))
-            await eventually(lambda: name in mirror.entries)
-            return mirror.head
-
-        assert await tell("first", 1) == Head(1, "first")
-        assert await tell("skips one", 3) == Head(1, "first")
-        assert await tell("comes late", 1) == Head(1, "first")
-        assert await tell("second", 2) == Head(2, "second")
-
-
 async def test_what_others_remove_is_gone_here_unless_we_answer_for_it(redis_url: str, model: str) -> None:
-    async with known(redis_url, model) as (fleet, replica, _), neighbour(redis_url, f"b-{model}", fleet) as other:
-        mirror = replica.mirror
-        assert mirror is not None
-        replica.enter(mine("ours", fleet.ledger.gateway))
-        await other.add(model, (mine("theirs", other.gateway),))
-        await eventually(lambda: "theirs" in mirror.jobs)
+    async with known(redis_url, model) as here, neighbour(redis_url, f"b-{model}", here.fleet) as other:
+        here.replica.enter(of("ours", here.ledger.gateway))
+        await other.add(model, (of("theirs", other.gateway),))
+        await eventually(lambda: "theirs" in here.mirror.jobs)
         other.remove(model, ("theirs", "ours"))
-        await eventually(lambda: "theirs" not in mirror.jobs)
-        assert "ours" in mirror.jobs
+        await eventually(lambda: "theirs" not in here.mirror.jobs)
+        assert "ours" in here.mirror.jobs
 
 
-async def test_what_others_promote_is_promised_here_too_if_it_is_still_here(redis_url: str, model: str) -> None:
-    async with known(redis_url, model) as (fleet, replica, _), neighbour(redis_url, f"b-{model}", fleet) as other:
-        mirror, stream = replica.mirror, Stream()
-        assert mirror is not None
-        ours = mine("ours", fleet.ledger.gateway, guaranteed=False)
-        replica.enter(ours)
-        replica.answers["ours"] = stream
+async def test_what_others_promise_and_promote_is_promised_here_too(redis_url: str, model: str) -> None:
+    async with known(redis_url, model) as here, neighbour(redis_url, f"b-{model}", here.fleet) as other:
+        stream, ours = Stream(), of("ours", here.ledger.gateway, guaranteed=False)
+        here.replica.enter(ours)
+        here.replica.answers["ours"] = stream
+        await here.ledger.add(model, (ours,))
+        committed = await other.commit(model, 0, of("theirs", other.gateway))
+        await eventually(lambda: here.mirror.version == committed.version)
+        assert bool(here.mirror.jobs["theirs"]["guaranteed"])
         promoted = tuple(
-            msgspec.structs.replace(one, guaranteed=True) for one in (ours, mine("ended", fleet.ledger.gateway))
+            msgspec.structs.replace(one, guaranteed=True) for one in (ours, of("ended", here.ledger.gateway))
         )
-        await told(redis_url, Change(replica=model, gateway=other.gateway, entries=promoted, promote=True))
+        version = await other.promote(model, committed.version, promoted)
         await eventually(lambda: stream.promotions)
-        assert bool(mirror.jobs["ours"]["guaranteed"])
-        assert replica.own["ours"].guaranteed
-        assert "ended" not in mirror.jobs
+        assert here.replica.own["ours"].guaranteed
+        assert bool(here.mirror.jobs["ours"]["guaranteed"])
+        assert "ended" not in here.mirror.jobs
+        await eventually(lambda: here.mirror.version == version)
 
 
 async def test_a_gateway_that_died_has_promised_nothing_any_more(redis_url: str, model: str) -> None:
-    async with known(redis_url, model) as (fleet, replica, _):
-        mirror = replica.mirror
-        assert mirror is not None
-        async with neighbour(redis_url, f"b-{model}", fleet) as other:
-            await other.add(model, (mine("theirs", other.gateway),))
-            await eventually(lambda: "theirs" in mirror.jobs)
-            await asyncio.sleep(1.0)
-            assert "theirs" in mirror.jobs
-        await eventually(lambda: "theirs" not in mirror.jobs)
+    async with known(redis_url, model) as here:
+        async with neighbour(redis_url, f"b-{model}", here.fleet) as other:
+            await other.add(model, (of("theirs", other.gateway),))
+            await eventually(lambda: "theirs" in here.mirror.jobs)
+            await asyncio.sleep(2.0)
+            assert "theirs" in here.mirror.jobs
+        await eventually(lambda: "theirs" not in here.mirror.jobs)
+        await here.ledger.flush()
         assert await ledger_size(redis_url, model) == 0
 
 
 async def test_a_ledger_that_is_loaded_again_loses_strays_and_gets_back_what_is_ours(
     redis_url: str, model: str
 ) -> None:
-    async with known(redis_url, model) as (fleet, replica, _), connected(redis_url, "b") as other:
-        mirror, gateway = replica.mirror, fleet.ledger.gateway
-        assert mirror is not None
-        replica.enter(mine("ours", gateway))
-        await other.add(model, (mine("stray", gateway), mine("theirs", "b")))
-        await fleet.reload(replica, restore=True)
-        assert set(mirror.entries) >= {"ours"}
-        assert "stray" not in mirror.entries
-        await fleet.ledger.flush()
+    async with known(redis_url, model) as here, connected(redis_url, "b") as other:
+        gateway = here.ledger.gateway
+        here.replica.enter(of("ours", gateway))
+        await other.add(model, (of("stray", gateway), of("theirs", "b")))
+        await here.books.reload(here.replica, restore=True)
+        assert "ours" in here.mirror.entries
+        assert "stray" not in here.mirror.entries
+        await here.ledger.flush()
         _, entries = await other.load(model)
         assert "ours" in entries
         assert "stray" not in entries
 
 
-def alone(name: str = "r", *, reports: bool = False) -> Replica:
-    return Replica(
-        name, "http://x/", "m", Breaker(lambda: 0.0), profile=profiles.load("h200-opt-13b"), supports_plans=reports,
-        reports=reports,
+def alone(name: str = "r", info: ReplicaInfo | None = None) -> Replica:
+    return Replica(name, "http://x/", "m", Breaker(lambda: 0.0), profile=PROFILE, info=info)
+
+
+def registered(name: str) -> Replica:
+    """One that reports and takes plans."""
+    info = ReplicaInfo(
+        name=name, url="http://x", model="m", profile=PROFILE, engine="sim", policy="slosgate", started_at_s=1.0,
+        supports_plans=True,
     )  # fmt: skip
+    return alone(name, info)
 
 
 def test_what_a_server_without_telemetry_does_is_told_from_its_answers() -> None:
     replica = alone()
     mirror = replica.mirror
     assert mirror is not None
-    replica.enter(mine("x", "a"))
-    replica.enter(mine("waits", "a"))
+    replica.enter(of("x", "a"))
+    replica.enter(of("waits", "a"))
     replica.answers["x"] = Stream(prompt_tokens=30, tokens=5)
     replica.answers["waits"] = Stream()
     replica.observe()
@@ -249,23 +235,18 @@ def test_what_a_server_without_telemetry_does_is_told_from_its_answers() -> None
     assert mirror.free_blocks == mirror.profile.kv_blocks
 
 
-async def test_replicas_that_fail_or_are_silent_are_asked_only_if_there_is_no_other() -> None:
-    clock = Clock()
-    upstream = Upstream(connect_timeout_s=1.0)
-    fleet = Fleet(Ledger("redis://127.0.0.1:1/0", "a"), upstream, (), clock=clock)
-    fleet.replicas = {name: alone(name, reports=True) for name in ("failing", "silent", "good")}
+def test_replicas_that_fail_or_are_silent_are_asked_only_if_there_is_no_other() -> None:
+    fleet = Fleet(clock=lambda: 100.0)
+    fleet.replicas = {name: registered(name) for name in ("failing", "silent", "good")}
     for _ in range(3):
         fleet.failed(fleet.replicas["failing"])
-    silent = fleet.replicas["silent"].mirror
-    assert silent is not None
-    silent.heard_s = clock() - 2.5
-    good = fleet.replicas["good"].mirror
-    assert good is not None
-    good.heard_s = clock() - 1.0
+    for name, heard_s in (("silent", 97.5), ("good", 99.0)):
+        mirror = fleet.replicas[name].mirror
+        assert mirror is not None
+        mirror.heard_s = heard_s
     assert [r.name for r in fleet.serving("m")] == ["good"]
     assert [r.name for r in fleet.serving("m", frozenset({"good"}))] == ["failing", "silent"]
     assert fleet.serving("other") == []
     assert fleet.breaks == 1
     fleet.replicas["good"].alive = False
     assert [r.name for r in fleet.serving("m")] == ["failing", "silent"]
-    await upstream.close()

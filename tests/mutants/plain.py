@@ -1,7 +1,7 @@
 """A pytest plugin that runs the kernels as plain Python: compiling them anew for every bug would take minutes.
 
-With `NUMBA_DISABLE_JIT=1` a kernel is the function that it was compiled from. It reads a row's fields as attributes, which
-numpy allows for rows of type `record`, and divides as numpy does.
+With `NUMBA_DISABLE_JIT=1` a kernel is the function that it was compiled from. It reads a row's fields as attributes,
+which numpy allows for rows of type `record`, and divides as numpy does.
 """
 
 from __future__ import annotations

@@ -39,6 +39,16 @@ def test_the_program_finds_the_best_value_in_600_random_cases(seed: int, accepta
             assert chosen_value(problem, chosen) == pytest.approx(best)
 
 
+def test_the_program_finds_the_best_value_in_random_cases() -> None:
+    """Fewer and smaller ones than above: they take little time even where the kernels are not compiled."""
+    rng = np.random.default_rng(7)
+    for _ in range(60):
+        rows = random_jobs(rng, 12, 6, tiers=2, weights=True).rows
+        for problem in problems(rows, ~rows["guaranteed"], H200, COEF, 0.0, int(rng.integers(60, 250))):
+            best = admit_by_brute_force(problem)
+            assert solve(problem)[1] == pytest.approx(-1.0 if best is None else best)
+
+
 def test_greedy_is_feasible_and_never_better() -> None:
     for problem in random_problems(2, 200, 0.0):
         greedy = admit_greedily(problem)

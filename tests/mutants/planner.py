@@ -362,10 +362,10 @@ MUTANTS = (
         f"{REHEARSE}memory_goes_from_who_was_due_last",
     ),
     _planner(
-        "in a rehearsal who loses its memory has nothing to compute again",
+        "in a rehearsal memory that is taken is not free",
         "rehearsal",
-        "job.prompt_left += job.context + (job.prompt_left == 0)",
-        "job.prompt_left += job.prompt_left == 0",
+        "        freed += blocks\n",
+        "",
         f"{REHEARSE}memory_goes_from_who_was_due_last",
     ),
     _planner(

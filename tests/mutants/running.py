@@ -52,7 +52,7 @@ def sound(mutants: Sequence[Mutant], root: Path) -> str:
             wanted = dict.fromkeys(test for m in mutants if m.plain is plain for test in m.tests)
             if not wanted:
                 continue
-            code, said = run(place, tuple(wanted), plain=plain, timeout_s=10 * TIMEOUT_S)
+            code, said = run(place, tuple(wanted), plain=plain, all_of_them=True)
             if code != 0:
                 return said
     return ""
@@ -101,9 +101,11 @@ def judged(mutant: Mutant, place: Path) -> Outcome:
     return Outcome(mutant, verdict, time.monotonic() - began_s, said)
 
 
-def run(place: Path, tests: Sequence[str], *, plain: bool, timeout_s: float = TIMEOUT_S) -> tuple[int, str]:
-    """Run tests in a copy: (pytest's exit code, the end of what it said). A timeout counts as a failure."""
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
+def run(place: Path, tests: Sequence[str], *, plain: bool, all_of_them: bool = False) -> tuple[int, str]:
+    """Run tests in a copy until one fails: (pytest's exit code, the end of what it said). A timeout is a failure."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
+    command += [] if all_of_them else ["-x"]
+    timeout_s = 10 * TIMEOUT_S if all_of_them else TIMEOUT_S
     env = os.environ | {"PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
     if plain:
         command += ["-p", "tests.mutants.plain"]

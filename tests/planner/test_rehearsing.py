@@ -20,18 +20,18 @@ def rehearsed(jobs: JobTable, *, free: int = 8000, until_s: float = -math.inf) -
     return rehearse(jobs.rows, H200, PATIENT, -0.01, 0.0, free, watched, until_s)
 
 
-def decode(jobs: JobTable, name: str, *, deadline_s: float, context: int) -> None:
-    jobs.add(name, deadline_s=deadline_s, due_base_s=0.0, tpot_s=0.05, prompt_left=0, context=context, generated=1,
-             output=3, guaranteed=True)  # fmt: skip
-
-
-def test_memory_goes_from_who_was_due_last() -> None:
+@pytest.mark.parametrize(("due_last", "starts"), [("large", True), ("small", False)])
+def test_memory_goes_from_who_was_due_last(due_last: str, starts: bool) -> None:
+    """Two decodes need a block each, and one is free. Whose memory goes decides whether a new prompt has room."""
     jobs = JobTable()
-    for name, deadline_s in (("first", -3.0), ("last", -1.0), ("second", -2.0)):
-        decode(jobs, name, deadline_s=deadline_s, context=16 * 100)
-    shown = rehearsed(jobs, free=2, until_s=0.3)
-    assert dict(zip(jobs.ids, shown.missed.tolist(), strict=True)) == {"first": False, "last": True, "second": False}
-    assert not rehearsed(jobs, free=3, until_s=0.05).missed.any()
+    for name, blocks in (("large", 100), ("small", 40)):
+        deadline_s = -1.0 if name == due_last else -2.0
+        jobs.add(name, deadline_s=deadline_s, due_base_s=0.0, tpot_s=0.05, prompt_left=0, context=16 * blocks,
+                 generated=1, output=3, guaranteed=False)  # fmt: skip
+    jobs.add("new", deadline_s=0.5, tpot_s=0.1, prompt_left=16 * 60, output=10, guaranteed=True)
+    shown = rehearsed(jobs, free=1)
+    assert bool(shown.first_token_s[2] < 0.5) is starts
+    assert shown.stuck is not starts
 
 
 def test_an_arrival_waits_until_it_can_be_seen() -> None:

@@ -9,7 +9,7 @@ BOUND, CACHE = "tests/bench/test_bound.py::test_", "tests/bench/test_cache.py::t
 
 
 def _bench(breaks: str, file: str, old: str, new: str, *tests: str) -> Mutant:
-    return Mutant("bench", breaks, f"bench/{file}.py", old, new, tests, plain=True)
+    return Mutant("bench", breaks, f"bench/{file}.py", old, new, tests)
 
 
 MUTANTS = (

@@ -10,7 +10,7 @@ REPLICA = "tests/engines/test_replica.py"
 
 
 def _engines(breaks: str, file: str, old: str, new: str, *tests: str) -> Mutant:
-    return Mutant("engines", breaks, f"engines/{file}.py", old, new, tests, plain=True)
+    return Mutant("engines", breaks, f"engines/{file}.py", old, new, tests)
 
 
 MUTANTS = (

@@ -11,7 +11,7 @@ PREFIXES, KEYS, LENGTHS = (f"tests/gateway/test_{name}.py::test_" for name in ("
 
 
 def _gateway(breaks: str, file: str, old: str, new: str, *tests: str) -> Mutant:
-    return Mutant("gateway", breaks, f"gateway/{file}.py", old, new, tests, plain=True)
+    return Mutant("gateway", breaks, f"gateway/{file}.py", old, new, tests)
 
 
 MUTANTS = (

@@ -15,7 +15,11 @@ class NoLongerApplies(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`old` stands exactly once in `file` and is replaced by `new`; `tests` are pytest's node ids."""
+    """`old` stands exactly once in `file` and is replaced by `new`; `tests` are pytest's node ids.
+
+    They run the kernels as plain Python (see `tests.mutants.plain`), so they should be small, and start no servers that
+    need kernels.
+    """
 
     package: Package
     breaks: str  # what, in one sentence
@@ -23,7 +27,6 @@ class Mutant:
     old: str
     new: str
     tests: tuple[str, ...]
-    plain: bool = False  # the kernels run as plain Python (see `tests.mutants.plain`)
 
     def applied(self, root: Path) -> str:
         """The file's text with the bug in it. Raises NoLongerApplies."""

@@ -12,10 +12,12 @@ def _in(file: str) -> str:
 BUDGET, DECIDE, SLACK, KERNELS = _in("budget"), _in("decisions"), _in("slack"), _in("kernels")
 ADMIT, CONTROL, REHEARSE = _in("admission"), _in("controller"), _in("rehearsing")
 ORACLE = f"{BUDGET}as_much_is_promised_as_the_inequalities_allow"
+IN_TIME = f"{BUDGET}the_line_between_in_time_and_too_late_is_where_the_inequalities_have_it"
+ROOM = f"{BUDGET}the_line_between_room_and_none_is_where_the_inequalities_have_it"
 
 
 def _planner(breaks: str, file: str, old: str, new: str, *tests: str) -> Mutant:
-    return Mutant("planner", breaks, f"planner/{file}.py", old, new, tests, plain=True)
+    return Mutant("planner", breaks, f"planner/{file}.py", old, new, tests)
 
 
 MUTANTS = (
@@ -46,42 +48,42 @@ MUTANTS = (
         "budget",
         "        charge(table, job, cost_s, now_s)\n",
         "",
-        ORACLE,
+        IN_TIME,
     ),
     _planner(
         "of a running answer one token too few is due",
         "budget",
         "(table[k, DEADLINE] - first_s) * per_s + 1.0)",
         "(table[k, DEADLINE] - first_s) * per_s)",
-        ORACLE,
+        IN_TIME,
     ),
     _planner(
         "running decodes do not load the replica",
         "budget",
         "running_load += cost_s / tier_s(job)",
         "running_load += 0.0",
-        f"{BUDGET}best_effort_in_time_is_as_good_as_promised_and_best_effort_that_is_late_is_not",
+        f"{BUDGET}running_answers_load_the_replica_as_long_as_they_go_on",
     ),
     _planner(
         "every iteration is free of its constant",
         "budget",
         "share = 1.0 - constant_s / unbroken_s",
         "share = 1.0",
-        ORACLE,
+        IN_TIME,
     ),
     _planner(
         "the last token of a running answer takes no block",
         "budget",
         "context[n] = job.context + block_tokens +",
         "context[n] = job.context +",
-        ORACLE,
+        ROOM,
     ),
     _planner(
         "memory is looked at when a prefill is due instead of when it must start",
         "budget",
         "max(0.0, table[k, DEADLINE] - table[k, PREFILL] - constant_s)",
         "max(0.0, table[k, DEADLINE])",
-        ORACLE,
+        ROOM,
     ),
     _planner(
         "best effort that was late counts as promised",

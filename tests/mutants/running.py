@@ -19,8 +19,7 @@ from queue import SimpleQueue
 from tests.mutants.mutant import Mutant, NoLongerApplies
 
 TIMEOUT_S = 400.0  # a bug that keeps a test from ever ending was noticed, too
-# The kernels that are compiled already are copied with the files they were compiled from.
-LEFT_OUT = (".git", ".venv*", "out", "results", "measurements", ".hypothesis", ".*_cache", "docs")
+LEFT_OUT = (".git", ".venv*", "out", "results", "measurements", ".hypothesis", ".*_cache", "docs", "*.nbi", "*.nbc")
 FAILED = 1  # pytest's exit code for tests that fail; others mean that they did not run
 
 
@@ -48,14 +47,9 @@ def sound(mutants: Sequence[Mutant], root: Path) -> str:
     """What fails of the mutants' tests without any bug; empty when all pass."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         place = copied(root, Path(folder))
-        for plain in (True, False):
-            wanted = dict.fromkeys(test for m in mutants if m.plain is plain for test in m.tests)
-            if not wanted:
-                continue
-            code, said = run(place, tuple(wanted), plain=plain, all_of_them=True)
-            if code != 0:
-                return said
-    return ""
+        wanted = dict.fromkeys(test for mutant in mutants for test in mutant.tests)
+        code, said = run(place, tuple(wanted), all_of_them=True)
+        return "" if code == 0 else said
 
 
 def tried(mutants: Sequence[Mutant], root: Path, jobs: int) -> Iterator[Outcome]:
@@ -77,7 +71,7 @@ def tried(mutants: Sequence[Mutant], root: Path, jobs: int) -> Iterator[Outcome]
 
 
 def copied(root: Path, folder: Path) -> Path:
-    """A copy of the checkout with its files' times, by which compiled kernels are valid."""
+    """A copy of the checkout."""
     shutil.copytree(root, folder, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
     return folder
 
@@ -93,7 +87,7 @@ def judged(mutant: Mutant, place: Path) -> Outcome:
     before, stat = file.read_text(), file.stat()
     file.write_text(text)
     try:
-        code, said = run(place, mutant.tests, plain=mutant.plain)
+        code, said = run(place, mutant.tests)
     finally:
         file.write_text(before)
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -101,15 +95,21 @@ def judged(mutant: Mutant, place: Path) -> Outcome:
     return Outcome(mutant, verdict, time.monotonic() - began_s, said)
 
 
-def run(place: Path, tests: Sequence[str], *, plain: bool, all_of_them: bool = False) -> tuple[int, str]:
+def run(place: Path, tests: Sequence[str], *, all_of_them: bool = False) -> tuple[int, str]:
     """Run tests in a copy until one fails: (pytest's exit code, the end of what it said). A timeout is a failure."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
-    command += [] if all_of_them else ["-x"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "tests.mutants.plain",
+        "--hypothesis-seed=0",
+    ]
+    command += [*tests] if all_of_them else ["-x", *tests]
     timeout_s = 10 * TIMEOUT_S if all_of_them else TIMEOUT_S
-    env = os.environ | {"PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
-    if plain:
-        command += ["-p", "tests.mutants.plain"]
-        env |= {"NUMBA_DISABLE_JIT": "1"}
+    env = os.environ | {"PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_DISABLE_JIT": "1"}
     # A session of its own, so that servers which a test started end with it.
     process = subprocess.Popen(
         command, cwd=place, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

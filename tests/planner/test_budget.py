@@ -90,7 +90,7 @@ def fits(running: list[np.void], chosen: list[np.void], free_blocks: int) -> boo
         room = capacity - held_tokens(running, max(0.0, due_s - own_s - lost))
         if need_s > budget_s + 1e-9 or memory > room + 1e-9:
             return False
-    return load + decoding <= 1 - constant_s / tau_s + 1e-9
+    return bool(load + decoding <= 1 - constant_s / tau_s + 1e-9)
 
 
 def test_as_much_is_promised_as_the_inequalities_allow() -> None:
@@ -107,6 +107,60 @@ def test_as_much_is_promised_as_the_inequalities_allow() -> None:
         assert sum(rows["weight"][admitted(rows, free)]) == pytest.approx(best)
         some += 0 < best < sum(j["weight"] for j in new)
     assert some > 12  # in which some are promised and some are not
+
+
+def crowd(rng: np.random.Generator, count: int) -> JobTable:
+    """Running answers of many lengths, whose next tokens are due within the next period."""
+    jobs = JobTable()
+    for n in range(count):
+        generated = int(rng.integers(1, 20))
+        jobs.add(
+            f"running-{n}", deadline_s=-1.0, due_base_s=float(rng.uniform(0, 0.05)) - 0.05 * generated, tpot_s=0.05,
+            prompt_left=0, context=int(rng.integers(20, 900)), generated=generated,
+            output=generated + int(rng.integers(1, 30)), guaranteed=True,
+        )  # fmt: skip
+    return jobs
+
+
+def compared(jobs: JobTable, free_blocks: int) -> bool:
+    """Whether the last row is admitted, as the inequalities have it, too."""
+    rows = jobs.rows
+    wanted = fits([row for row in rows if row["guaranteed"]], [rows[-1]], free_blocks)
+    assert bool(admitted(rows, free_blocks)) is wanted
+    return wanted
+
+
+def test_the_line_between_in_time_and_too_late_is_where_the_inequalities_have_it() -> None:
+    rng = np.random.default_rng(12)
+    for _ in range(5):
+        jobs = crowd(rng, int(rng.integers(60, 160)))
+        jobs.add("new", deadline_s=0.0, tpot_s=0.1, prompt_left=int(rng.integers(300, 1500)), output=50,
+                 guaranteed=False)  # fmt: skip
+        low_s, high_s = 0.0, 3.0
+        while high_s - low_s > 1e-4:
+            jobs["new"]["deadline_s"] = middle_s = (low_s + high_s) / 2
+            low_s, high_s = (low_s, middle_s) if compared(jobs, 10**5) else (middle_s, high_s)
+        answers = set()
+        for deadline_s in high_s * np.linspace(0.98, 1.02, 9):
+            jobs["new"]["deadline_s"] = deadline_s
+            answers.add(compared(jobs, 10**5))
+        assert answers == {False, True}
+
+
+def test_the_line_between_room_and_none_is_where_the_inequalities_have_it() -> None:
+    rng = np.random.default_rng(13)
+    drawn = 0
+    while drawn < 8:
+        jobs = crowd(rng, int(rng.integers(5, 40)))
+        jobs.add("new", deadline_s=float(rng.uniform(0.3, 1.5)), tpot_s=0.1, prompt_left=int(rng.integers(300, 1500)),
+                 output=int(rng.integers(400, 3000)), guaranteed=False)  # fmt: skip
+        low, high = 0, 400
+        if compared(jobs, low) or not compared(jobs, high):
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if compared(jobs, middle) else (middle, high)
+        drawn += 1
 
 
 def waiting(prompt: int = 100, output: int = 50, *, due_s: float = 1.0, tpot_s: float = 0.1, **more: float) -> JobTable:
@@ -134,6 +188,16 @@ def test_decodes_of_who_is_admitted_load_the_replica() -> None:
     assert 0 < len(admitted(jobs.rows, 10**6)) < 50  # there is time for the prompts of all, not for their answers
 
 
+@pytest.mark.parametrize(("running", "promised"), [(2, [2]), (60, [])], ids=["a few", "as many as there can be"])
+def test_running_answers_load_the_replica_as_long_as_they_go_on(running: int, promised: list[int]) -> None:
+    jobs = JobTable()
+    for n in range(running):
+        jobs.add(f"d{n}", deadline_s=-1.0, due_base_s=-0.01, tpot_s=0.0085, prompt_left=0, context=300, generated=1,
+                 output=30, guaranteed=True)  # fmt: skip
+    jobs.add("new", deadline_s=20.0, tpot_s=0.1, prompt_left=100, output=50, guaranteed=False)
+    assert admitted(jobs.rows, 4000) == promised
+
+
 def test_best_effort_in_time_is_as_good_as_promised_and_best_effort_that_is_late_is_not() -> None:
     def beside(due_base_s: float) -> list[int]:
         jobs = waiting(prompt=600, output=100, due_s=0.5)
@@ -159,5 +223,10 @@ def test_who_is_held_takes_no_part() -> None:
 
 def test_a_pace_without_a_first_deadline_is_admitted_as_if_it_were_due_in_half_a_minute() -> None:
     assert admitted(waiting(due_s=math.inf).rows, 4000) == [0]
-    assert admitted(waiting(prompt=2000, output=16 * 4000, due_s=math.inf).rows, 4000) == []
     assert admitted(waiting(due_s=math.inf, tpot_s=0.005).rows, 4000) == []
+    jobs = JobTable()
+    jobs.add("fast", deadline_s=-1.0, due_base_s=-0.01, tpot_s=0.0085, prompt_left=0, context=300, generated=1,
+             output=20_000, guaranteed=True)  # fmt: skip
+    for n in range(30):
+        jobs.add(f"w{n}", deadline_s=math.inf, tpot_s=1.0, prompt_left=20_000, output=10, guaranteed=False)
+    assert 0 < len(admitted(jobs.rows, 10**6)) < 30  # an iteration of 8.5 ms has time for hardly any prompt

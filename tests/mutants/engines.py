@@ -142,10 +142,10 @@ MUTANTS = (
         f"{REPLICA}::TestAny::test_a_cancelled_request_frees_its_blocks_when_its_iteration_ends",
     ),
     _engines(
-        "a later stage finds more of its prefix than whole blocks",
+        "a session's prefix is forgotten when its stage ends",
         "sim/state",
-        'whole = int(sequence["context"]) // self.profile.block_tokens if',
-        'whole = -(-int(sequence["context"]) // self.profile.block_tokens) if',
+        "self.pool.give(min(whole, blocks), request.session)",
+        "self.pool.give(min(whole, blocks))",
         f"{REPLICA}::TestAny::test_a_later_stage_finds_its_prefix",
     ),
 )

@@ -321,10 +321,10 @@ MUTANTS = (
     ),
     # Kernels
     _planner(
-        "the pace changes a token too early",
+        "after a change of pace every token is due a period too late",
         "kernels",
-        "if 0 < job.switch_at < k:",
-        "if 0 < job.switch_at - 1 < k:",
+        "(k - job.switch_at) * job.next_tpot_s",
+        "(k - job.switch_at + 1) * job.next_tpot_s",
         f"{KERNELS}the_pace_changes_after_the_last_token_of_the_first_tier",
     ),
     _planner(

@@ -228,5 +228,5 @@ def test_a_pace_without_a_first_deadline_is_admitted_as_if_it_were_due_in_half_a
     jobs.add("fast", deadline_s=-1.0, due_base_s=-0.01, tpot_s=0.0085, prompt_left=0, context=300, generated=1,
              output=20_000, guaranteed=True)  # fmt: skip
     for n in range(30):
-        jobs.add(f"w{n}", deadline_s=math.inf, tpot_s=1.0, prompt_left=20_000, output=10, guaranteed=False)
+        jobs.add(f"w{n}", deadline_s=math.inf, tpot_s=10.0, prompt_left=20_000, output=10, guaranteed=False)
     assert 0 < len(admitted(jobs.rows, 10**6)) < 30  # an iteration of 8.5 ms has time for hardly any prompt

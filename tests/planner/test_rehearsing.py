@@ -49,7 +49,7 @@ def test_whoever_is_not_reached_by_its_deadline_has_missed_it() -> None:
     jobs = JobTable()
     for n in range(6):
         jobs.add(f"w{n}", deadline_s=0.2 + 0.001 * n, tpot_s=0.1, prompt_left=1500, output=10, guaranteed=False)
-    shown = rehearsed(jobs, until_s=0.4)
+    shown = rehearsed(jobs, until_s=0.25)
     reached = shown.first_token_s <= 0.2 + 0.001 * np.arange(6)
     assert 0 < reached.sum() < 6
     assert shown.missed.tolist() == (~reached).tolist()
@@ -62,4 +62,5 @@ def test_an_early_first_token_buys_slack() -> None:
         jobs.add(f"hasty{n}", deadline_s=0.25, tpot_s=0.1, prompt_left=700, output=2, guaranteed=True)
     rollout = roll_forward(jobs.rows, H200, 0.0, 8000, horizon_s=0.5)
     assert rollout.first_token_s[0] < 0.45
-    assert not rollout.missed[0]
+    assert not any(batch.decode.size for batch in rollout.batches[:5])  # its next token is due after half a second
+    assert not rollout.missed.any()

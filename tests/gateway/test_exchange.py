@@ -73,6 +73,6 @@ def test_a_replica_is_told_what_is_left_and_what_the_gateway_alone_may_say() -> 
         "r", "c", ttft_left_s=-0.5, tpot_s=math.inf, guaranteed=True, weight=2.0, output=9, acceptance=0.61239
     )
     assert (args.slo_ttft_ms, args.slo_tpot_ms, args.slo_guaranteed, args.slo_acceptance) == (1.0, None, 1, 0.612)
-    body = {"model": "m", "prompt": [1], "vllm_xargs": {"slo_guaranteed": 7, "slo_weight": 99, "mine": 1}}
+    body = {"model": "m", "prompt": [1], "vllm_xargs": {"slo_guaranteed": 7, "slo_switch_at": 99, "mine": 1}}
     sent = json.loads(with_slo_args(parse(json.dumps(body).encode(), "completions"), args))
     assert sent["vllm_xargs"] == {"mine": 1, **msgspec.to_builtins(args)}

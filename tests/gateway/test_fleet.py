@@ -116,7 +116,7 @@ async def test_a_replica_that_began_anew_has_lost_its_answers(redis_url: str, mo
 async def test_just_after_redis_came_back_nobody_is_given_up(redis_url: str, model: str) -> None:
     async with known(redis_url, model) as here:
         await stop_beating(here.server)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.5)
         assert here.replica.alive
 
 

@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 REPRODUCTIONS := headline scaling ablation burst overhead predictor fidelity
 SCENARIOS := chatbot coder summarizer mixed tool-calling reasoning
 
-.PHONY: install test lint format demo reproduce harm bench clean test-vllm compat soak
+.PHONY: install test mutants lint format demo reproduce harm bench clean test-vllm compat soak
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,10 @@ install: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Plausible bugs, put in one at a time: fails when the tests notice fewer than 90 % of them.
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants --json out/mutants.json
 
 # Real vLLM on CPUs, in an environment of its own (3 GB; see tests/vllm/install.sh); the scheduler on the sources of
 # all supported versions.

@@ -2,6 +2,7 @@ import itertools
 import math
 import random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,6 +72,25 @@ def test_memory_limits_how_many_share_an_iteration_and_drafts_help() -> None:
 def test_every_call_of_a_request_counts() -> None:
     twice = [Offered(0, "c", (Call(100, 1, 1.0, 0.1), Call(100, 1, 1.0, 0.1, cached_tokens=100)))]
     assert bound_of(twice, PREFILL) == pytest.approx(5.0, rel=0.1)
+
+
+def test_a_call_that_comes_later_is_due_later() -> None:
+    def calls(gap_s: float) -> list[Offered]:
+        return [Offered(0, "c", (Call(100, 1, 1.0, 0.1, gap_s=gap_s), Call(1000, 1, 1.0, 0.1)))] * 4
+
+    assert attainable(calls(0.0), PREFILL) == 0.25  # 4.4 s of work, due within 2.1 s
+    assert attainable(calls(3.0), PREFILL) == 1.0
+
+
+def test_the_prompt_of_who_arrives_later_is_computed_later() -> None:
+    apart = [offered(0.9 * n, 400) for n in range(6)]
+    assert attainable(apart, PREFILL) == 1.0
+
+
+def test_what_a_request_cannot_begin_before_counts() -> None:
+    slow = msgspec.structs.replace(PREFILL, request_overhead_s=0.5)
+    assert attainable([offered(0, 600)], PREFILL) == 1.0
+    assert attainable([offered(0, 600)], slow) == 0.0
 
 
 def test_a_burst_loses_what_no_order_can_save() -> None:

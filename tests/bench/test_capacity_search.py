@@ -34,6 +34,23 @@ def test_a_lucky_rate_above_a_failing_one_does_not_count() -> None:
     assert search(measure, 0.9, lucky).rate_rps <= 3.7
 
 
+@pytest.mark.parametrize(("lucky", "counts"), [(2, False), (3, True)], ids=["two in a row", "three in a row"])
+def test_a_rate_counts_when_the_two_below_it_hold_as_well(lucky: int, counts: bool) -> None:
+    steps = range(100, 100 - lucky, -1)
+
+    def measure(rate_rps: float) -> Count:
+        return Count(950 if rate_rps <= rate_of(90) or rate_rps in map(rate_of, steps) else 500, 1000)
+
+    assert search(measure, 0.9, rate_of(100)).rate_rps == rate_of(100 if counts else 90)
+
+
+def test_an_attainment_that_is_just_the_target_is_enough() -> None:
+    def measure(rate_rps: float) -> Count:
+        return Count(900 if rate_rps <= 3.7 else 899, 1000)
+
+    assert 3.6 < search(measure, 0.9, 1.0).rate_rps <= 3.7
+
+
 def test_a_system_that_never_holds_has_no_capacity() -> None:
     assert search(falling(0.0, []), 0.9, 1.0).rate_rps == 0.0
 

@@ -103,4 +103,7 @@ def test_a_key_strips_the_clients_own_numbers() -> None:
 def test_a_trusted_key_may_loosen_but_not_tighten_its_class() -> None:
     assert contract(key="trusted", x_slo_class="interactive", x_slo_ttft_ms="900").ttft_s == 0.9
     assert contract(key="trusted", x_slo_class="interactive", x_slo_ttft_ms="100").ttft_s == 0.5
+    assert contract(key="trusted", x_slo_class="interactive", x_slo_tpot_ms="80").tpot_s == 0.08
+    assert contract(key="trusted", x_slo_class="interactive", x_slo_tpot_ms="10").tpot_s == 0.05
+    assert contract(key="trusted", x_slo_class="coder", x_slo_ttft_ms="9000").ttft_slowdown == 5.0
     assert contract(key="trusted", x_slo_ttft_ms="100").ttft_s == 0.1

@@ -34,10 +34,10 @@ def test_the_replica_with_the_prefix_is_asked_first() -> None:
     assert place(arrival(), [replica("a"), replica("b", prefix=900)], 0.0).replica == 1
 
 
-def test_a_busy_replica_passes_the_request_on_until_the_hop_limit() -> None:
+def test_a_busy_replica_passes_the_request_on() -> None:
     busy = [replica(n, queued=12_000) for n in "abc"]
     assert place(arrival(), [*busy, replica("idle")], 0.0).replica == 3
-    lost = place(arrival(), busy, 0.0, hop_limit=2)
+    lost = place(arrival(), busy, 0.0)
     assert not lost.guaranteed
     assert lost.retry_after_s is not None
 

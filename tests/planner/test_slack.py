@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,12 +44,114 @@ def test_a_decode_that_is_due_carries_what_prefill_still_fits() -> None:
 
 
 def test_an_iteration_ends_before_the_first_deadline_in_it() -> None:
+    def first(short_due_in_s: float) -> Batch:
+        jobs = JobTable()
+        prefill(jobs, "short", tokens=200, due_in_s=short_due_in_s)
+        prefill(jobs, "long", tokens=1500, due_in_s=0.5)
+        batch = next_batch(jobs.rows, H200, 0.0, 1000)
+        assert names(jobs, batch.prefill)[0] == "short"
+        return batch
+
+    assert first(0.4).duration_s > 0.016  # as long as any iteration should be
+    assert 0.013 < first(0.015).duration_s <= 0.015
+
+
+def test_beside_decodes_too_it_ends_before_the_first_deadline_in_it() -> None:
     jobs = JobTable()
-    prefill(jobs, "short", tokens=200, due_in_s=0.02)
+    decode(jobs, "decode", due_in_s=0.03)
+    prefill(jobs, "short", tokens=100, due_in_s=0.014)
     prefill(jobs, "long", tokens=1500, due_in_s=0.5)
     batch = next_batch(jobs.rows, H200, 0.0, 1000)
     assert names(jobs, batch.prefill)[0] == "short"
-    assert batch.duration_s <= 0.02
+    assert batch.duration_s <= 0.014
+
+
+def test_nobody_starts_behind_a_guarantee_that_has_no_room() -> None:
+    jobs = JobTable()
+    decode(jobs, "decode", due_in_s=0.5)
+    prefill(jobs, "promised first", tokens=1600, due_in_s=0.8, guaranteed=True)
+    prefill(jobs, "promised next", tokens=16, due_in_s=0.9, guaranteed=True)
+    prefill(jobs, "small", tokens=16, due_in_s=0.9)
+    assert not next_batch(jobs.rows, H200, 0.0, 90).prefill.size
+    jobs["promised first"]["guaranteed"] = False  # it can be overtaken, then
+    assert "promised next" in names(jobs, next_batch(jobs.rows, H200, 0.0, 90).prefill)
+
+
+def test_best_effort_leaves_room_for_guarantees_that_wait() -> None:
+    jobs = JobTable()
+    decode(jobs, "decode", due_in_s=0.5)
+    prefill(jobs, "first", tokens=800, due_in_s=0.7)
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 110).prefill) == ["first"]
+    prefill(jobs, "promised", tokens=1000, due_in_s=2.0, guaranteed=True)
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 110).prefill) == ["promised"]
+
+
+def test_no_more_sequences_begin_than_the_engine_takes() -> None:
+    two = msgspec.structs.replace(H200, max_sequences=2)
+    jobs = JobTable()
+    decode(jobs, "decode", due_in_s=0.5)
+    for n in range(3):
+        prefill(jobs, f"p{n}", tokens=20, due_in_s=0.5 + 0.1 * n)
+    assert names(jobs, next_batch(jobs.rows, two, 0.0, 1000).prefill) == ["p0"]
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).prefill) == ["p0", "p1", "p2"]
+
+
+def test_when_not_all_can_be_in_time_weight_counts() -> None:
+    jobs = JobTable()
+    prefill(jobs, "long", tokens=1800, due_in_s=0.10)
+    prefill(jobs, "short", tokens=900, due_in_s=0.101)
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).prefill)[0] == "short"
+    jobs["long"]["weight"] = 3.0
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).prefill)[0] == "long"
+
+
+def test_a_guarantee_is_given_a_tenth_more_time_than_its_prompt_takes() -> None:
+    takes_s = H200.perf.iteration_s(500, 500, 1)
+    rest_s = H200.perf.iteration_s(1000, 1000, 2)
+    jobs = JobTable()
+    prefill(jobs, "first", tokens=500, due_in_s=1.2 * takes_s)
+    prefill(jobs, "promised", tokens=500, due_in_s=1.15 * rest_s, guaranteed=True)
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).prefill)[0] == "first"
+    jobs["promised"]["deadline_s"] = 1.06 * rest_s
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).prefill)[0] == "promised"
+
+
+def test_best_effort_that_is_lost_hurries_nobody() -> None:
+    def decodes(**changed: float) -> list[str]:
+        jobs = JobTable()
+        decode(jobs, "decode", due_in_s=0.01, guaranteed=False)
+        for name, value in changed.items():
+            jobs["decode"][name] = value
+        prefill(jobs, "prompt", tokens=400, due_in_s=0.3)
+        return names(jobs, next_batch(jobs.rows, H200, 0.0, 1000).decode)
+
+    assert decodes() == ["decode"]
+    assert decodes(deadline_s=-0.2) == []  # its first token was late by more than a period
+    assert decodes(deadline_s=-0.2, guaranteed=True) == ["decode"]
+    assert decodes(due_base_s=-0.3, deadline_s=-0.3) == []  # behind by two tokens
+    assert decodes(due_base_s=-0.18, deadline_s=-0.18) == ["decode"]
+
+
+def test_a_decode_without_a_free_block_waits_and_takes_none_from_others() -> None:
+    jobs = JobTable()
+    for n, context in enumerate((320, 321, 336)):
+        decode(jobs, f"d{n}", due_in_s=0.02 + 0.001 * n)
+        jobs[f"d{n}"]["context"] = context
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 1).decode) == ["d0", "d1"]
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 0).decode) == ["d1"]
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 2).decode) == ["d0", "d1", "d2"]
+
+
+def test_prompts_leave_a_block_for_every_decode_that_needs_one_next() -> None:
+    jobs = JobTable()
+    for n in range(4):
+        decode(jobs, f"d{n}", due_in_s=0.5)
+        jobs[f"d{n}"]["context"] = 320
+        jobs[f"d{n}"]["output"] = 3
+    prefill(jobs, "begun", tokens=400, due_in_s=0.2)
+    jobs["begun"]["context"] = 16
+    batch = next_batch(jobs.rows, H200, 0.0, 10)
+    assert (batch.decode.size, batch.tokens.tolist()) == (0, [6 * 16])
 
 
 def test_when_not_all_can_be_in_time_the_longest_waits() -> None:

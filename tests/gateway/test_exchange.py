@@ -1,0 +1,78 @@
+"""What a gateway notes of one request: when its tokens are late, and how much sooner they are planned for."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import msgspec
+import pytest
+
+from slosgate.gateway.config import Config
+from slosgate.gateway.promises.completion import parse, slo_args, with_slo_args
+from slosgate.gateway.promises.contract import resolve
+from slosgate.gateway.promises.exchange import Exchange
+
+
+def exchange(ttft_s: float = 1.0, tpot_ms: int = 100, **changed: float) -> Exchange:
+    body = parse(json.dumps({"model": "m", "prompt": [1, 2]}).encode(), "completions")
+    contract = resolve({b"x-slo-ttft-ms": b"1000", b"x-slo-tpot-ms": b"%d" % tpot_ms}, None, Config())
+    return Exchange("r", body, contract, 100.0, 2, 50, ttft_s, **changed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("at_s", "late"), [(101.0, False), (101.049, False), (101.06, True)])
+def test_a_first_token_is_late_beyond_the_tolerance(at_s: float, late: bool) -> None:
+    found = exchange()
+    found.count(1, at_s)
+    assert found.late is late
+
+
+@pytest.mark.parametrize(("at_s", "late"), [(103.0, False), (102.99, False), (103.01, True)])
+def test_later_tokens_are_due_from_the_deadline_on_even_if_the_first_came_early(at_s: float, late: bool) -> None:
+    found = exchange()
+    found.count(1, 100.2)
+    found.count(19, at_s - 0.006)  # the 20th is the 19th after the first: due 1.995 s after the deadline
+    found.end(at_s)
+    assert found.late is late
+
+
+def test_tokens_between_the_checks_may_be_late() -> None:
+    found = exchange()
+    found.count(1, 100.2)
+    found.count(5, 109.0)
+    found.count(14, 102.9)
+    found.end(103.0)
+    assert not found.late
+
+
+@pytest.mark.parametrize(("at_s", "late"), [(151.99, False), (152.0, True)])
+def test_without_a_ttft_slo_the_pace_counts_from_the_first_token(at_s: float, late: bool) -> None:
+    found = exchange(math.inf)
+    found.count(1, 150.0)
+    found.count(19, at_s)
+    found.end(at_s)
+    assert found.late is late
+
+
+@pytest.mark.parametrize(("headroom_s", "planned_s"), [(0.0, 101.0), (0.2, 100.8), (0.9, 100.0 + 2 / 3)])
+def test_the_plan_wants_it_sooner_but_by_no_more_than_a_third(headroom_s: float, planned_s: float) -> None:
+    assert exchange(headroom_s=headroom_s).planned_deadline_s == pytest.approx(planned_s)
+
+
+def test_only_a_completed_answer_in_time_is_attained() -> None:
+    found = exchange()
+    assert not found.attained
+    found.outcome = "completed"
+    assert found.attained
+    found.late = True
+    assert not found.attained
+
+
+def test_a_replica_is_told_what_is_left_and_what_the_gateway_alone_may_say() -> None:
+    args = slo_args(
+        "r", "c", ttft_left_s=-0.5, tpot_s=math.inf, guaranteed=True, weight=2.0, output=9, acceptance=0.61239
+    )
+    assert (args.slo_ttft_ms, args.slo_tpot_ms, args.slo_guaranteed, args.slo_acceptance) == (1.0, None, 1, 0.612)
+    body = {"model": "m", "prompt": [1], "vllm_xargs": {"slo_guaranteed": 7, "slo_switch_at": 99, "mine": 1}}
+    sent = json.loads(with_slo_args(parse(json.dumps(body).encode(), "completions"), args))
+    assert sent["vllm_xargs"] == {"mine": 1, **msgspec.to_builtins(args)}

@@ -1,0 +1,1 @@
+"""Plausible bugs, put in one at a time: does the suite notice?"""

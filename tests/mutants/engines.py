@@ -1,0 +1,151 @@
+"""Bugs in the engines: the plan follower and the simulated replica."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+LIMITS, FOLLOW = "tests/engines/test_follower_limits.py::test_", "tests/engines/test_follower.py::test_"
+BLOCKS, KERNEL = "tests/engines/test_blocks.py::test_", "tests/engines/test_kernel.py::test_"
+REPLICA = "tests/engines/test_replica.py"
+
+
+def _engines(breaks: str, file: str, old: str, new: str, *tests: str) -> Mutant:
+    return Mutant("engines", breaks, f"engines/{file}.py", old, new, tests)
+
+
+MUTANTS = (
+    _engines(
+        "a planned iteration ignores how many blocks are free",
+        "follower",
+        "or new > planned.token_budget or blocks > free_blocks:",
+        "or new > planned.token_budget:",
+        f"{LIMITS}a_planned_iteration_needs_its_blocks",
+    ),
+    _engines(
+        "a planned iteration may make a guarantee late",
+        "follower",
+        "if duration_s > max(slack_s, 0.0):",
+        "if False:",
+        f"{FOLLOW}an_entry_that_would_make_a_guarantee_late_is_not_followed",
+    ),
+    _engines(
+        "best effort holds up a plan",
+        "follower",
+        "if not job.guaranteed or job.held:",
+        "if job.held:",
+        f"{LIMITS}a_planned_iteration_ends_before_the_next_token_of_a_guarantee_is_due",
+    ),
+    _engines(
+        "memory is taken from who is due first",
+        "follower",
+        'np.lexsort((-rows["deadline_s"], rows["guaranteed"], ~rows["held"]))',
+        'np.lexsort((rows["deadline_s"], rows["guaranteed"], ~rows["held"]))',
+        f"{LIMITS}memory_is_taken_first_from_whose_first_token_was_due_last",
+    ),
+    _engines(
+        "memory is taken from guarantees first",
+        "follower",
+        'np.lexsort((-rows["deadline_s"], rows["guaranteed"], ~rows["held"]))',
+        'np.lexsort((-rows["deadline_s"], ~rows["guaranteed"], ~rows["held"]))',
+        f"{LIMITS}memory_is_taken_first_from_whose_first_token_was_due_last",
+    ),
+    _engines(
+        "of those who are stuck the one due first gives way",
+        "follower",
+        'np.lexsort((-rows["deadline_s"][holders]',
+        'np.lexsort((rows["deadline_s"][holders]',
+        f"{LIMITS}of_those_who_are_stuck_the_one_due_last_gives_way",
+    ),
+    _engines(
+        "the last token of a preempted decode is not computed again",
+        "follower",
+        'job["prompt_left"] += job["context"] + (job["prompt_left"] == 0)',
+        'job["prompt_left"] += job["context"]',
+        f"{LIMITS}whoever_is_preempted_computes_all_of_it_again",
+    ),
+    _engines(
+        "an older plan replaces a newer one",
+        "follower",
+        "if self.plan and plan.epoch <= self.plan.epoch and",
+        "if self.plan and plan.epoch < 0 and",
+        f"{FOLLOW}a_newer_plan_replaces_what_is_left_of_an_older_one",
+    ),
+    _engines(
+        "the follower plans for itself although plans come",
+        "follower",
+        "self._plan_is_news, self._planned_s = False, now_s + PATIENCE_S",
+        "self._plan_is_news = False",
+        f"{LIMITS}without_a_plan_it_promotes_by_itself_and_only_then",
+    ),
+    _engines(
+        "a pace alone is taken for a guarantee",
+        "follower",
+        "bool(slo.slo_guaranteed) and slo.slo_ttft_ms is not None",
+        "bool(slo.slo_guaranteed)",
+        f"{LIMITS}what_a_request_says_becomes_a_job",
+    ),
+    _engines(
+        "more output is planned for than the client allows",
+        "follower",
+        "min(slo.slo_output_tokens or max_tokens, max_tokens)",
+        "slo.slo_output_tokens or max_tokens",
+        f"{LIMITS}what_a_request_says_becomes_a_job",
+    ),
+    _engines(
+        "a plan drafts more than the hardware verifies",
+        "follower",
+        "row, min(most, int(tiers[i, 1]))",
+        "row, int(tiers[i, 1])",
+        f"{LIMITS}drafts_are_no_more_than_the_hardware_verifies",
+    ),
+    _engines(
+        "whoever was announced and never came is waited for for ever",
+        "follower",
+        "if start_s <= min(a.latest_s, a.ready_s + LOST_S)",
+        "if start_s <= a.latest_s + 1e9",
+        f"{FOLLOW}whoever_was_announced_and_never_came_is_forgotten",
+        f"{FOLLOW}who_is_on_the_way_is_waited_for_until_it_is_here_or_should_be",
+    ),
+    _engines(
+        "the youngest contents of the cache go first",
+        "sim/blocks",
+        "oldest = next(iter(self._unused))",
+        "oldest = next(reversed(self._unused))",
+        f"{BLOCKS}the_oldest_contents_go_first_and_from_their_end",
+    ),
+    _engines(
+        "a claimed prefix stays free",
+        "sim/blocks",
+        "            self._unused[session] -= claimed\n            self.free -= claimed\n",
+        "            self._unused[session] -= claimed\n",
+        f"{BLOCKS}a_session_claims_what_it_left",
+    ),
+    _engines(
+        "events of one time run in any order",
+        "sim/kernel",
+        "(time_s, priority, next(self._ids), event)",
+        "(time_s, 0, next(self._ids), event)",
+        f"{KERNEL}events_run_by_time_then_priority_then_order_of_scheduling",
+    ),
+    _engines(
+        "the first running sequence is evicted instead of the last",
+        "sim/policies/fcfs",
+        "victim = int(self._running[-1])\n        self._running = self._running[:-1]",
+        "victim = int(self._running[0])\n        self._running = self._running[1:]",
+        f"{REPLICA}::TestVllm::test_the_last_running_sequence_is_preempted_and_computed_again",
+    ),
+    _engines(
+        "a cancelled request keeps emitting",
+        "sim/steps",
+        "        if s.gone:\n            continue\n",
+        "",
+        f"{REPLICA}::TestAny::test_a_cancelled_request_frees_its_blocks_when_its_iteration_ends",
+    ),
+    _engines(
+        "a session's prefix is forgotten when its stage ends",
+        "sim/state",
+        "self.pool.give(min(whole, blocks), request.session)",
+        "self.pool.give(min(whole, blocks))",
+        f"{REPLICA}::TestAny::test_a_later_stage_finds_its_prefix",
+    ),
+)

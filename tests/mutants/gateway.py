@@ -1,0 +1,268 @@
+"""Bugs in the gateway."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+CONTRACT, EXCHANGE = "tests/gateway/test_contract.py::test_", "tests/gateway/test_exchange.py::test_"
+MIRROR, FLEET = "tests/gateway/test_mirror.py::test_", "tests/gateway/test_fleet.py::test_"
+LEDGER, BREAKER = "tests/gateway/test_ledger.py::test_", "tests/gateway/test_breaker.py::test_"
+PREFIXES, KEYS, LENGTHS = (f"tests/gateway/test_{name}.py::test_" for name in ("prefixes", "keys", "lengths"))
+
+
+def _gateway(breaks: str, file: str, old: str, new: str, *tests: str) -> Mutant:
+    return Mutant("gateway", breaks, f"gateway/{file}.py", old, new, tests)
+
+
+MUTANTS = (
+    # What was promised to whom
+    _gateway(
+        "a trusted key may tighten its class's TPOT",
+        "promises/contract",
+        "return None if ttft_outside else ttft_s, None if tpot_outside else tpot_s",
+        "return None if ttft_outside else ttft_s, tpot_s",
+        f"{CONTRACT}a_trusted_key_may_loosen_but_not_tighten_its_class",
+    ),
+    _gateway(
+        "a trusted key may replace a slowdown",
+        "promises/contract",
+        "ttft_outside = slo_class.ttft_slowdown is not None or (",
+        "ttft_outside = (",
+        f"{CONTRACT}a_trusted_key_may_loosen_but_not_tighten_its_class",
+    ),
+    _gateway(
+        "a key's own weight is forgotten",
+        "promises/contract",
+        "weight=slo_class.weight * (key.weight if key else 1.0),",
+        "weight=slo_class.weight,",
+        f"{CONTRACT}a_key_has_classes_a_default_and_a_weight",
+    ),
+    _gateway(
+        "milliseconds are taken for seconds",
+        "promises/contract",
+        "return _positive(text, name) / 1000",
+        "return _positive(text, name)",
+        f"{CONTRACT}headers_state_an_slo",
+    ),
+    _gateway(
+        "the echo hides that a promise was downgraded",
+        "promises/contract",
+        'return "flex" if self.has_slo and not guaranteed else',
+        'return "flex" if False else',
+        f"{CONTRACT}service_tiers_are_classes_and_echoed_as_served",
+    ),
+    _gateway(
+        "the plan may want a first token sooner by any amount",
+        "promises/exchange",
+        "max(self.ttft_s - self.headroom_s, self.ttft_s * (1 - HEADROOM_SHARE))",
+        "self.ttft_s - self.headroom_s",
+        f"{EXCHANGE}the_plan_wants_it_sooner_but_by_no_more_than_a_third",
+    ),
+    _gateway(
+        "a first token is never late",
+        "promises/exchange",
+        "self.late = now_s > self.arrival_s + self.ttft_s * TOLERANCE",
+        "self.late = False",
+        f"{EXCHANGE}a_first_token_is_late_beyond_the_tolerance",
+    ),
+    _gateway(
+        "tokens are due from an early first token on",
+        "promises/exchange",
+        "base_s = max(self.deadline_s, self.first_token_s) if",
+        "base_s = self.first_token_s if",
+        f"{EXCHANGE}later_tokens_are_due_from_the_deadline_on_even_if_the_first_came_early",
+    ),
+    _gateway(
+        "an answer that broke off counts as attained",
+        "promises/exchange",
+        'return self.outcome == "completed" and not self.late',
+        "return not self.late",
+        f"{EXCHANGE}only_a_completed_answer_in_time_is_attained",
+    ),
+    _gateway(
+        "a client may set what only the gateway may",
+        "promises/completion",
+        'if not name.startswith("slo_")}',
+        "}",
+        f"{EXCHANGE}a_replica_is_told_what_is_left_and_what_the_gateway_alone_may_say",
+    ),
+    # What is known of the replicas
+    _gateway(
+        "a ledger version that skips one is taken for complete",
+        "replicas/mirror",
+        "if version == self.version + len(ids):",
+        "if version > self.version:",
+        f"{MIRROR}only_the_next_versions_of_a_ledger_are_taken_for_complete",
+    ),
+    _gateway(
+        "guarantees that came later bar an earlier one",
+        "replicas/mirror",
+        "if (later or other == request_id) and other in jobs:",
+        "if other == request_id and other in jobs:",
+        f"{MIRROR}a_guarantee_finds_room_beside_those_before_it_only",
+    ),
+    _gateway(
+        "a late report brings back an answer that has ended",
+        "replicas/mirror",
+        "progress = [p for p in report.progress if p.request_id not in self._ended]",
+        "progress = list(report.progress)",
+        f"{MIRROR}a_report_that_left_before_an_answer_ended_does_not_bring_it_back",
+    ),
+    _gateway(
+        "a request that is on its way is forgotten at the next report",
+        "replicas/mirror",
+        "return entry is None or now_s - entry.dispatched_s > UNSEEN_S",
+        "return True",
+        f"{MIRROR}who_is_not_shown_yet_is_on_the_way_for_a_second",
+    ),
+    _gateway(
+        "the epoch of the newest plan goes down",
+        "replicas/mirror",
+        "self.epoch = max(self.epoch, report.epoch)",
+        "self.epoch = report.epoch",
+        f"{MIRROR}the_newest_epoch_stays_known",
+    ),
+    _gateway(
+        "the slowest message tells the difference of the clocks",
+        "replicas/mirror",
+        "self._now = min(self._now, now_s - sent_at_s)",
+        "self._now = now_s - sent_at_s",
+        f"{MIRROR}due_times_are_read_on_our_clock_and_never_before_the_deadline",
+    ),
+    _gateway(
+        "tokens are due before the deadline of the first",
+        "replicas/mirror",
+        'np.maximum(due, rows["deadline_s"][at])',
+        "due",
+        f"{MIRROR}due_times_are_read_on_our_clock_and_never_before_the_deadline",
+    ),
+    _gateway(
+        "the iteration in flight never runs down",
+        "replicas/mirror",
+        "return max(0.0, self._busy_for_s - (now_s - self.heard_s))",
+        "return self._busy_for_s",
+        f"{MIRROR}the_iteration_in_flight_runs_down_between_reports",
+    ),
+    _gateway(
+        "a promotion does not reach the job",
+        "replicas/mirror",
+        'job["guaranteed"], job["output"] = entry.guaranteed, entry.output_tokens',
+        'job["output"] = entry.output_tokens',
+        f"{MIRROR}a_promotion_changes_the_job_and_not_how_far_it_is",
+    ),
+    _gateway(
+        "the streams of a draining engine are cut",
+        "replicas/registry",
+        "        if await self._prober.healthy(replica.url):\n            replica.lose()",
+        "        replica.lose()",
+        f"{FLEET}answers_of_a_replica_without_heartbeat_are_cut_only_if_it_is_gone",
+    ),
+    _gateway(
+        "just after Redis came back everybody is given up",
+        "replicas/registry",
+        "if self._monotonic() - self._returned_s > RETURN_GRACE_S:",
+        "if True:",
+        f"{FLEET}just_after_redis_came_back_nobody_is_given_up",
+    ),
+    _gateway(
+        "a replica that began anew keeps its old answers waiting",
+        "replicas/registry",
+        "            else:\n                known.lose()\n",
+        "",
+        f"{FLEET}a_replica_that_began_anew_has_lost_its_answers",
+    ),
+    _gateway(
+        "another gateway may remove what we answer for",
+        "replicas/books",
+        "            if request_id not in replica.own:\n                replica.mirror.drop(request_id, self._clock())",
+        "            replica.mirror.drop(request_id, self._clock())",
+        f"{FLEET}what_others_remove_is_gone_here_unless_we_answer_for_it",
+    ),
+    _gateway(
+        "what others promote enters requests that have ended",
+        "replicas/books",
+        "if change.promote:",
+        "if False:",
+        f"{FLEET}what_others_promise_and_promote_is_promised_here_too",
+    ),
+    _gateway(
+        "a dead gateway's promises stay",
+        "replicas/books",
+        "            self._strike(dead)\n",
+        "",
+        f"{FLEET}a_gateway_that_died_has_promised_nothing_any_more",
+    ),
+    _gateway(
+        "what Redis has lost of ours is not put back",
+        "replicas/books",
+        "if restore and missing:",
+        "if missing and not restore:",
+        f"{FLEET}a_ledger_that_is_loaded_again_loses_strays_and_gets_back_what_is_ours",
+    ),
+    _gateway(
+        "a replica that has fallen silent is asked like any other",
+        "replicas/fleet",
+        "is not State.OPEN and not r.silent(now_s)]",
+        "is not State.OPEN]",
+        f"{FLEET}replicas_that_fail_or_are_silent_are_asked_only_if_there_is_no_other",
+    ),
+    _gateway(
+        "a server without telemetry has all its memory free",
+        "replicas/replica",
+        "max(0, profile.kv_blocks - used)",
+        "profile.kv_blocks",
+        f"{FLEET}what_a_server_without_telemetry_does_is_told_from_its_answers",
+    ),
+    _gateway(
+        "requests under way when a breaker opens open it again",
+        "replicas/breaker",
+        "if not self._probing and (self._opened_in_a_row or self._failures < FAILURES):",
+        "if not self._probing and self._failures < FAILURES:",
+        f"{BREAKER}it_opens_after_failures_in_a_row_only",
+        f"{BREAKER}one_request_tries_a_replica_whose_back_off_is_over",
+    ),
+    _gateway(
+        "of a prompt's blocks the beginning is forgotten first",
+        "replicas/prefixes",
+        "for block in reversed(blocks):",
+        "for block in blocks:",
+        f"{PREFIXES}of_what_was_sent_the_least_recent_is_forgotten_first_and_of_a_prompt_its_end",
+    ),
+    # The shared state
+    _gateway(
+        "a promotion is made on an old version",
+        "state/scripts",
+        "if number(KEYS[1]) ~= tonumber(ARGV[2]) then return 0 end\n",
+        "",
+        f"{LEDGER}a_promotion_on_an_old_version_is_a_conflict",
+    ),
+    _gateway(
+        "a request that has ended is promoted",
+        "state/scripts",
+        "if redis.call('HEXISTS', KEYS[3], ARGV[i]) == 1 then",
+        "if true then",
+        f"{LEDGER}a_request_that_ended_can_not_be_promoted",
+    ),
+    _gateway(
+        "a plan of the same epoch replaces the newest",
+        "state/scripts",
+        "if newest and newest >= tonumber(ARGV[1])",
+        "if newest and newest >= tonumber(ARGV[1]) + 6",
+        f"{LEDGER}the_newest_epoch_of_a_plan_stays",
+    ),
+    # Who asks
+    _gateway(
+        "a key that has used up its rate is told to come back in a minute",
+        "http/keys",
+        "retry_after_s=(1 - self._tokens) * 60 / rate",
+        "retry_after_s=60.0",
+        f"{KEYS}a_key_has_a_rate_and_learns_when_to_come_back",
+    ),
+    _gateway(
+        "the output is planned without its limit",
+        "decisions/lengths",
+        "limit = COMPLETIONS_DEFAULT_TOKENS",
+        "limit = None",
+        f"{LENGTHS}outputs_are_capped_by_what_was_asked_for_and_by_the_window",
+    ),
+)

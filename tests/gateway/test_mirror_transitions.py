@@ -150,34 +150,3 @@ def test_the_median_prompt_and_the_patience_are_learned_once_from_each_request()
     assert mirror.patience.latest_s.size == 30
     mirror.add(entry("plain", has_slo=False))
     assert mirror.patience.latest_s.size == 30
-
-
-def test_only_the_next_versions_of_a_ledger_are_taken_for_complete() -> None:
-    mirror = Mirror(PROFILE)
-    mirror.load(10, {}, 100.0)
-
-    def told(version: int, *names: str) -> int:
-        for name in names:
-            mirror.add(entry(name, guaranteed=True))
-        mirror.numbered(version, names)
-        return mirror.version
-
-    assert told(11, "next") == 11
-    assert told(13, "skips one") == 11
-    assert told(11, "comes late") == 11
-    assert told(0, "needs none") == 11
-    assert told(13, "two", "at once") == 13
-    assert told(13, "again") == 13
-
-
-def test_a_guarantee_finds_room_beside_those_before_it_only() -> None:
-    mirror = Mirror(PROFILE)
-    mirror.load(10, {"old": entry("old", guaranteed=True)}, 100.0)
-    for name in ("ours", "later"):
-        mirror.add(entry(name, guaranteed=True))
-    mirror.add(entry("effort"))
-    mirror.committed("ours", 12, [entry("missed", guaranteed=True)])
-    mirror.numbered(13, ["later"])
-    assert sorted(mirror.jobs_before("ours")) == ["effort", "missed", "old"]
-    assert sorted(mirror.jobs_before("later")) == ["effort", "missed", "old", "ours"]
-    assert mirror.version == 13

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 CONTRACT, EXCHANGE = "tests/gateway/test_contract.py::test_", "tests/gateway/test_exchange.py::test_"
-MIRROR, FLEET = "tests/gateway/test_mirror.py::test_", "tests/gateway/test_fleet.py::test_"
+MIRROR, FLEET = "tests/gateway/test_mirror_transitions.py::test_", "tests/gateway/test_fleet.py::test_"
 LEDGER, BREAKER = "tests/gateway/test_ledger.py::test_", "tests/gateway/test_breaker.py::test_"
 PREFIXES, KEYS, LENGTHS = (f"tests/gateway/test_{name}.py::test_" for name in ("prefixes", "keys", "lengths"))
 

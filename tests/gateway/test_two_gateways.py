@@ -105,10 +105,9 @@ async def _promised(url: str, name: str) -> list[LedgerEntry]:
     ledger = Ledger(url, "auditor")
     try:
         _, entries = await ledger.load(name)
-        order = [str(found, "utf-8") for found in await ledger.redis.zrange(key("log", name), 0, -1)]  # type: ignore[arg-type]
     finally:
         await ledger.close()
-    return [entries[request_id] for request_id in order if request_id in entries]
+    return sorted((e for e in entries.values() if e.guaranteed), key=lambda e: e.dispatched_s)
 
 
 def _replay(entries: list[LedgerEntry]) -> None:

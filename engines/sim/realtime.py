@@ -29,7 +29,7 @@ class WallClock:
 
 
 class TokenStream:
-    """The tokens of one request, from the engine's loop to whoever answers it; they add up until they are read."""
+    """The tokens of one request, from the engine's loop to its answer; they add up until they are read."""
 
     def __init__(self, arrival_s: float) -> None:
         self.arrival_s = arrival_s

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from slosgate.engines.vllm import launch
-from slosgate.engines.vllm.settings import BadSettings, Settings
+from slosgate.engines.vllm.settings import BadSettings, ReplicaSettings
 from slosgate.engines.vllm.versions import UnsupportedVllm
 
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -35,7 +35,7 @@ def vllm(
 ) -> None:
     """Serve a model with vLLM, scheduled by slosgate (other options go to `vllm serve`)."""
     port = port or launch.free_port(host)
-    settings = Settings(
+    settings = ReplicaSettings(
         profile=profile,
         redis_url=redis,
         replica=name or f"vllm-{port}",

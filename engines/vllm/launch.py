@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
-from slosgate.engines.vllm.settings import Settings, load_profile
+from slosgate.engines.vllm.settings import ReplicaSettings, load_profile
 from slosgate.engines.vllm.versions import UnsupportedVllm, require_supported
 
 SCHEDULER = "slosgate.engines.vllm.scheduler.SloScheduler"
-GRAPH_TOKENS = 1024  # the planner's iterations are shorter, but for prompts that nobody shares the device with
+GRAPH_TOKENS = 1024  # the planner's iterations are shorter, but for prompts that have the device for themselves
 GRAPH_OPTIONS = (
     "--max-cudagraph-capture-size", "--cudagraph-capture-sizes", "--compilation-config", "--enforce-eager", "-cc", "-O",
 )  # fmt: skip
@@ -53,14 +53,14 @@ def graph_options(options: Sequence[str]) -> list[str]:
 
 
 def free_port(host: str) -> int:
-    """A TCP port that nobody listens on now."""
+    """A TCP port that is free now."""
     with socket.create_server((host, 0)) as server:
         return int(server.getsockname()[1])
 
 
 def serve(
     model: str,
-    settings: Settings,
+    settings: ReplicaSettings,
     *,
     host: str,
     port: int,

@@ -25,7 +25,7 @@ class BadSettings(ValueError):
     """A setting that cannot be used; the message names it and says what is accepted."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One replica's settings. Without `redis_url` it plans for itself and is not registered."""
 
     profile: str  # name of a shipped profile, or a JSON file that `slosbench profile` wrote
@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return {name: value for name, value in values.items() if value}
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+    def from_environment(cls, environment: Mapping[str, str]) -> ReplicaSettings:
         """Raises BadSettings when a needed variable is missing."""
         profile = environment.get(PROFILE)
         if not profile:

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from slosgate.planner.dues import TOLERANCE
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -34,7 +36,7 @@ class Rule:
     every: int
 
 
-PAPER = Rule(tolerance=1.05, every=20)
+PAPER = Rule(tolerance=1.0 + TOLERANCE, every=20)
 STRICT = Rule(tolerance=1.0, every=1)
 
 

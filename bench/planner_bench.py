@@ -19,8 +19,9 @@ from slosgate.bench.results import Row
 from slosgate.planner.admission import admit
 from slosgate.planner.controller import ReplicaState, rehearsed
 from slosgate.planner.jobs import JobTable
+from slosgate.planner.machine import coefficients
 from slosgate.planner.profile import HardwareProfile
-from slosgate.planner.slack import coefficients, next_batch
+from slosgate.planner.slack import next_batch
 
 TIERS_S = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 ACCEPTANCE = 0.7

@@ -1,6 +1,6 @@
 """The plan follower: what a replica runs next, by the gateway's plan or, without one, by the same planner code.
 
-Simulator and vLLM plug-in share it. It keeps the replica's jobs in one table; its engine tells it of arrivals, ends,
+Simulator and vLLM plug-in share it. It keeps the replica's jobs in one table. Its engine tells it of arrivals, ends,
 preemptions and progress, and asks `to_preempt` and `next_batch` before each iteration. No I/O, no clock, no threads.
 """
 
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from slosgate.engines.announced import Announced
 from slosgate.engines.messages import (
     Announcement,
     DraftReport,
@@ -25,43 +24,22 @@ from slosgate.engines.messages import (
     SloArgs,
     Telemetry,
 )
+from slosgate.planner.arrivals import Patience
 from slosgate.planner.batch import Batch
-from slosgate.planner.commitment import Patience, awaited
-from slosgate.planner.compiling import compiled
 from slosgate.planner.controller import ReplicaState, plan_replica, promote
-from slosgate.planner.jobs import Jobs, JobTable
-from slosgate.planner.kernels import tier_s, token_due_s
+from slosgate.planner.jobs import JobTable
+from slosgate.planner.memory import first_to_yield, recompute, yielding
+from slosgate.planner.obeying import decoding, weigh
 from slosgate.planner.perf_model import PerfModel
 from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.progress import Progress as Progress
 from slosgate.planner.slack import next_batch
 
 Recalibration = Callable[[IterationReport], PerfModel | None]
 
-PATIENCE_S = 3.0  # without a plan for this long, the follower plans for itself
+UNPLANNED_S = 3.0  # without a plan for this long, the follower plans for itself
 ALONE_EVERY_S = 0.25
-LOST_S = 0.1  # whoever is announced and so much late does not come any more
 RESTARTED_AFTER_S = 5.0  # a lower epoch that was issued this much later comes from a counter that began anew
-
-
-class _Announced(NamedTuple):
-    """A request that is on its way here."""
-
-    ready_s: float  # when it should be here
-    latest_s: float  # when it must run at the latest
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What one iteration did to rows of the table; arrays of one length, and no row twice."""
-
-    rows: NDArray[np.int64]
-    computed: NDArray[np.int64]  # tokens of context gained
-    prompt: NDArray[np.int64]  # prompt tokens among them
-    emitted: NDArray[np.int64]  # output tokens
-
-    def apply(self, table: JobTable, end_s: float) -> None:
-        """Write it into a table; the iteration ended at `end_s`."""
-        advance(table.rows, self.rows, self.computed, self.prompt, self.emitted, end_s)
 
 
 class PlanFollower:
@@ -74,7 +52,7 @@ class PlanFollower:
     def __init__(self, profile: HardwareProfile, recalibrate: Recalibration | None = None) -> None:
         self.profile = profile
         self.table = JobTable()
-        self.patience = Patience()  # of who arrived here
+        self.patience = Patience()  # of what arrived here
         self.plan: Plan | None = None
         self._recalibrate = recalibrate
         self._horizon: list[PlannedIteration] = []  # what is left of the plan's, next one last
@@ -84,7 +62,7 @@ class PlanFollower:
         self._plan_is_news = True
         self._planned_s = 0.0  # when this follower plans for itself, unless a plan comes before
         self._foreseen: tuple[float, int, Batch] | None = None  # what was chosen already: when, with what
-        self._announced: dict[str, _Announced] = {}
+        self._announced = Announced()
 
     @property
     def epoch(self) -> int:
@@ -94,7 +72,7 @@ class PlanFollower:
     def add(self, slo: SloArgs, *, prompt_tokens: int, cached_tokens: int, max_tokens: int, now_s: float) -> None:
         """A request has arrived. Raises ValueError when its id is already here."""
         self._foreseen = None
-        self._announced.pop(slo.slo_id, None)
+        self._announced.arrived(slo.slo_id)
         add_job(self.table, slo, prompt_tokens, cached_tokens, max_tokens, now_s)
         self.patience.observe(_seconds(slo.slo_ttft_ms), prompt_tokens - cached_tokens, self.profile)
         # A plan may overtake the request that it speaks of.
@@ -111,10 +89,7 @@ class PlanFollower:
     def preempted(self, job_id: str) -> None:
         """The engine took a job's KV away; all it had is to be computed again."""
         self._foreseen = None
-        job = self.table[job_id]
-        # A decode's last token has no KV yet; it is computed again with the rest.
-        job["prompt_left"] += job["context"] + (job["prompt_left"] == 0)
-        job["context"] = 0
+        recompute(self.table.rows, self.table.row_of(job_id))
         self._preempt.discard(job_id)
 
     def apply(self, plan: Plan) -> bool:
@@ -129,26 +104,16 @@ class PlanFollower:
     def to_preempt(self, free_blocks: int) -> list[str]:
         """Jobs whose KV the engine must take away before the next iteration, telling `preempted` of each.
 
-        Those the plan names, then as many as it takes for every decode to find a block: held ones first, then best
-        effort, then guarantees; among equals the one whose first token was due last.
+        Those the plan names, then as many as it takes for every decode to find a block (`planner.memory`).
         """
         if not self._preempt and free_blocks >= len(self.table):  # a decode asks for one block at most
             return []
-        rows, block = self.table.rows, self.profile.block_tokens
-        victims = [job_id for job_id in self._preempt if self.table[job_id]["context"] > 0]
-        free_blocks += sum(self.profile.blocks_for(int(self.table[job_id]["context"])) for job_id in victims)
-        shortage = growth(rows, block) - free_blocks
-        if shortage <= 0:
-            return victims
-        taken = {self.table.row_of(job_id) for job_id in victims}
-        for row in np.lexsort((-rows["deadline_s"], rows["guaranteed"], ~rows["held"])).tolist():
-            if shortage <= 0:
-                break
-            if row in taken or not rows["context"][row]:
-                continue
-            victims.append(self.table.ids[row])
-            shortage -= self.profile.blocks_for(int(rows["context"][row])) + _grows(rows[row], block)
-        return victims
+        rows, gone = self.table.rows, np.zeros(len(self.table), np.bool_)
+        ordered = [job_id for job_id in self._preempt if self.table[job_id]["context"] > 0]
+        gone[self._rows_of(ordered)] = True
+        free_blocks += sum(self.profile.blocks_for(tokens) for tokens in rows["context"][gone].tolist())
+        more = yielding(rows, gone, self.profile.block_tokens, free_blocks)
+        return ordered + [self.table.ids[row] for row in more.tolist()]
 
     def next_batch(self, now_s: float, free_blocks: int) -> Batch:
         """What to run now: the plan's next iteration while it is safe and fits what is here, else the slack rule."""
@@ -166,30 +131,28 @@ class PlanFollower:
     def announce(self, coming: Announcement, admitted_s: float) -> None:
         """A request is on its way here since then."""
         if coming.request_id not in self.table:
-            own_s = self.profile.perf.iteration_s(coming.prompt_tokens, coming.prompt_tokens, 1)
-            self._announced[coming.request_id] = _Announced(
-                admitted_s + self.profile.request_overhead_s, admitted_s + coming.ttft_s - own_s
-            )
+            self._announced.add(coming, admitted_s, self.profile)
 
     def awaits(self, start_s: float, free_blocks: int) -> bool:
-        """Whether to choose the next iteration only when the one in flight has ended, at `start_s`: who is announced
-        can't wait for it.
+        """Whether to choose the next iteration only when the one in flight has ended, at `start_s`.
+
+        So it is when an announced request can't wait for that iteration.
 
         If not, a `next_batch` at `start_s` need not choose again what was chosen here.
         """
-        if not self._announced or self._awaited_s(start_s, self._foresee(start_s, free_blocks)) == -math.inf:
+        if not self._announced or self._awaited_s(start_s, free_blocks) == -math.inf:
             return False
         self._foreseen = None
         return True
 
     def rests_until_s(self, now_s: float, start_s: float, free_blocks: int) -> float:
-        """Until when to run nothing, of what could start at `start_s`, for who is announced and can't wait for it.
+        """Until when to run nothing, of what could start at `start_s`: an announced request may not be able to wait.
 
         When that is `now_s`, a `next_batch` at `start_s` need not choose again what was chosen here.
         """
         if not self._announced:
             return now_s
-        return max(now_s, self._awaited_s(start_s, self._foresee(start_s, free_blocks)))
+        return max(now_s, self._awaited_s(start_s, free_blocks))
 
     def _foresee(self, start_s: float, free_blocks: int) -> float:
         """How long what would start then takes."""
@@ -199,18 +162,10 @@ class PlanFollower:
             self._foreseen = (start_s, free_blocks, self._by_rule(start_s, free_blocks))
         return self._foreseen[2].duration_s
 
-    def _awaited_s(self, start_s: float, next_s: float) -> float:
-        """When all are here who are awaited instead of starting an iteration of `next_s` at `start_s`; -inf: nobody."""
-        self._announced = {
-            job_id: a for job_id, a in self._announced.items() if start_s <= min(a.latest_s, a.ready_s + LOST_S)
-        }
-        decide_s = self.profile.decide_s
-        ready_s = [
-            announced.ready_s
-            for announced in self._announced.values()
-            if awaited(announced.ready_s, announced.latest_s, start_s, next_s, decide_s)
-        ]
-        return max(ready_s, default=-math.inf)
+    def _awaited_s(self, start_s: float, free_blocks: int) -> float:
+        """When everything is here that is awaited instead of starting an iteration at `start_s`; -inf for nothing."""
+        next_s = self._foresee(start_s, free_blocks)
+        return self._announced.awaited_s(start_s, next_s, self.profile.decide_s)
 
     def _by_rule(self, now_s: float, free_blocks: int) -> Batch:
         return next_batch(self.table.rows, self.profile, now_s, free_blocks, self.patience.latest_s)
@@ -222,13 +177,12 @@ class PlanFollower:
         return self._planned_s
 
     def stuck(self) -> str | None:
-        """Whom to preempt when `next_batch` found nothing although jobs wait: the last of those with KV, or None."""
+        """What to preempt when `next_batch` found nothing although jobs wait; None when nothing has KV."""
         rows = self.table.rows
-        holders = np.flatnonzero(rows["context"] > 0)
-        if not holders.size or not (~rows["held"]).any():
+        if rows["held"].all():
             return None
-        order = np.lexsort((-rows["deadline_s"][holders], rows["guaranteed"][holders], ~rows["held"][holders]))
-        return self.table.ids[int(holders[order[0]])]
+        victim = first_to_yield(rows, np.zeros(len(rows), np.bool_))
+        return self.table.ids[victim] if victim >= 0 else None
 
     def record(self, progress: Progress, end_s: float, report: IterationReport | None = None) -> None:
         """An iteration ended at `end_s`."""
@@ -272,7 +226,7 @@ class PlanFollower:
     def _plan_alone(self, now_s: float, free_blocks: int) -> None:
         """Do what a gateway would, when there is best effort to promote or hold and no plan has come for a while."""
         if self._plan_is_news:
-            self._plan_is_news, self._planned_s = False, now_s + PATIENCE_S
+            self._plan_is_news, self._planned_s = False, now_s + UNPLANNED_S
         if now_s < self._planned_s:
             return
         self._planned_s = now_s + ALONE_EVERY_S
@@ -286,7 +240,6 @@ class PlanFollower:
             epoch=self.epoch,
             issued_at_s=now_s,
             guaranteed=promoted,
-            hold=planned.hold,
             preempt=planned.preempt,
         )
         self._obey(orders)
@@ -317,13 +270,12 @@ class PlanFollower:
         if (rows["prompt_left"][prefill] < tokens).any() or rows["held"][prefill].any():
             return None
         decode, drafts = decoding(rows, _tiers(planned), self.profile.max_drafts)
-        new, context, steps, blocks, slack_s = weigh(
-            rows, decode, drafts, prefill, tokens, self.profile.block_tokens, now_s
-        )
-        if not new or new > planned.token_budget or blocks > free_blocks:
+        weight = weigh(rows, decode, drafts, prefill, tokens, self.profile.block_tokens, now_s)
+        load = weight.load
+        if not load.new or load.new > planned.token_budget or weight.blocks > free_blocks:
             return None
-        duration_s = self.profile.perf.iteration_s(new, context, len(decode) + len(prefill), steps)
-        if duration_s > max(slack_s, 0.0):
+        duration_s = self.profile.perf.iteration_s(load.new, load.context, load.sequences, load.drafts)
+        if duration_s > max(weight.slack_s, 0.0):
             return None
         return Batch(decode=decode, drafts=drafts, prefill=prefill, tokens=tokens, duration_s=duration_s)
 
@@ -355,93 +307,3 @@ def _seconds(milliseconds: float | None) -> float:
 def _tiers(planned: PlannedIteration) -> NDArray[np.float64]:
     """Shape (tiers, 2): TPOT, draft tokens."""
     return np.array(planned.speculation, dtype=np.float64).reshape(-1, 2)
-
-
-def _grows(job: np.void, block_tokens: int) -> int:
-    return int(job["prompt_left"] == 0 and not job["held"] and job["context"] % block_tokens == 0)
-
-
-@compiled
-def growth(jobs: Jobs, block_tokens: int) -> int:
-    """Blocks that one more token for every decode asks for."""
-    blocks = 0
-    for row in range(len(jobs)):
-        job = jobs[row]
-        if job.prompt_left == 0 and not job.held and job.context % block_tokens == 0:
-            blocks += 1
-    return blocks
-
-
-@compiled
-def decoding(jobs: Jobs, tiers: NDArray[np.float64], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that decode when only the named tiers do, and the draft tokens of each, `most` at most."""
-    rows = np.empty(len(jobs), np.int64)
-    drafts = np.empty(len(jobs), np.int64)
-    n = 0
-    for row in range(len(jobs)):
-        job = jobs[row]
-        if job.prompt_left > 0 or job.held:
-            continue
-        tpot_s = tier_s(job)
-        for i in range(len(tiers)):
-            if tiers[i, 0] == tpot_s or abs(tiers[i, 0] - tpot_s) < 1e-6:
-                rows[n], drafts[n] = row, min(most, int(tiers[i, 1]))
-                n += 1
-                break
-    return rows[:n], drafts[:n]
-
-
-@compiled
-def weigh(
-    jobs: Jobs,
-    decode: NDArray[np.int64],
-    drafts: NDArray[np.int64],
-    prefill: NDArray[np.int64],
-    tokens: NDArray[np.int64],
-    block_tokens: int,
-    now_s: float,
-) -> tuple[int, int, int, int, float]:
-    """(new tokens, context tokens, draft steps, blocks, tightest slack of any guarantee that is not yet lost)."""
-    new, context, steps, blocks = 0, 0, 0, 0
-    for i in range(len(decode)):
-        held = jobs[decode[i]].context
-        wanted = 1 + drafts[i]
-        new += wanted
-        context += held + wanted
-        blocks += -(-(held + wanted) // block_tokens) - -(-held // block_tokens)
-        steps = max(steps, drafts[i])
-    for i in range(len(prefill)):
-        held = jobs[prefill[i]].context
-        new += tokens[i]
-        context += held + tokens[i]
-        blocks += -(-(held + tokens[i]) // block_tokens) - -(-held // block_tokens)
-    slack_s = np.inf
-    for row in range(len(jobs)):
-        job = jobs[row]
-        if not job.guaranteed or job.held:
-            continue
-        due_s = job.deadline_s
-        if job.prompt_left == 0:
-            due_s = token_due_s(job, job.generated)
-        if due_s > now_s:
-            slack_s = min(slack_s, due_s - now_s)
-    return new, context, steps, blocks, slack_s
-
-
-@compiled
-def advance(
-    jobs: Jobs,
-    rows: NDArray[np.int64],
-    computed: NDArray[np.int64],
-    prompt: NDArray[np.int64],
-    emitted: NDArray[np.int64],
-    end_s: float,
-) -> None:
-    """Write an iteration's progress; the first token sets the base of all later due times."""
-    for i in range(len(rows)):
-        job = jobs[rows[i]]
-        job.context += computed[i]
-        job.prompt_left -= prompt[i]
-        if emitted[i] > 0 and job.generated == 0:
-            job.due_base_s = end_s if job.deadline_s == np.inf else max(job.deadline_s, end_s)
-        job.generated += emitted[i]

@@ -43,8 +43,9 @@ class PlannedIteration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Orders for one replica until the next plan. The newest epoch wins; older ones are dropped on arrival.
 
-    `guaranteed` are best-effort requests promoted by this plan; `hold` must not run, `preempt` must also give
-    their KV blocks back; best-effort requests that are in neither may run.
+    Once the horizon is used up, or no longer fits what the engine sees, the slack rule applies. `guaranteed` are
+    best-effort requests promoted by this plan. `hold` must not run, `preempt` must also give their KV blocks back;
+    best-effort requests that are in neither may run.
     """
 
     replica: Name

@@ -52,7 +52,7 @@ MOST_UNITS = 128  # of value; where values have no common measure, the bounds ro
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who gets a guarantee."""
+    """What gets a guarantee."""
 
     accepted: NDArray[np.bool_]  # per row of the jobs; True for admitted candidates only
     value: float

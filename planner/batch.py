@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 
-class Batch(msgspec.Struct, frozen=True, gc=False):
+class Batch(NamedTuple):
     """What one iteration runs. Rows are those of the table it was chosen from, and void once that changes shape."""
 
     decode: NDArray[np.int64]  # rows that decode: one token each, plus drafts

@@ -11,7 +11,7 @@ Before its deadline every accepted prompt must be computed, beside the decodes. 
     P_k = (d_k - now) (1 - b / min(tau, tau_w)) - b - sum over running j of  n_j(d_k) w_j
 
 where tau_w is the shortest that the slack rule lets prefills run without a break (`planner.pacing`), b + v s what such
-an iteration loses to being one (`lost_s`), and n_j(t) tokens of the running job j are due by t, which ends when its
+an iteration loses to being one (`unused_s`), and n_j(t) tokens of the running job j are due by t, which ends when its
 output does. An accepted candidate takes its prompt x once and decodes from its deadline on, so a set S is feasible when
 for every k in S
 
@@ -22,7 +22,7 @@ for every k in S
 M_k is the memory that guaranteed running jobs leave, at the worst time from the latest start of prefill k on: what
 finishes earlier has given its blocks back. m_j is the whole of a candidate's prompt and output.
 
-A guaranteed prefill that can't be in time any more, or has no room, bars nobody: it is no part of the problem, its
+A guaranteed prefill that can't be in time any more, or has no room, bars nothing: it is no part of the problem, its
 p + u d is taken from every P, its m from every M and its u from the load, as work that comes first.
 
 Best effort whose first token came in time counts as guaranteed, since it is promised next; so does the memory of best
@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slosgate.planner.compiling import compiled
+from slosgate.planner.dues import first_token_open, in_time
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import (
     Bools,
@@ -50,6 +51,7 @@ from slosgate.planner.kernels import (
     token_budget,
     token_due_s,
 )
+from slosgate.planner.machine import Machine, machine_of
 from slosgate.planner.pacing import SHORTEST, rated_s, slope_of, steepest_term
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.speculation import expected_tokens, tier_lengths
@@ -115,6 +117,23 @@ class Problem(NamedTuple):
         return self.table[:, ROOM]
 
 
+class Scene(NamedTuple):
+    """What a decision is about: the candidates among the jobs, at a time."""
+
+    jobs: Jobs
+    candidate: Bools  # rows to decide on; guaranteed prefills are in by force, other best effort is left out
+    now_s: float
+    free_blocks: int
+
+
+class Pattern(NamedTuple):
+    """How iterations run for the tightest tier that is allowed for: see the module's docstring."""
+
+    tau_s: float
+    tiers: Floats
+    lengths: Ints  # draft tokens of each tier
+
+
 def problems(
     jobs: Jobs, candidate: NDArray[np.bool_], profile: HardwareProfile, coef: Floats, now_s: float, free_blocks: int
 ) -> list[Problem]:
@@ -122,20 +141,19 @@ def problems(
 
     `candidate` marks the rows to decide on; guaranteed prefills are in by force, other best effort is left out.
     """
-    cap, lost = profile.max_drafts, np.zeros(len(jobs), np.bool_)
+    scene, machine = Scene(jobs, candidate, now_s, free_blocks), machine_of(profile)
+    broken = np.zeros(len(jobs), np.bool_)
     found = []
     for n, tightest in enumerate(tightest_tiers(jobs, candidate)):
-        row, table, load_left = formulate(
-            jobs, candidate, coef, profile.block_tokens, cap, now_s, free_blocks, tightest, lost, n == 0
-        )
-        kept = ~lost[row]
+        row, table, load_left = formulate(scene, machine, tightest, broken, n == 0)
+        kept = ~broken[row]
         found.append(Problem(row[kept], table[kept], load_left))
     return found
 
 
 @compiled
 def takes_part(jobs: Jobs, candidate: Bools, row: int) -> bool:
-    """Whether a row is in the budget: candidates, guarantees, and who is as good as promised."""
+    """Whether a row is in the budget: candidates, guarantees, and what is as good as promised."""
     return bool(candidate[row] or (jobs[row].guaranteed and not jobs[row].held) or begun_in_time(jobs[row]))
 
 
@@ -143,13 +161,13 @@ def takes_part(jobs: Jobs, candidate: Bools, row: int) -> bool:
 def begun_in_time(job: Any) -> bool:
     """Whether best effort decodes after a first token in time: it has its memory, and what is left is promised next."""
     decodes = job.prompt_left == 0 and not job.held
-    return bool(decodes and job.deadline_s < np.inf and job.due_base_s <= job.deadline_s)
+    return bool(decodes and job.deadline_s < np.inf and in_time(job))
 
 
 @compiled
 def midway(job: Any, now_s: float) -> bool:
     """Whether best effort is within a prefill that can still be in time: its memory is taken, promised or not."""
-    hopeful = not job.guaranteed and not job.held and now_s < job.deadline_s < np.inf
+    hopeful = not job.guaranteed and not job.held and first_token_open(job.deadline_s, now_s)
     return bool(hopeful and job.context > 0 and job.prompt_left > 0)
 
 
@@ -180,10 +198,8 @@ def tightest_tiers(jobs: Jobs, candidate: Bools) -> Floats:
 
 
 @compiled
-def lengths_for(
-    jobs: Jobs, candidate: Bools, coef: Floats, cap: int, tightest: float
-) -> tuple[Floats, Ints, int, float]:
-    """(tiers, their draft lengths, how many tiers, tau) for the jobs not tighter than `tightest`."""
+def pattern_for(jobs: Jobs, candidate: Bools, machine: Machine, tightest: float) -> Pattern:
+    """The pattern for the jobs that are not tighter than `tightest`."""
     tiers, counts = np.empty(MOST_TIERS), np.zeros(MOST_TIERS)
     context, alpha = np.zeros(MOST_TIERS), np.zeros(MOST_TIERS)
     n = 0
@@ -205,8 +221,10 @@ def lengths_for(
         context[at] += running * (job.context + job.prompt_left)
         # A tier speculates as well as its weakest member.
         alpha[at] = job.acceptance if alpha[at] == 0.0 else min(alpha[at], job.acceptance)
-    lengths, tau_s, _ = tier_lengths(coef, tiers[:n], counts[:n], context[:n].sum(), alpha[:n], cap)
-    return tiers, lengths, n, tau_s
+    lengths, tau_s, _ = tier_lengths(
+        machine.coef, tiers[:n], counts[:n], context[:n].sum(), alpha[:n], machine.max_drafts
+    )
+    return Pattern(tau_s, tiers[:n], lengths)
 
 
 @compiled
@@ -219,12 +237,12 @@ def token_cost_s(coef: Floats, context: float, drafts: int, acceptance: float) -
 
 
 @compiled
-def drafts_of(job: Any, tiers: Floats, lengths: Ints, n: int) -> int:
+def drafts_of(job: Any, pattern: Pattern) -> int:
     """The draft length of a job's tier."""
     tier = strictest_s(job)
-    for at in range(n):
-        if tiers[at] == tier:
-            return int(lengths[at])
+    for at in range(len(pattern.tiers)):
+        if pattern.tiers[at] == tier:
+            return int(pattern.lengths[at])
     return 0
 
 
@@ -239,7 +257,7 @@ def charge(table: Floats, job: Any, cost_s: float, now_s: float) -> None:
 
 
 @compiled
-def lost_s(coef: Floats, big: int, tau_s: float, drafts: int) -> float:
+def unused_s(coef: Floats, big: int, tau_s: float, drafts: int) -> float:
     """b + v s: what an iteration of tau seconds prefills less than the steepest term alone would let it, in seconds.
 
     More than that term's own constant where another one limits an iteration as short as this.
@@ -249,69 +267,80 @@ def lost_s(coef: Floats, big: int, tau_s: float, drafts: int) -> float:
 
 
 @compiled
-def formulate(
-    jobs: Jobs, candidate: Bools, coef: Floats, block_tokens: int, cap: int, now_s: float, free_blocks: int,
-    tightest: float, lost: Bools, find: bool,
-) -> tuple[Ints, Floats, float]:  # fmt: skip
+def formulate(scene: Scene, machine: Machine, tightest: float, broken: Bools, find: bool) -> tuple[Ints, Floats, float]:
     """The fields of `Problem`, in order. Running jobs are summed once per deadline: linear in them.
 
-    `lost` marks guaranteed rows that can't be kept any more; with `find`, those that this problem shows are added. They
-    are charged for, and still among the rows.
+    `broken` marks guaranteed rows that can't be kept any more; with `find`, those that this problem shows are added.
+    They are charged for, and still among the rows.
     """
-    tiers, lengths, n_tiers, tau_s = lengths_for(jobs, candidate, coef, cap, tightest)
-    big = steepest_term(coef)
-    longest = lengths.max() if len(lengths) else 0
-    unbroken_s = min(tau_s, rated_s(coef, SHORTEST))
-    constant_s = lost_s(coef, big, unbroken_s, longest)
-    row = by_deadline(jobs, candidate)
-    table = np.zeros((len(row), 9))
-    for k in range(len(row)):
-        job = jobs[row[k]]
-        context = job.context + job.prompt_left
-        drafts = drafts_of(job, tiers, lengths, n_tiers)
-        decode_s = token_cost_s(coef, context + 0.5 * job.output, drafts, job.acceptance)
-        table[k, DEADLINE] = min(job.deadline_s - now_s, FAR_S)
-        table[k, PREFILL] = coef[big, 0] * job.prompt_left + coef[big, 1] * context
-        table[k, LOAD] = decode_s / strictest_s(job)
-        table[k, MEMORY] = blocks_for(context + job.output, block_tokens) * block_tokens
-        if midway(job, now_s):
-            table[k, MEMORY] = 0.0
-        table[k, VALUE] = job.weight
-        table[k, FORCED] = 0.0 if candidate[row[k]] else 1.0
-        table[k, BARRED] = 1.0 if strictest_s(job) < tightest else 0.0
+    coef = machine.coef
+    pattern = pattern_for(scene.jobs, scene.candidate, machine, tightest)
+    longest = pattern.lengths.max() if len(pattern.lengths) else 0
+    unbroken_s = min(pattern.tau_s, rated_s(coef, SHORTEST))
+    constant_s = unused_s(coef, steepest_term(coef), unbroken_s, longest)
+    row = by_deadline(scene.jobs, scene.candidate)
+    table = demands(scene, machine, pattern, row, tightest)
     share = 1.0 - constant_s / unbroken_s
     table[:, BUDGET] = table[:, DEADLINE] * share - constant_s
-    running_load = 0.0
-    for j in range(len(jobs)):
-        job = jobs[j]
-        if candidate[j] or not takes_part(jobs, candidate, j) or job.prompt_left > 0 or tier_s(job) == np.inf:
-            continue
-        drafts = drafts_of(job, tiers, lengths, n_tiers)
-        cost_s = token_cost_s(coef, job.context, drafts, job.acceptance)
-        running_load += cost_s / tier_s(job)
-        charge(table, job, cost_s, now_s)
+    running_load = charge_running(scene, coef, pattern, table)
     step_s = iteration_s(coef, 0.0, 0.0, 0.0, float(longest))
-    left = 1.0 - step_s / tau_s - running_load if tau_s < np.inf else np.inf
-    memory_room(jobs, candidate, row, constant_s, block_tokens, now_s, free_blocks, table)
-    return row, table, carry_lost(table, left, row, lost, find)
+    left = 1.0 - step_s / pattern.tau_s - running_load if pattern.tau_s < np.inf else np.inf
+    memory_room(scene, machine.block_tokens, row, constant_s, table)
+    return row, table, carry_broken(table, left, row, broken, find)
 
 
 @compiled
-def carry_lost(table: Floats, load_left: float, row: Ints, lost: Bools, find: bool) -> float:
+def demands(scene: Scene, machine: Machine, pattern: Pattern, row: Ints, tightest: float) -> Floats:
+    """The table of a problem, but for its bounds."""
+    coef, now_s, big = machine.coef, scene.now_s, steepest_term(machine.coef)
+    table = np.zeros((len(row), 9))
+    for k in range(len(row)):
+        job = scene.jobs[row[k]]
+        context = job.context + job.prompt_left
+        decode_s = token_cost_s(coef, context + 0.5 * job.output, drafts_of(job, pattern), job.acceptance)
+        table[k, DEADLINE] = min(job.deadline_s - now_s, FAR_S)
+        table[k, PREFILL] = coef[big, 0] * job.prompt_left + coef[big, 1] * context
+        table[k, LOAD] = decode_s / strictest_s(job)
+        table[k, MEMORY] = blocks_for(context + job.output, machine.block_tokens) * machine.block_tokens
+        if midway(job, now_s):
+            table[k, MEMORY] = 0.0
+        table[k, VALUE] = job.weight
+        table[k, FORCED] = 0.0 if scene.candidate[row[k]] else 1.0
+        table[k, BARRED] = 1.0 if strictest_s(job) < tightest else 0.0
+    return table
+
+
+@compiled
+def charge_running(scene: Scene, coef: Floats, pattern: Pattern, table: Floats) -> float:
+    """Take what running jobs decode from every bound on time; their load."""
+    load = 0.0
+    for j in range(len(scene.jobs)):
+        job = scene.jobs[j]
+        decodes = job.prompt_left == 0 and tier_s(job) < np.inf
+        if not decodes or scene.candidate[j] or not takes_part(scene.jobs, scene.candidate, j):
+            continue
+        cost_s = token_cost_s(coef, job.context, drafts_of(job, pattern), job.acceptance)
+        load += cost_s / tier_s(job)
+        charge(table, job, cost_s, scene.now_s)
+    return load
+
+
+@compiled
+def carry_broken(table: Floats, load_left: float, row: Ints, broken: Bools, find: bool) -> float:
     """Charge every bound for the guarantees that can't be kept any more, as work that comes first; the load left."""
     for k in range(len(row)):
-        if lost[row[k]]:
-            load_left = charge_lost(table, k, load_left)
-    k = first_late(table, load_left, row, lost) if find else -1
+        if broken[row[k]]:
+            load_left = charge_broken(table, k, load_left)
+    k = first_late(table, load_left, row, broken) if find else -1
     while k >= 0:
-        lost[row[k]] = True
-        load_left = charge_lost(table, k, load_left)
-        k = first_late(table, load_left, row, lost)
+        broken[row[k]] = True
+        load_left = charge_broken(table, k, load_left)
+        k = first_late(table, load_left, row, broken)
     return load_left
 
 
 @compiled
-def charge_lost(table: Floats, k: int, load_left: float) -> float:
+def charge_broken(table: Floats, k: int, load_left: float) -> float:
     """Take the prefill, the decodes from now on and the memory of k from every bound; the load left."""
     for i in range(len(table)):
         table[i, BUDGET] -= table[k, PREFILL] + table[k, LOAD] * max(0.0, table[i, DEADLINE])
@@ -320,11 +349,11 @@ def charge_lost(table: Floats, k: int, load_left: float) -> float:
 
 
 @compiled
-def first_late(table: Floats, load_left: float, row: Ints, lost: Bools) -> int:
-    """The first guarantee that would be broken even if nobody were admitted, or -1."""
+def first_late(table: Floats, load_left: float, row: Ints, broken: Bools) -> int:
+    """The first guarantee that would be broken even if nothing were admitted, or -1."""
     need_s, load, memory, at_s = 0.0, 0.0, 0.0, 0.0
     for k in range(len(row)):
-        if not table[k, FORCED] or lost[row[k]]:
+        if not table[k, FORCED] or broken[row[k]]:
             continue
         need_s += load * (table[k, DEADLINE] - at_s) + table[k, PREFILL]
         at_s = table[k, DEADLINE]
@@ -351,16 +380,14 @@ def by_deadline(jobs: Jobs, candidate: Bools) -> Ints:
 
 
 @compiled
-def memory_room(
-    jobs: Jobs, candidate: Bools, row: Ints, constant_s: float, block_tokens: int, now_s: float, free_blocks: int,
-    table: Floats,
-) -> None:  # fmt: skip
+def memory_room(scene: Scene, block_tokens: int, row: Ints, constant_s: float, table: Floats) -> None:
     """Write M_k in tokens: capacity less the most running guarantees hold from the start of prefill k on.
 
     A running job holds c + (t - now) / TPOT tokens until its output ends at e; the sum is largest just before one ends,
     so it is read off at the ends, latest first, from running sums.
     """
-    capacity = float(free_blocks * block_tokens)
+    jobs, now_s = scene.jobs, scene.now_s
+    capacity = float(scene.free_blocks * block_tokens)
     ends, context, rate = np.empty(len(jobs)), np.empty(len(jobs)), np.empty(len(jobs))
     n = 0
     for j in range(len(jobs)):
@@ -368,7 +395,7 @@ def memory_room(
         capacity += blocks_for(job.context, block_tokens) * block_tokens
         if midway(job, now_s):
             capacity -= blocks_for(job.context + job.prompt_left + job.output, block_tokens) * block_tokens
-        if candidate[j] or job.prompt_left > 0 or not takes_part(jobs, candidate, j):
+        if scene.candidate[j] or job.prompt_left > 0 or not takes_part(jobs, scene.candidate, j):
             continue
         tpot = tier_s(job)
         ends[n] = np.inf if tpot == np.inf else max(still_to_emit(job) * tpot, token_due_s(job, job.output) - now_s)

@@ -20,15 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slosgate.planner.admission import Admission, admit
+from slosgate.planner.arrivals import Patience
 from slosgate.planner.budget import problems
-from slosgate.planner.commitment import Patience
 from slosgate.planner.compiling import compiled
+from slosgate.planner.dues import first_tokens_open
 from slosgate.planner.jobs import Jobs, JobTable
 from slosgate.planner.kernels import Bools, token_due_s
+from slosgate.planner.machine import coefficients
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.rehearsal import Rehearsal, rehearse
 from slosgate.planner.rollout import roll_forward
-from slosgate.planner.slack import coefficients
 
 HOP_LIMIT = 4  # replicas asked for a guarantee before the request becomes best effort
 SHORTEST_RETRY_S = 0.05
@@ -171,7 +172,7 @@ def rehearsed(
         rows["context"][row] = 0
         rows["held"][row] = True
     # Best effort that has nothing to win and nothing to lose takes what others leave; the first of them may start soon.
-    live = (now_s < rows["deadline_s"]) & (rows["deadline_s"] < math.inf)
+    live = first_tokens_open(rows, now_s)
     matters = candidate | rows["guaranteed"] | live | (rows["context"] > 0)
     others = np.flatnonzero(~matters & ~rows["held"])
     matters[others[np.argsort(rows["deadline_s"][others], kind="stable")[:STARTING_SOON]]] = True

@@ -1,14 +1,14 @@
-"""How long an iteration may prefill: it can't be interrupted, and who arrives meanwhile waits for its end.
+"""How long an iteration may prefill: it can't be interrupted, and what arrives meanwhile waits for its end.
 
 An iteration loses D seconds to being one: to reading the weights, to the decodes that it carries. One of tau seconds
 thus loses a share D / tau of the device's time, and, of the arrivals during it, those whose patience p (how long they
-can wait for their own iteration, see `planner.commitment`) is over before it ends: a share mean((tau - p)+) / tau. With
+can wait for their own iteration, see `planner.arrivals`) is over before it ends: a share mean((tau - p)+) / tau. With
 as much to do as there is time, a share of the one is worth a share of the other, and their sum
 
     (D + mean((tau - p)+)) / tau        is least where        mean(p, where p < tau, else 0) = D.
 
-Who waits already is known, so he comes first: where such iterations are too short to keep as many prompts in time as
-can be, they are longer (`planner.slack`).
+Requests that wait already are known, so they come first: where such iterations are too short to keep as many prompts in
+time as can be, they are longer (`planner.urgency`).
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def rate_share(coef: Floats, tau_s: float) -> float:
 
 
 @compiled
-def balanced_s(coef: Floats, patience_s: Floats, lost_s: float) -> float:
-    """How long iterations that lose `lost_s` should prefill; `patience_s` of the latest arrivals, ascending."""
+def balanced_s(coef: Floats, patience_s: Floats, fixed_s: float) -> float:
+    """How long to prefill where an iteration loses `fixed_s` to being one; `patience_s` of arrivals, ascending."""
     shortest_s, longest_s = rated_s(coef, SHORTEST), rated_s(coef, LONGEST)
     impatient_s = 0.0
     for waits_s in patience_s:
         impatient_s += max(0.0, waits_s)
-        if impatient_s > lost_s * len(patience_s):
+        if impatient_s > fixed_s * len(patience_s):
             return float(min(longest_s, max(shortest_s, waits_s)))
     return float(longest_s)
 

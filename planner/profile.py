@@ -36,7 +36,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
     # How long the device waits when an iteration is decided only after the one before it has ended. The default is what
     # vLLM 0.25.1 took on an H200 (median 2.7 ms).
     decide_s: Overhead = 0.003
-    # How long before the expected end of an iteration the next one is chosen (`planner.commitment`). The default is by
+    # How long before the expected end of an iteration the next one is chosen (`planner.arrivals`). The default is by
     # when three of four that prefill had been launched, and 1 ms more (vLLM 0.25.1 with CUDA graphs, on such a host).
     # The plug-in learns its own.
     lead_s: Overhead = 0.010

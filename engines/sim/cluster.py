@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from slosgate.engines.sim.flight import TokenLog
+from slosgate.engines.sim.fast_forward import TokenLog
 from slosgate.engines.sim.kernel import Event, Kernel
 from slosgate.engines.sim.replica import Counters, SimReplica
 from slosgate.engines.sim.state import EngineRequest, Sequences, Slots
@@ -161,7 +161,7 @@ class Cluster:
                 return
             # Nothing can change before that, nor is memory use noted.
             until_s = min(self._undisturbed_s(number), self._until_s, line.sampled_s + SAMPLE_S)
-            go_on_s = replica.fly(until_s, TokenLog(self._token_s, line.cursor))
+            go_on_s = replica.fast_forward(until_s, TokenLog(self._token_s, line.cursor))
             if replica.in_flight is None:
                 line.goes_on_s = go_on_s
                 self._kernel.at(go_on_s, line.start, STARTS)
@@ -204,7 +204,7 @@ class _Line:
         self.end: Event = _nothing
         self.cursor: Slots = np.zeros(64, dtype=np.int64)
         self.sampled_s = -math.inf  # when memory use was last noted
-        self.goes_on_s = -math.inf  # it has flown on until then, with nothing in flight
+        self.goes_on_s = -math.inf  # it has been fast-forwarded until then, with nothing in flight
         self.passing: set[int] = set()  # slots whose end may bring something to another replica
         self._jobs: dict[int, StageJob] = {}
         self._replica = replica

@@ -1,85 +1,97 @@
-"""slosgate's flight: the slack rule chooses iteration after iteration in one compiled call (see `flight`)."""
+"""The slack rule carried out iteration after iteration in one compiled call (see `fast_forward`)."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
-from slosgate.engines.follower import growth
+import numpy as np
+
 from slosgate.engines.sim.acceptance import count
-from slosgate.engines.sim.flight import advance, ends
-from slosgate.engines.sim.state import Sequences, Slots
-from slosgate.engines.sim.steps import place
+from slosgate.engines.sim.fast_forward import Engine, InFlight, TokenLog, Totals, advance, ends
+from slosgate.engines.sim.state import Slots
+from slosgate.engines.sim.steps import SlotBatch, place
 from slosgate.planner.compiling import compiled
+from slosgate.planner.dues import gain
 from slosgate.planner.jobs import Jobs
-from slosgate.planner.kernels import iteration_s
+from slosgate.planner.kernels import Floats, load_s
+from slosgate.planner.machine import Delays, Machine
+from slosgate.planner.memory import growth
 from slosgate.planner.slack import choose
 
-Floats = NDArray[np.float64]
+
+class Table(NamedTuple):
+    """The follower's table, and which row of it is which slot of the engine."""
+
+    jobs: Jobs
+    slot_of_row: Slots
+    row_of_slot: Slots
+
+
+class Rule(NamedTuple):
+    """What the slack rule goes by."""
+
+    machine: Machine
+    patience_s: Floats  # of the latest arrivals, ascending
+    delays: Delays
+    looks_ahead: bool  # whether an iteration is chosen while the one before runs
+
+
+class Drafting(NamedTuple):
+    """How drafts have fared, by SLO class."""
+
+    counts: Floats
+    class_of_slot: Slots
 
 
 @compiled
 def follow(
-    sequences: Sequences, jobs: Jobs, slot_of_row: Slots, row_of_slot: Slots, decode: Slots, drafts: Slots,
-    prefill: Slots, tokens: Slots, free: int, block_tokens: int, engine_coef: Floats, coef: Floats, max_tokens: int,
-    max_sequences: int, max_drafts: int, start_s: float, end_s: float, until_s: float, token_s: Floats, cursor: Slots,
-    rates: Floats, class_of_slot: Slots, patience_s: Floats, expected_end_s: float, decide_s: float, lead_s: float,
-    looks_ahead: bool,
-) -> tuple[int, int, int, int, float, Slots, Slots, Slots, Slots, float, float, int, int, int, int, bool]:  # fmt: skip
+    engine: Engine, table: Table, rule: Rule, flight: InFlight, until_s: float, log: TokenLog, drafting: Drafting
+) -> tuple[Totals, InFlight]:
     """Carry out the iteration in flight and those chosen after it, while they end before `until_s`.
 
-    What follows on the iteration in flight is chosen before its expected end (`planner.commitment`), or after its end.
-
-    Returns iterations carried out, their prompt and output tokens, blocks taken and the time they took; then the last
-    iteration: its arrays, start, end, new, prompt and context tokens, draft steps, and whether it has ended. It has
-    when the next choice needs Python: a block is lacking, or nothing runs.
+    What follows on the iteration in flight is chosen before its expected end (`planner.arrivals`), or after its end.
+    Also returns the last iteration. That has ended when the next choice needs Python: a block is lacking, or nothing
+    runs.
     """
-    rounds, prompts, outputs, taken, busy_s = 0, 0, 0, 0, 0.0
-    new, prompt, context, steps, ended = 0, tokens.sum(), 0, 0, False
-    emitted = np.empty(len(decode) + len(prefill), np.int64)
-    while end_s < until_s and not ends(sequences, decode, drafts, prefill, tokens, emitted):
-        outputs += advance(sequences, decode, prefill, tokens, emitted, end_s, token_s, cursor)
-        progress(jobs, row_of_slot, decode, prefill, tokens, emitted, end_s)
-        count(rates, class_of_slot, decode, drafts, emitted, prefill[:0])
+    coef, batch, load = rule.machine.coef, flight.batch, flight.load
+    start_s, end_s, prompt = flight.start_s, flight.end_s, flight.prompt_tokens
+    expected_end_s = start_s + load_s(coef, load)
+    rounds, prompts, outputs, taken, busy_s, ended = 0, 0, 0, 0, 0.0, False
+    emitted = np.empty(len(batch.decode) + len(batch.prefill), np.int64)
+    while end_s < until_s and not ends(engine.sequences, batch, emitted):
+        outputs += advance(engine.sequences, batch, emitted, end_s, log)
+        progress(table, batch, emitted, end_s)
+        count(drafting.counts, drafting.class_of_slot, batch.decode, batch.drafts, emitted, batch.prefill[:0])
         rounds, prompts, busy_s = rounds + 1, prompts + prompt, busy_s + end_s - start_s
-        left = free - taken
-        ended = growth(jobs, block_tokens) > left
+        left = engine.free_blocks - taken
+        ended = growth(table.jobs, engine.block_tokens) > left
         if ended:
             break
-        begins_s = max(end_s, expected_end_s - lead_s + decide_s) if looks_ahead else end_s + decide_s
-        d, s, p, t, _ = choose(
-            jobs, coef, block_tokens, max_tokens, max_sequences, max_drafts, begins_s, left, patience_s
+        begins_s = end_s + rule.delays.decide_s
+        if rule.looks_ahead:
+            begins_s = max(end_s, expected_end_s - rule.delays.lead_s + rule.delays.decide_s)
+        chosen = choose(table.jobs, rule.machine, begins_s, left, rule.patience_s)
+        wanted = SlotBatch(
+            table.slot_of_row[chosen.decode], chosen.drafts, table.slot_of_row[chosen.prefill], chosen.tokens, False
         )
-        d, p = slot_of_row[d], slot_of_row[p]
-        n, m, blocks, new, prompt, context, steps, took_s = place(
-            sequences, d, s, p, t, left, block_tokens, engine_coef
-        )  # fmt: skip
-        ended = new == 0
+        placed = place(engine.sequences, wanted, left, engine.block_tokens, engine.coef)
+        ended = placed.load.new == 0
         if ended:
             break
-        decode, drafts, prefill, tokens = d[:n], s[:n], p[:m], t[:m]
+        n, m = placed.decodes, placed.prefills
+        batch = SlotBatch(wanted.decode[:n], wanted.drafts[:n], wanted.prefill[:m], wanted.tokens[:m], False)
         emitted = np.empty(n + m, np.int64)
-        taken += blocks
-        start_s, end_s = begins_s, begins_s + took_s
-        expected_end_s = begins_s + iteration_s(coef, new, context, n + m, steps)
-    return (
-        rounds, prompts, outputs, taken, busy_s, decode, drafts, prefill, tokens, start_s, end_s, new, prompt, context,
-        steps, ended,
-    )  # fmt: skip
+        load, prompt, taken = placed.load, placed.prompt_tokens, taken + placed.blocks
+        start_s, end_s = begins_s, begins_s + placed.duration_s
+        expected_end_s = begins_s + load_s(coef, load)
+    return Totals(rounds, busy_s, prompts, outputs, taken), InFlight(batch, start_s, end_s, load, prompt, ended)
 
 
 @compiled
-def progress(
-    jobs: Jobs, row_of_slot: Slots, decode: Slots, prefill: Slots, tokens: Slots, emitted: Slots, end_s: float
-) -> None:
-    """The same for the planner's table."""
-    for i in range(len(emitted)):
-        job = jobs[row_of_slot[decode[i] if i < len(decode) else prefill[i - len(decode)]]]
-        if i < len(decode):
-            job.context += emitted[i]
-        else:
-            job.context += tokens[i - len(decode)]
-            job.prompt_left -= tokens[i - len(decode)]
-        if emitted[i] > 0 and job.generated == 0:
-            job.due_base_s = end_s if job.deadline_s == np.inf else max(job.deadline_s, end_s)
-        job.generated += emitted[i]
+def progress(table: Table, batch: SlotBatch, emitted: Slots, end_s: float) -> None:
+    """Write an iteration into the planner's table."""
+    for i in range(len(batch.decode)):
+        gain(table.jobs[table.row_of_slot[batch.decode[i]]], emitted[i], 0, emitted[i], end_s)
+    for i in range(len(batch.prefill)):
+        job = table.jobs[table.row_of_slot[batch.prefill[i]]]
+        gain(job, batch.tokens[i], batch.tokens[i], emitted[len(batch.decode) + i], end_s)

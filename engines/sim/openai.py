@@ -181,7 +181,7 @@ def _sim_args(xargs: dict[str, Any]) -> SimArgs:
         raise BadRequest(f"vllm_xargs: {error}", param="vllm_xargs") from None
 
 
-class Answer:
+class Completion:
     """The bytes of one answer. What is the same for every token is encoded once."""
 
     def __init__(self, ask: Ask, model: str, created_s: int) -> None:

@@ -18,7 +18,7 @@ MAX_LAG_S = 0.25  # a loop this late was starved of CPU and cannot catch up with
 
 
 class TokenStream:
-    """The tokens of one request, from the engine's loop to whoever answers it; they add up until they are read."""
+    """The tokens of one request, from the engine's loop to its answer; they add up until they are read."""
 
     def __init__(self, arrival_s: float) -> None:
         self.arrival_s = arrival_s

@@ -1,4 +1,4 @@
-"""A simulated replica: one engine, iteration by iteration, whoever drives its clock.
+"""A simulated replica: one engine, iteration by iteration, on any clock.
 
     slot = replica.submit(request, now)
     iteration = replica.start(now)         # None: nothing to run
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from slosgate.engines.messages import IterationReport, Plan, RequestProgress, Telemetry
-from slosgate.engines.sim.flight import TokenLog
-from slosgate.engines.sim.policies.base import Iteration, Outcome, PolicyFactory, SlotBatch
+from slosgate.engines.sim.fast_forward import TokenLog
+from slosgate.engines.sim.policies.base import Iteration, Outcome, PolicyFactory
 from slosgate.engines.sim.state import EngineRequest, EngineState
-from slosgate.engines.sim.steps import carry_out, place
-from slosgate.planner.commitment import ANNOUNCED_S
+from slosgate.engines.sim.steps import SlotBatch, carry_out, place
+from slosgate.planner.arrivals import ANNOUNCED_S
 from slosgate.planner.profile import HardwareProfile
 
 REPORTS_KEPT = 512  # iteration reports between two telemetry messages
@@ -42,9 +42,9 @@ class SimReplica:
     """One engine with `profile`'s memory and speed, scheduled by a policy.
 
     `noise` is the relative standard deviation of iteration times. With `async_scheduling`, vLLM's default on GPUs, an
-    iteration is chosen while its predecessor runs, as soon as the policy wants to: who arrives after that waits for the
-    one after. Without, or when the policy waits for somebody, the choice takes the profile's `decide_s`, and nothing
-    runs meanwhile. A request can be chosen `overhead_s` after it was submitted; the policy hears of it after
+    iteration is chosen while its predecessor runs, as soon as the policy wants to. What arrives after that waits for
+    the one after. Without, or when the policy waits for a request, the choice takes the profile's `decide_s`, and
+    nothing runs meanwhile. A request can be chosen `overhead_s` after it was submitted; the policy hears of it after
     ANNOUNCED_S.
     """
 
@@ -115,9 +115,7 @@ class SimReplica:
         if iteration is None:
             raise RuntimeError("no iteration is in flight")
         batch = iteration.batch
-        slots, emitted, done, total = carry_out(
-            self.state.sequences, batch.decode, batch.drafts, batch.prefill, batch.tokens
-        )
+        slots, emitted, done, total = carry_out(self.state.sequences, batch)
         outcome = Outcome(batch, slots, emitted, done, iteration.report, iteration.end_s)
         self.reports.append(iteration.report)
         self._add(1, iteration.report.duration_s, iteration.prompt_tokens, total)
@@ -130,7 +128,7 @@ class SimReplica:
         self._previous = iteration
         return outcome
 
-    def fly(self, until_s: float, log: TokenLog) -> float:
+    def fast_forward(self, until_s: float, log: TokenLog) -> float:
         """Carry out what is in flight and what follows, while it ends before `until_s`; when to go on from there.
 
         Then the iteration in flight ends, or, if none is, the next one starts. The same as `finish` and `start` one by
@@ -141,19 +139,19 @@ class SimReplica:
             raise RuntimeError("no iteration is in flight")
         if self._noise or self.unseen or self._gone:
             return iteration.end_s
-        flown = self.policy.fly(iteration, until_s, log)
-        if flown is None:
+        forwarded = self.policy.fast_forward(iteration, until_s, log)
+        if forwarded is None:
             return iteration.end_s
-        totals, leg = flown
+        totals, flight = forwarded
         if totals.blocks:
             self.state.pool.take(totals.blocks)
         self._add(totals.iterations, totals.busy_s, totals.prompt_tokens, totals.output_tokens)
-        last = Iteration(SlotBatch(*leg.arrays), leg.start_s, leg.end_s, leg.report, leg.prompt_tokens)
-        if leg.ended:
+        last = Iteration.of(flight)
+        if flight.ended:
             self.in_flight, self._previous = None, last
         else:
             self.in_flight = last
-        return leg.end_s
+        return last.end_s
 
     def apply(self, plan: Plan) -> None:
         """Follow a plan from the next iteration on, if the policy follows plans."""
@@ -190,7 +188,7 @@ class SimReplica:
         return RequestProgress(request.id, request.prompt_tokens, 0, 0, float("inf"), False)
 
     def _decided(self, now_s: float) -> float:
-        """Show the policy who has arrived when it chooses what follows now; when that can start."""
+        """Show the policy what has arrived when it chooses what follows now; when that can start."""
         before = self._previous
         if before is None or before.end_s < now_s:
             return self._rested(now_s, 0.0)
@@ -203,7 +201,7 @@ class SimReplica:
         return self._rested(now_s, self.profile.decide_s)
 
     def _rested(self, now_s: float, decide_s: float) -> float:
-        """The same, when nothing is in flight any more: who is on his way may be waited for."""
+        """The same, when nothing is in flight any more: what is on its way may be waited for."""
         self._show_arrivals(now_s)
         if not self.unseen:
             return now_s + decide_s
@@ -212,7 +210,7 @@ class SimReplica:
         return until_s + decide_s
 
     def _show_arrivals(self, until_s: float) -> None:
-        """Tell the policy who has come by then, and who has been announced."""
+        """Tell the policy what has come by then, and what has been announced."""
         while self.unseen and self.ready_s(self.unseen[0][1]) <= until_s:
             self.policy.add(*self.unseen.popleft())
         for slot, submitted_s in self.unseen:
@@ -221,24 +219,18 @@ class SimReplica:
 
     def _begin(self, wanted: SlotBatch, now_s: float) -> Iteration | None:
         """Give the batch its blocks and its time; None when nothing of it can run."""
-        n, m, blocks, new, prompt, context, steps, duration_s = place(
-            self.state.sequences,
-            wanted.decode,
-            wanted.drafts,
-            wanted.prefill,
-            wanted.tokens,
-            self.state.pool.free,
-            self.profile.block_tokens,
-            self._coefficients,
-        )
-        if not new:
+        free, block_tokens = self.state.pool.free, self.profile.block_tokens
+        placed = place(self.state.sequences, wanted, free, block_tokens, self._coefficients)
+        load, duration_s = placed.load, placed.duration_s
+        if not load.new:
             return None
-        if blocks:
-            self.state.pool.take(blocks)
+        if placed.blocks:
+            self.state.pool.take(placed.blocks)
         if self._noise:
             duration_s *= max(0.1, 1.0 + self._noise * float(self._random.standard_normal()))
-        report = IterationReport(duration_s, new, context, n + m, steps)
-        return Iteration(wanted.first(n, m), now_s, now_s + duration_s, report, prompt)
+        report = IterationReport(duration_s, load.new, load.context, load.sequences, load.drafts)
+        batch = wanted.first(placed.decodes, placed.prefills)
+        return Iteration(batch, now_s, now_s + duration_s, report, placed.prompt_tokens)
 
     def _forget(self, slot: int) -> None:
         for unseen in self.unseen:

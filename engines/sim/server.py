@@ -25,10 +25,9 @@ from starlette.types import Receive, Scope, Send
 from slosgate.engines.addresses import default_name, reachable_url
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
 from slosgate.engines.clock import SteadyClock
-from slosgate.engines.messages import Plan
 from slosgate.engines.sim import policies
 from slosgate.engines.sim.metrics import Metrics
-from slosgate.engines.sim.openai import Answer, Ask, BadRequest, understand
+from slosgate.engines.sim.openai import Ask, BadRequest, Completion, understand
 from slosgate.engines.sim.realtime import RealTimeEngine, TokenStream, faster
 from slosgate.engines.sim.replica import SimReplica
 from slosgate.engines.sim.state import EngineRequest
@@ -112,8 +111,8 @@ class SimServer:
         self.report(urgent=False)
         return request.id, stream
 
-    def answer(self, ask: Ask) -> Answer:
-        return Answer(ask, self.model, int(self._clock()))
+    def answer(self, ask: Ask) -> Completion:
+        return Completion(ask, self.model, int(self._clock()))
 
     def cancel(self, engine_id: str) -> None:
         self.engine.cancel(engine_id)
@@ -163,10 +162,6 @@ class SimServer:
         )
         return ReplicaChannel(redis, info, snapshot=lambda: self.engine.telemetry(self.name), on_plan=self.engine.apply)
 
-    def _follow(self, plan: Plan) -> None:
-        self.engine.apply(plan)
-        self.report(urgent=False)
-
     async def _models(self, request: Request) -> Response:
         card = {
             "id": self.model,
@@ -203,7 +198,7 @@ class _Generate:
         if not await _unless_gone(work, receive):
             self._server.cancel(engine_id)
 
-    async def _stream(self, send: Send, stream: TokenStream, answer: Answer) -> None:
+    async def _stream(self, send: Send, stream: TokenStream, answer: Completion) -> None:
         await _start(send, 200, b"text/event-stream; charset=utf-8")
         pending, done = answer.opening(), False
         while not done:
@@ -212,7 +207,7 @@ class _Generate:
             pending = b""
             await send({"type": "http.response.body", "body": body, "more_body": not done})
 
-    async def _whole(self, send: Send, stream: TokenStream, answer: Answer) -> None:
+    async def _whole(self, send: Send, stream: TokenStream, answer: Completion) -> None:
         done = False
         while not done:
             _, done = await stream.read()

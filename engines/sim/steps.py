@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slosgate.engines.sim.state import Sequences, Slots
 from slosgate.planner.compiling import compiled
-from slosgate.planner.kernels import iteration_s
+from slosgate.planner.kernels import Floats, Load, iteration_s
 
 
 @compiled
@@ -19,22 +18,43 @@ def blocks_needed(sequences: Sequences, slot: int, new_tokens: int, block_tokens
     return int(max(0, -(-(sequences[slot].context + new_tokens) // block_tokens) - held))
 
 
+class SlotBatch(NamedTuple):
+    """One iteration, by slots of the engine's state. The arrays are the replica's to write to.
+
+    `repeats` promises the same decodes again, until a request arrives or ends or a KV block is lacking.
+    """
+
+    decode: Slots
+    drafts: Slots  # draft tokens of each decode
+    prefill: Slots
+    tokens: Slots  # prompt tokens of each prefill
+    repeats: bool = False
+
+    def first(self, decodes: int, prefills: int) -> SlotBatch:
+        """So many of its decodes and prefills."""
+        if decodes == len(self.decode) and prefills == len(self.prefill):
+            return self
+        return SlotBatch(self.decode[:decodes], self.drafts[:decodes], self.prefill[:prefills], self.tokens[:prefills])
+
+
+class Placed(NamedTuple):
+    """What of a batch found room."""
+
+    decodes: int
+    prefills: int
+    blocks: int  # KV blocks taken
+    prompt_tokens: int
+    load: Load
+    duration_s: float  # as modelled
+
+
 @compiled
-def place(
-    sequences: Sequences,
-    decode: Slots,
-    drafts: Slots,
-    prefill: Slots,
-    tokens: Slots,
-    free: int,
-    block_tokens: int,
-    coef: NDArray[np.float64],
-) -> tuple[int, int, int, int, int, int, int, float]:
+def place(sequences: Sequences, batch: SlotBatch, free: int, block_tokens: int, coef: Floats) -> Placed:
     """Give each row its blocks, decodes first, and drop the rows that find none left.
 
-    What is left moves to the front of the four arrays. Returns how many decodes and prefills that are, blocks taken,
-    new tokens, prompt tokens among them, context tokens, draft steps and the modelled duration in seconds.
+    What is left moves to the front of the batch's arrays.
     """
+    decode, drafts, prefill, tokens = batch.decode, batch.drafts, batch.prefill, batch.tokens
     taken, new, prompt, context, steps, n, m = 0, 0, 0, 0, 0, 0, 0
     for i in range(len(decode)):
         slot, wanted = decode[i], drafts[i] + 1
@@ -60,7 +80,8 @@ def place(
         context += sequences[slot].context + wanted
         prefill[m], tokens[m] = slot, wanted
         m += 1
-    return n, m, taken, new, prompt, context, steps, iteration_s(coef, new, context, n + m, steps)
+    load = Load(new, context, n + m, steps)
+    return Placed(n, m, taken, prompt, load, iteration_s(coef, new, context, n + m, steps))
 
 
 @compiled
@@ -88,15 +109,14 @@ def accepted(s: Any, drafts: int) -> int:
 
 
 @compiled
-def carry_out(
-    sequences: Sequences, decode: Slots, drafts: Slots, prefill: Slots, tokens: Slots
-) -> tuple[Slots, Slots, Slots, int]:
+def carry_out(sequences: Sequences, batch: SlotBatch) -> tuple[Slots, Slots, Slots, int]:
     """Advance every sequence of an iteration; (slots, output tokens of each, slots that are done, output tokens).
 
     A decode emits one token and the drafts accepted before the first rejection; a prefill emits when its prompt is
     complete. Cancelled sequences neither move nor emit.
     """
-    slots = np.concatenate((decode, prefill))
+    decode = batch.decode
+    slots = np.concatenate((decode, batch.prefill))
     emitted = np.zeros(len(slots), np.int64)
     done = np.empty(len(slots), np.int64)
     finished, total = 0, 0
@@ -105,10 +125,10 @@ def carry_out(
         if s.gone:
             continue
         if i < len(decode):
-            emitted[i] = min(1 + accepted(s, drafts[i]), s.output - s.generated)
+            emitted[i] = min(1 + accepted(s, batch.drafts[i]), s.output - s.generated)
             s.context += emitted[i]
         else:
-            computed = tokens[i - len(decode)]
+            computed = batch.tokens[i - len(decode)]
             s.prompt_left -= computed
             s.context += computed
             emitted[i] = s.prompt_left == 0

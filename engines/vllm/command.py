@@ -18,7 +18,7 @@ from slosgate.engines import addresses
 from slosgate.engines.options import registered_url
 from slosgate.engines.secrets import REDIS
 from slosgate.engines.vllm import launch
-from slosgate.engines.vllm.settings import AUTO, BadSettings, Settings
+from slosgate.engines.vllm.settings import AUTO, BadSettings, ReplicaSettings
 from slosgate.engines.vllm.versions import UnsupportedVllm
 
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -43,7 +43,7 @@ def vllm(
 ) -> None:
     """Serve a model with vLLM, scheduled by slosgate (other options go to `vllm serve`)."""
     port = port or launch.free_port(host)
-    settings = Settings(
+    settings = ReplicaSettings(
         profile=profile,
         redis_url=redis,
         replica=name or addresses.default_name(port),

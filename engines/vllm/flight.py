@@ -40,7 +40,7 @@ class Flight:
 
 
 class Lead:
-    """How long before the expected end of an iteration the next one is chosen (`planner.commitment`).
+    """How long before the expected end of an iteration the next one is chosen (`planner.arrivals`).
 
     So long that most iterations which prefill have been launched by then: before that, the device may wait, and vLLM
     doesn't notice the end. And a margin, as expectations err: longer while iterations end early more often than one in

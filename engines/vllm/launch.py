@@ -20,11 +20,11 @@ from types import FrameType
 import msgspec
 
 from slosgate.engines.vllm import self_measurement
-from slosgate.engines.vllm.settings import AUTO, Settings, load_profile
+from slosgate.engines.vllm.settings import AUTO, ReplicaSettings, load_profile
 from slosgate.engines.vllm.versions import UnsupportedVllm, require_supported
 
 SCHEDULER = "slosgate.engines.vllm.scheduler.SloScheduler"
-GRAPH_TOKENS = 1024  # the planner's iterations are shorter, but for prompts that nobody shares the device with
+GRAPH_TOKENS = 1024  # the planner's iterations are shorter, but for prompts that have the device for themselves
 GRAPH_OPTIONS = (
     "--max-cudagraph-capture-size", "--cudagraph-capture-sizes", "--compilation-config", "--enforce-eager", "-cc", "-O",
 )  # fmt: skip
@@ -61,14 +61,14 @@ def graph_options(options: Sequence[str]) -> list[str]:
 
 
 def free_port(host: str) -> int:
-    """A TCP port that nobody listens on now."""
+    """A TCP port that is free now."""
     with socket.create_server((host, 0)) as server:
         return int(server.getsockname()[1])
 
 
 def serve(
     model: str,
-    settings: Settings,
+    settings: ReplicaSettings,
     *,
     host: str,
     port: int,

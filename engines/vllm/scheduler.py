@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import msgspec
 import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -37,7 +36,7 @@ from slosgate.engines.vllm.iteration_log import IterationLog
 from slosgate.engines.vllm.link import Link
 from slosgate.engines.vllm.queue import ChosenQueue
 from slosgate.engines.vllm.reporter import Reporter
-from slosgate.engines.vllm.settings import Settings
+from slosgate.engines.vllm.settings import ReplicaSettings
 from slosgate.engines.vllm.starting import starting_profile
 from slosgate.engines.vllm.tracker import RUNNING, Selection, Tracker, advance_rows
 from slosgate.planner.batch import Batch
@@ -58,7 +57,7 @@ class SyncSloScheduler(ClampedScheduler):
         require_supported_version()
         super().__init__(*args, **kwargs)
         require_supported_config(self.vllm_config)
-        settings = Settings.from_environment(os.environ)
+        settings = ReplicaSettings.from_environment(os.environ)
         self.clock: Callable[[], float] = SteadyClock()
         self.sleep: Callable[[float], None] = time.sleep
         profile, self._measuring = starting_profile(settings, self)
@@ -151,7 +150,7 @@ class SyncSloScheduler(ClampedScheduler):
             self._settle(output, selection, now_s, start_s)
         self._put_off = False
         if not self._flights:
-            self._report(now_s, urgent=False)  # no iteration will end that could: everybody waits
+            self._report(now_s, urgent=False)  # no iteration will end that could: all wait
         return output
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -185,7 +184,7 @@ class SyncSloScheduler(ClampedScheduler):
             self.follower.announce(heard.announcement, heard.at_s)
 
     def _awaits(self, now_s: float, start_s: float) -> bool:
-        """Whether who is on the way here is to have a say in what could start then."""
+        """Whether requests on their way here are to have a say in what could start then."""
         if self._flights:
             return self.follower.awaits(start_s, self._blocks_left)
         return self.follower.rests_until_s(now_s, start_s, self._blocks_left) > now_s
@@ -213,12 +212,12 @@ class SyncSloScheduler(ClampedScheduler):
 
     def _with_usable_drafts(self, batch: Batch) -> Batch:
         """The batch with no more drafts than there are: a request skipped by the last iteration has none left."""
-        if not self.num_spec_tokens or not batch.decode.size:  # the profile then says that nobody drafts
+        if not self.num_spec_tokens or not batch.decode.size:  # the profile then says that nothing drafts
             return batch
         ids = self.follower.table.ids
         requests = self._tracker.requests(ids[row] for row in batch.decode.tolist())
         usable = np.array([self._drafts_of(request) for request in requests], dtype=np.int64)
-        return msgspec.structs.replace(batch, drafts=np.minimum(batch.drafts, usable))
+        return batch._replace(drafts=np.minimum(batch.drafts, usable))
 
     def _drafts_of(self, request: Any) -> int:
         # Ahead of the output the drafts are known to the worker alone, which keeps those of its last iteration.
@@ -236,7 +235,7 @@ class SyncSloScheduler(ClampedScheduler):
             request.spec_token_ids = request.spec_token_ids[: chosen[request.request_id] - 1]
         running = [r for r in selection.requests if r.status is RUNNING]
         self._starting = [r for r in selection.requests if r.status is not RUNNING]
-        # Those that run already may be all that is selected: then nobody is left behind.
+        # Those that run already may be all that is selected: then none is left behind.
         rest = [r for r in self.running if r.request_id not in chosen] if len(running) < len(self.running) else []
         if self._blocks_left < len(selection.requests):
             running.sort(key=self._tracker.importance, reverse=True)
@@ -352,10 +351,10 @@ class AsyncSloScheduler(SyncSloScheduler, AsyncScheduler):  # type: ignore[misc]
     looks_ahead = True
 
     def has_requests(self) -> bool:
-        """As vLLM asks before it takes in who has arrived, and has the next iteration scheduled (v1/engine/core.py).
+        """As vLLM asks before it takes in what has arrived, and has the next iteration scheduled (v1/engine/core.py).
 
-        While an iteration runs it has both done at once. Both can wait until that is nearly over: who arrives by then
-        needs no other iteration to end before his own. But where a pipeline runs several at once, to wait for one would
+        While an iteration runs it has both done at once. Both can wait until that is nearly over: what arrives by then
+        needs no other iteration to end before its own. But where a pipeline runs several at once, to wait for one would
         leave the others' places empty.
         """
         if self.vllm_config.parallel_config.pipeline_parallel_size == 1:

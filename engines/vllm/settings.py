@@ -26,7 +26,7 @@ class BadSettings(ValueError):
     """A setting that cannot be used; the message names it and says what is accepted."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One replica's settings. Without `redis_url` it plans for itself and is not registered."""
 
     profile: str = AUTO  # or the name of a shipped profile, or a JSON file
@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return {name: value for name, value in values.items() if value}
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+    def from_environment(cls, environment: Mapping[str, str]) -> ReplicaSettings:
         """Raises BadSettings when a needed variable is missing."""
         settings = cls(
             profile=environment.get(PROFILE) or AUTO,

@@ -22,7 +22,7 @@ from slosgate.engines.vllm.engine_profile import effective_profile
 from slosgate.engines.vllm.flight import Flight
 from slosgate.engines.vllm.iteration_log import IterationLog
 from slosgate.engines.vllm.self_measurement import ITERATIONS, RESULT, TASK, Task
-from slosgate.engines.vllm.settings import AUTO, Settings, load_profile
+from slosgate.engines.vllm.settings import AUTO, ReplicaSettings, load_profile
 from slosgate.planner import devices, shapes
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.roofline import derive
@@ -59,7 +59,7 @@ class Measuring:
         self._log.close()
 
 
-def starting_profile(settings: Settings, scheduler: Any) -> tuple[HardwareProfile, Measuring | None]:
+def starting_profile(settings: ReplicaSettings, scheduler: Any) -> tuple[HardwareProfile, Measuring | None]:
     """The profile for a vLLM scheduler, and the measurement that will better it, if there is to be one.
 
     Raises BadSettings for a given profile that can't be used.

@@ -14,11 +14,13 @@ from slosgate.engines.follower import PlanFollower
 from slosgate.engines.messages import DraftReport, SloArgs, read_slo
 from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
+from slosgate.planner.dues import due_base_s
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import Ints
+from slosgate.planner.memory import keeping
 
 RUNNING = RequestStatus.RUNNING  # looked up once: enum members are slow to reach
-NOBODY = np.empty(0, dtype=np.bool_)
+NO_ROWS = np.empty(0, dtype=np.bool_)
 
 
 @dataclass(slots=True)
@@ -40,7 +42,7 @@ class Selection:
 class Tracker:
     """Owns the mapping between requests and jobs, and writes what vLLM did into the follower's table.
 
-    The table runs ahead: tokens of iterations in flight count as done. Nobody else may add or remove jobs.
+    The table runs ahead: tokens of iterations in flight count as done. Nothing else may add or remove jobs.
     """
 
     def __init__(self, follower: PlanFollower) -> None:
@@ -51,7 +53,7 @@ class Tracker:
         self._job_of: dict[str, str] = {}  # vLLM's request id -> job id
         self._class_of: dict[str, str] = {}  # vLLM's request id -> SLO class
         self._steady: Selection | None = None  # the last one of decodes alone, while rows stay where they are
-        self._steady_rows = NOBODY  # by row: whether it is in there
+        self._steady_rows = NO_ROWS  # by row: whether it is in there
 
     def __contains__(self, request: Any) -> bool:
         return request.request_id in self._job_of
@@ -195,11 +197,11 @@ class Tracker:
             self.sync(request, now_s)
 
     def importance(self, request: Any) -> tuple[bool, bool, float]:
-        """Sorts requests by who keeps its KV when memory runs out; the most important one is the largest."""
+        """Sorts requests by which keeps its KV when memory runs out; the most important one is the largest."""
         job = self.follower.table[self._job_of[request.request_id]] if request in self else None
         if job is None:  # its last token is in flight
             return (True, True, 0.0)
-        return (not job["held"], bool(job["guaranteed"]), -float(job["deadline_s"]))
+        return keeping(bool(job["held"]), bool(job["guaranteed"]), float(job["deadline_s"]))
 
     def first_token(self, request: Any, at_s: float) -> None:
         """A request's first token came at this time: all later ones are due from there, or from its deadline."""
@@ -230,7 +232,7 @@ def slo_args(request: Any) -> SloArgs:
 
 
 def _start_due_times(job: Any, at_s: float) -> None:
-    job["due_base_s"] = at_s if job["deadline_s"] == np.inf else max(job["deadline_s"], at_s)
+    job["due_base_s"] = due_base_s(float(job["deadline_s"]), at_s)
 
 
 @compiled

@@ -12,8 +12,8 @@ from slosgate.gateway.promises.answers import Seen, in_events, in_whole
 from slosgate.gateway.promises.completion import Completion
 from slosgate.gateway.promises.contract import Contract
 from slosgate.gateway.replicas.fleet import Replica
+from slosgate.planner.dues import TOLERANCE
 
-TOLERANCE = 1.05  # the paper's rule: a token counts as on time within 5 %
 CHECK_EVERY = 20  # and is looked at every so many tokens
 HEADROOM_SHARE = 1 / 3  # of the TTFT SLO, at most
 WEIGHT_WITHOUT_SLO = 1e-3  # of a request that only stands in line: whoever has an SLO goes first
@@ -181,7 +181,7 @@ class Exchange:
         self.last_token_s = now_s
         if before == 0:
             self.first_token_s = now_s
-            self.late = now_s > self.arrival_s + self.ttft_s * TOLERANCE
+            self.late = now_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
         elif self.tokens // CHECK_EVERY != before // CHECK_EVERY:
             self._checks.append((self.tokens, now_s))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from slosgate.engines.messages import RequestProgress, Telemetry
 from slosgate.gateway.state.records import LedgerEntry
-from slosgate.planner.commitment import Patience
+from slosgate.planner.arrivals import Patience
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.lengths import LengthHistogram, firm_tokens
 from slosgate.planner.profile import HardwareProfile

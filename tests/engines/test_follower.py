@@ -157,7 +157,7 @@ def test_slo_arguments_that_cannot_be_read_are_best_effort(extra: dict[str, obje
     assert read_slo(extra, "mine") == expected
 
 
-def test_who_is_on_the_way_is_waited_for_until_it_is_here_or_should_be() -> None:
+def test_a_request_on_its_way_is_waited_for_until_it_is_here_or_should_be() -> None:
     follows = follower(a=300)
     run(follows)
     step_s = follows.next_batch(1.0, free_blocks=8000).duration_s
@@ -173,7 +173,7 @@ def test_who_is_on_the_way_is_waited_for_until_it_is_here_or_should_be() -> None
     assert follows.rests_until_s(here_s, here_s + PROFILE.decide_s, 8000) == here_s  # it may come, and nobody waits
 
 
-def test_whoever_was_announced_and_never_came_is_forgotten() -> None:
+def test_an_announced_request_that_never_came_is_forgotten() -> None:
     follows = follower(a=300)
     run(follows)
     follows.announce(Announcement("lost", 20, 10.0), 1.0)

@@ -5,7 +5,7 @@ from slosgate.planner.admission import admit, solve
 from slosgate.planner.budget import FORCED, Problem, feasible, problems
 from slosgate.planner.greedy import admit_by_brute_force, admit_greedily
 from slosgate.planner.jobs import JobTable
-from slosgate.planner.slack import coefficients
+from slosgate.planner.machine import coefficients
 from tests.planner.cases import H200, random_jobs
 
 COEF = coefficients(H200.perf)

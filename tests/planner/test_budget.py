@@ -10,7 +10,7 @@ import pytest
 
 from slosgate.planner.admission import admit
 from slosgate.planner.jobs import Jobs, JobTable
-from slosgate.planner.slack import coefficients
+from slosgate.planner.machine import coefficients
 from tests.planner.cases import H200, random_jobs
 
 COEF = coefficients(H200.perf)

@@ -22,7 +22,7 @@ from slosgate.planner.kernels import (
     token_due_s,
     with_decode,
 )
-from slosgate.planner.slack import coefficients
+from slosgate.planner.machine import coefficients
 from tests.planner.cases import H200
 
 COEF = coefficients(H200.perf)

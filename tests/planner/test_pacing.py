@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slosgate.engines import profiles
-from slosgate.planner.commitment import PATIENT
+from slosgate.planner.arrivals import NO_ARRIVALS
 from slosgate.planner.jobs import JobTable
+from slosgate.planner.machine import coefficients
 from slosgate.planner.pacing import LONGEST, SHORTEST, balanced_s, rate_share, rated_s
-from slosgate.planner.slack import coefficients, next_batch
+from slosgate.planner.slack import next_batch
 
 A100 = profiles.load("a100-opt-13b")
 COEF = coefficients(A100.perf)
@@ -49,7 +50,7 @@ def test_no_other_length_loses_less_time_and_arrivals(patience_s: list[float], l
 
 def test_iterations_are_long_for_patient_arrivals_and_short_for_hurried_ones() -> None:
     for patience_s, expected_s in (
-        (PATIENT, rated_s(COEF, LONGEST)),
+        (NO_ARRIVALS, rated_s(COEF, LONGEST)),
         (np.full(9, 0.3), rated_s(COEF, LONGEST)),
         (np.full(9, 0.05), 0.05),
         (np.array([0.01] * 8 + [0.3]), rated_s(COEF, SHORTEST)),

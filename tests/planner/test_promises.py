@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from slosgate.engines.sim import systems
 from slosgate.engines.sim.cluster import simulate
 from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, StageJob
-from slosgate.planner.slack import TOLERANCE
+from slosgate.planner.dues import TOLERANCE
 from tests.planner.cases import H200
 
 INSTANT = msgspec.structs.replace(H200, request_overhead_s=0.0, decide_s=0.0)

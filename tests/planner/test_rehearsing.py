@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from slosgate.planner.commitment import PATIENT
+from slosgate.planner.arrivals import NO_ARRIVALS
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.rehearsal import Rehearsal, rehearse
 from slosgate.planner.rollout import roll_forward
@@ -17,7 +17,7 @@ from tests.planner.cases import H200
 def rehearsed(jobs: JobTable, *, free: int = 8000, until_s: float = -math.inf) -> Rehearsal:
     """From time 0 on, when an iteration of 10 ms has just ended."""
     watched = np.ones(len(jobs), np.bool_)
-    return rehearse(jobs.rows, H200, PATIENT, -0.01, 0.0, free, watched, until_s)
+    return rehearse(jobs.rows, H200, NO_ARRIVALS, -0.01, 0.0, free, watched, until_s)
 
 
 @pytest.mark.parametrize(("due_last", "starts"), [("large", True), ("small", False)])

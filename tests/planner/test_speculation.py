@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from slosgate.engines import profiles
 from slosgate.planner.kernels import Load
+from slosgate.planner.machine import coefficients
 from slosgate.planner.profile import HardwareProfile
-from slosgate.planner.slack import coefficients
 from slosgate.planner.speculation import best_drafts, expected_tokens, prefill_rate, tier_lengths
 from tests.planner.cases import H200
 

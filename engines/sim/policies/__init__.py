@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from slosgate.engines.sim.policies import sarathi, slosgate, vllm, vllm_v0
-from slosgate.engines.sim.policies.base import Policy, PolicyFactory, SlotBatch
+from slosgate.engines.sim.policies.base import Policy, PolicyFactory
+from slosgate.engines.sim.steps import SlotBatch
 
 _POLICIES: dict[str, PolicyFactory] = {
     "sarathi": sarathi.SarathiPolicy,

@@ -9,32 +9,14 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from slosgate.engines.messages import DraftReport, IterationReport, Plan, RequestProgress
-from slosgate.engines.sim.flight import Leg, TokenLog, Totals
+from slosgate.engines.sim.fast_forward import InFlight, TokenLog, Totals
 from slosgate.engines.sim.state import EngineState, Slots
+from slosgate.engines.sim.steps import SlotBatch
+from slosgate.planner.kernels import Load
 
 
 def slots(*values: int) -> Slots:
     return np.array(values, dtype=np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class SlotBatch:
-    """One iteration, by slots of the engine's state. The arrays are the replica's to write to.
-
-    `repeats` promises the same decodes again, until a request arrives or ends or a KV block is lacking.
-    """
-
-    decode: Slots
-    drafts: Slots  # draft tokens of each decode
-    prefill: Slots
-    tokens: Slots  # prompt tokens of each prefill
-    repeats: bool = False
-
-    def first(self, decodes: int, prefills: int) -> SlotBatch:
-        """So many of its decodes and prefills."""
-        if decodes == len(self.decode) and prefills == len(self.prefill):
-            return self
-        return SlotBatch(self.decode[:decodes], self.drafts[:decodes], self.prefill[:prefills], self.tokens[:prefills])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +28,22 @@ class Iteration:
     end_s: float
     report: IterationReport
     prompt_tokens: int
+
+    @classmethod
+    def of(cls, flight: InFlight) -> Iteration:
+        load = flight.load
+        report = IterationReport(flight.end_s - flight.start_s, load.new, load.context, load.sequences, load.drafts)
+        return cls(flight.batch, flight.start_s, flight.end_s, report, flight.prompt_tokens)
+
+    @property
+    def load(self) -> Load:
+        did = self.report
+        return Load(did.new_tokens, did.context_tokens, did.sequences, did.draft_steps)
+
+    @property
+    def in_flight(self) -> InFlight:
+        """The same for compiled code."""
+        return InFlight(self.batch, self.start_s, self.end_s, self.load, self.prompt_tokens, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ class Policy(Protocol):
 
     def observe(self, outcome: Outcome) -> None: ...
 
-    def fly(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, Leg] | None:
+    def fast_forward(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
         """Carry out the iteration in flight and what follows it, while it ends before `until_s`; None for none."""
 
     def apply(self, plan: Plan) -> None:

@@ -7,11 +7,10 @@ first served; when no block is left the last running sequence's KV is swapped to
 
 from __future__ import annotations
 
-from slosgate.engines.sim.policies.base import SlotBatch
 from slosgate.engines.sim.policies.fcfs import WATERMARK, FcfsPolicy
 from slosgate.engines.sim.policies.vllm_v0 import VllmV0Policy
 from slosgate.engines.sim.state import EngineState
-from slosgate.engines.sim.steps import blocks_needed
+from slosgate.engines.sim.steps import SlotBatch, blocks_needed
 from slosgate.planner.profile import HardwareProfile
 
 SATURATED = 0.95  # of the best prefill rate: where a GPU counts as saturated (the paper's L_m)

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from slosgate.engines.messages import DraftReport, IterationReport, Plan, RequestProgress
-from slosgate.engines.sim.flight import Leg, TokenLog, Totals, repeat
-from slosgate.engines.sim.policies.base import Iteration, Outcome, SlotBatch, slots
+from slosgate.engines.messages import DraftReport, Plan, RequestProgress
+from slosgate.engines.sim.fast_forward import Engine, InFlight, TokenLog, Totals, repeat
+from slosgate.engines.sim.policies.base import Iteration, Outcome, slots
 from slosgate.engines.sim.state import EngineState, Sequences, Slots
-from slosgate.engines.sim.steps import blocks_needed
+from slosgate.engines.sim.steps import SlotBatch, blocks_needed
 from slosgate.planner.compiling import compiled
 
 WATERMARK = 0.01  # share of the KV blocks that vLLM V0, and engines forked from it, keep free when they admit
@@ -59,19 +59,13 @@ class FcfsPolicy:
     def observe(self, outcome: Outcome) -> None:
         """Nothing to learn."""
 
-    def fly(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, Leg] | None:
-        batch = flight.batch
-        if not batch.repeats:
+    def fast_forward(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
+        if not flight.batch.repeats:
             return None
-        rounds, tokens, blocks, new, context, start_s, end_s, busy_s = repeat(
-            self._state.sequences, batch.decode, batch.drafts, self._state.pool.free, self._state.profile.block_tokens,
-            self._coefficients, flight.start_s, flight.end_s, until_s, log.token_s, log.cursor, self._pause_s,
-        )  # fmt: skip
-        if not rounds:
-            return None
-        report = IterationReport(end_s - start_s, new, context, len(batch.decode), flight.report.draft_steps)
-        arrays = batch.decode, batch.drafts, batch.prefill, batch.tokens
-        return Totals(rounds, busy_s, 0, tokens, blocks), Leg(arrays, start_s, end_s, report, 0, ended=False)
+        profile, state = self._state.profile, self._state
+        engine = Engine(state.sequences, state.pool.free, profile.block_tokens, self._coefficients)
+        totals, last = repeat(engine, flight.in_flight, until_s, log, self._pause_s)
+        return (totals, last) if totals.iterations else None
 
     def apply(self, plan: Plan) -> None:
         """These engines know no plans."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from slosgate.engines.sim.policies.base import SlotBatch, slots
+from slosgate.engines.sim.policies.base import slots
 from slosgate.engines.sim.policies.fcfs import WATERMARK, FcfsPolicy
 from slosgate.engines.sim.state import EngineState, Sequences, Slots
-from slosgate.engines.sim.steps import blocks_needed
+from slosgate.engines.sim.steps import SlotBatch, blocks_needed
 from slosgate.planner.compiling import compiled
 
 BUDGET = 512  # the paper's for tight SLOs; 2048 for relaxed ones

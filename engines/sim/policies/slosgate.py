@@ -7,17 +7,20 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 
-from slosgate.engines.follower import PlanFollower, Progress, add_job
-from slosgate.engines.messages import Announcement, DraftReport, IterationReport, Plan, RequestProgress, SloArgs
+from slosgate.engines.follower import PlanFollower, add_job
+from slosgate.engines.messages import Announcement, DraftReport, Plan, RequestProgress, SloArgs
 from slosgate.engines.sim.acceptance import AcceptanceRates
-from slosgate.engines.sim.flight import Leg, TokenLog, Totals
-from slosgate.engines.sim.following import follow
-from slosgate.engines.sim.policies.base import Iteration, Outcome, SlotBatch
+from slosgate.engines.sim.fast_forward import Engine, InFlight, TokenLog, Totals
+from slosgate.engines.sim.following import Drafting, Rule, Table, follow
+from slosgate.engines.sim.policies.base import Iteration, Outcome
 from slosgate.engines.sim.state import EngineRequest, EngineState, Slots
+from slosgate.engines.sim.steps import SlotBatch
 from slosgate.planner.compiling import compiled
 from slosgate.planner.jobs import JobTable
+from slosgate.planner.kernels import load_s
+from slosgate.planner.machine import coefficients, delays_of, machine_of
 from slosgate.planner.profile import HardwareProfile
-from slosgate.planner.slack import coefficients
+from slosgate.planner.progress import Progress
 
 
 class SlosgatePolicy:
@@ -110,26 +113,18 @@ class SlosgatePolicy:
             batch = outcome.batch
             self._rates.learn(self._class_of_slot, batch.decode, batch.drafts, outcome.emitted, outcome.done)
 
-    def fly(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, Leg] | None:
+    def fast_forward(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
         until_s = min(until_s, self.follower.undisturbed_s())
         if flight.end_s >= until_s:
             return None
-        profile, batch = self.follower.profile, flight.batch
-        rounds, prompts, outputs, blocks, busy_s, *arrays, start_s, end_s, new, prompt, context, steps, ended = follow(
-            self._state.sequences, self.follower.table.rows, self._slot_of_row, self._row_of_slot,
-            batch.decode, batch.drafts, batch.prefill, batch.tokens, self._state.pool.free, profile.block_tokens,
-            coefficients(self._state.profile.perf), coefficients(profile.perf), profile.max_batched_tokens,
-            profile.max_sequences, profile.max_drafts, flight.start_s, flight.end_s, until_s, log.token_s, log.cursor,
-            self._rates.counts, self._class_of_slot, self.follower.patience.latest_s,
-            self._expected_end_s(flight), self._state.profile.decide_s, self._state.profile.lead_s,
-            self._state.looks_ahead,
-        )  # fmt: skip
-        if not rounds:
-            return None
-        decode, drafts, prefill, tokens = arrays
-        report = IterationReport(end_s - start_s, new, context, len(decode) + len(prefill), steps)
-        leg = Leg((decode, drafts, prefill, tokens), start_s, end_s, report, prompt, ended)
-        return Totals(rounds, busy_s, prompts, outputs, blocks), leg
+        state, real = self._state, self._state.profile
+        machine = machine_of(self.follower.profile)
+        engine = Engine(state.sequences, state.pool.free, machine.block_tokens, coefficients(real.perf))
+        table = Table(self.follower.table.rows, self._slot_of_row, self._row_of_slot)
+        rule = Rule(machine, self.follower.patience.latest_s, delays_of(real), state.looks_ahead)
+        drafting = Drafting(self._rates.counts, self._class_of_slot)
+        totals, last = follow(engine, table, rule, flight.in_flight, until_s, log, drafting)
+        return (totals, last) if totals.iterations else None
 
     def apply(self, plan: Plan) -> None:
         self.follower.apply(plan)
@@ -141,10 +136,7 @@ class SlosgatePolicy:
         return self._rates.news()
 
     def _expected_end_s(self, flight: Iteration) -> float:
-        did = flight.report
-        return flight.start_s + self.follower.profile.perf.iteration_s(
-            did.new_tokens, did.context_tokens, did.sequences, did.draft_steps
-        )
+        return flight.start_s + load_s(coefficients(self.follower.profile.perf), flight.load)
 
     def _preempt(self, job_id: str) -> None:
         self._state.preempt(self._state.slot_of[job_id])

@@ -7,10 +7,10 @@ last running sequence is preempted, to be computed again.
 
 from __future__ import annotations
 
-from slosgate.engines.sim.policies.base import SlotBatch, slots
+from slosgate.engines.sim.policies.base import slots
 from slosgate.engines.sim.policies.fcfs import WATERMARK, FcfsPolicy
 from slosgate.engines.sim.state import EngineState
-from slosgate.engines.sim.steps import blocks_needed
+from slosgate.engines.sim.steps import SlotBatch, blocks_needed
 
 
 class VllmV0Policy(FcfsPolicy):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slosgate.planner.commitment import Patience, awaited
+from slosgate.planner.arrivals import Patience, awaited
 from tests.planner.cases import H200
 
 DECIDE_S = 0.003

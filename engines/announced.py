@@ -1,0 +1,51 @@
+"""Requests that are announced to a replica and not there yet."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from slosgate.engines.messages import Announcement
+from slosgate.planner.arrivals import awaited
+from slosgate.planner.profile import HardwareProfile
+
+NO_SHOW_S = 0.1  # what is announced and so much late does not come any more
+
+
+class _Times(NamedTuple):
+    ready_s: float  # when it should be here
+    latest_s: float  # when it must run at the latest
+
+
+class Announced:
+    """When the announced requests should be here, and whether the next iteration is to wait for them."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, _Times] = {}
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def add(self, coming: Announcement, admitted_s: float, profile: HardwareProfile) -> None:
+        """A request is on its way since then."""
+        own_s = profile.perf.iteration_s(coming.prompt_tokens, coming.prompt_tokens, 1)
+        self._times[coming.request_id] = _Times(
+            admitted_s + profile.request_overhead_s, admitted_s + coming.ttft_s - own_s
+        )
+
+    def arrived(self, request_id: str) -> None:
+        """A request is here, whether it was announced or not."""
+        self._times.pop(request_id, None)
+
+    def awaited_s(self, start_s: float, next_s: float, decide_s: float) -> float:
+        """When all are here that are awaited instead of starting an iteration of `next_s` at `start_s`; -inf: none.
+
+        What doesn't come, or can't be in time any more, is forgotten.
+        """
+        self._times = {
+            request_id: times
+            for request_id, times in self._times.items()
+            if start_s <= min(times.latest_s, times.ready_s + NO_SHOW_S)
+        }
+        ready_s = [t.ready_s for t in self._times.values() if awaited(*t, start_s, next_s, decide_s)]
+        return max(ready_s, default=-math.inf)

@@ -1,0 +1,128 @@
+"""Many iterations in one compiled call: virtual time while nothing happens but decoding and prefilling.
+
+A policy goes on from the iteration in flight until a time is reached, or until what comes next needs Python: a sequence
+that ends, a KV block that is lacking, a choice that finds nothing to run. The result is the same as that of single
+steps, token by token.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from slosgate.engines.sim.state import Sequences, Slots
+from slosgate.engines.sim.steps import SlotBatch, accepted, blocks_needed
+from slosgate.planner.compiling import compiled
+from slosgate.planner.kernels import Floats, Load, iteration_s
+
+
+class TokenLog(NamedTuple):
+    """Where the times of tokens go: each slot's next one to `token_s[cursor[slot]]`."""
+
+    token_s: Floats
+    cursor: Slots
+
+
+class Engine(NamedTuple):
+    """The simulated engine: its sequences, its free memory and its speed."""
+
+    sequences: Sequences
+    free_blocks: int
+    block_tokens: int
+    coef: Floats
+
+
+class InFlight(NamedTuple):
+    """An iteration in flight, or one that has just ended."""
+
+    batch: SlotBatch
+    start_s: float
+    end_s: float
+    load: Load
+    prompt_tokens: int
+    ended: bool
+
+
+class Totals(NamedTuple):
+    """What the iterations did that ended meanwhile."""
+
+    iterations: int
+    busy_s: float
+    prompt_tokens: int
+    output_tokens: int
+    blocks: int  # KV blocks taken, those of the iteration in flight included
+
+
+@compiled
+def repeat(engine: Engine, flight: InFlight, until_s: float, log: TokenLog, pause_s: float) -> tuple[Totals, InFlight]:
+    """Carry out a decode iteration in flight and start it again, as long as it ends before `until_s`.
+
+    Between two of them `pause_s` passes. Also returns the iteration that is then in flight.
+    """
+    sequences, batch, load = engine.sequences, flight.batch, flight.load
+    emitted = np.empty(len(batch.decode), np.int64)
+    start_s, end_s = flight.start_s, flight.end_s
+    rounds, total, taken, busy_s = 0, 0, 0, 0.0
+    while end_s < until_s and not ends(sequences, batch, emitted):
+        needed, wider = next_step(sequences, batch, emitted, engine.block_tokens)
+        if taken + needed > engine.free_blocks:
+            break
+        total += advance(sequences, batch, emitted, end_s, log)
+        for i in range(len(batch.decode)):
+            slot = batch.decode[i]
+            sequences[slot].blocks += blocks_needed(sequences, slot, batch.drafts[i] + 1, engine.block_tokens)
+        rounds, taken, load, busy_s = rounds + 1, taken + needed, wider, busy_s + end_s - start_s
+        start_s = end_s + pause_s
+        end_s = start_s + iteration_s(engine.coef, load.new, load.context, load.sequences, load.drafts)
+    return Totals(rounds, busy_s, 0, total, taken), InFlight(batch, start_s, end_s, load, 0, False)
+
+
+@compiled
+def next_step(sequences: Sequences, batch: SlotBatch, emitted: Slots, block_tokens: int) -> tuple[int, Load]:
+    """(KV blocks, load) of one more decode step after each of the decodes has emitted so much."""
+    needed, new, context, steps = 0, 0, 0, 0
+    for i in range(len(batch.decode)):
+        wanted = batch.drafts[i] + 1
+        needed += blocks_needed(sequences, batch.decode[i], emitted[i] + wanted, block_tokens)
+        new += wanted
+        context += sequences[batch.decode[i]].context + emitted[i] + wanted
+        steps = max(steps, batch.drafts[i])
+    return needed, Load(new, context, len(batch.decode), steps)
+
+
+@compiled
+def ends(sequences: Sequences, batch: SlotBatch, emitted: Slots) -> bool:
+    """Whether a sequence ends with this iteration; if not, `emitted` says what each emits."""
+    decode, prefill = batch.decode, batch.prefill
+    for i in range(len(decode)):
+        s = sequences[decode[i]]
+        emitted[i] = 1 + accepted(s, batch.drafts[i])
+        if s.generated + emitted[i] >= s.output:
+            return True
+    for i in range(len(prefill)):
+        s = sequences[prefill[i]]
+        emitted[len(decode) + i] = s.prompt_left == batch.tokens[i]
+        if emitted[len(decode) + i] and s.generated + 1 >= s.output:
+            return True
+    return False
+
+
+@compiled
+def advance(sequences: Sequences, batch: SlotBatch, emitted: Slots, end_s: float, log: TokenLog) -> int:
+    """Carry out an iteration in which no sequence ends; its output tokens."""
+    total, decode = 0, batch.decode
+    for i in range(len(emitted)):
+        slot = decode[i] if i < len(decode) else batch.prefill[i - len(decode)]
+        s = sequences[slot]
+        if i < len(decode):
+            s.context += emitted[i]
+        else:
+            s.context += batch.tokens[i - len(decode)]
+            s.prompt_left -= batch.tokens[i - len(decode)]
+        s.generated += emitted[i]
+        total += emitted[i]
+        for _ in range(emitted[i]):
+            log.token_s[log.cursor[slot]] = end_s
+            log.cursor[slot] += 1
+    return total

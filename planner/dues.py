@@ -1,0 +1,80 @@
+"""What an SLO asks of a job: when its tokens are due, which of them are late, and what can still be won.
+
+Token k after the first is due k TPOT after the base: the first token, or its deadline, if it came before that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from slosgate.planner.compiling import compiled
+from slosgate.planner.jobs import Jobs
+from slosgate.planner.kernels import Bools, token_due_s
+
+TOLERANCE = 0.05  # an SLO counts as kept within 5 % of it
+
+
+@compiled
+def due_base_s(deadline_s: float, first_token_s: float) -> float:
+    """What the due times of later tokens count from, given when the first one came."""
+    return first_token_s if deadline_s == np.inf else max(deadline_s, first_token_s)
+
+
+@compiled
+def gain(job: Any, computed: int, prompt: int, emitted: int, end_s: float) -> None:
+    """An iteration that ended at `end_s` has computed so many tokens of a job, some of its prompt, and emitted some."""
+    job.context += computed
+    job.prompt_left -= prompt
+    if emitted > 0 and job.generated == 0:
+        job.due_base_s = due_base_s(job.deadline_s, end_s)
+    job.generated += emitted
+
+
+@compiled
+def first_token_open(deadline_s: float, now_s: float) -> bool:
+    """Whether a first token that is to come can still be in time."""
+    return now_s < deadline_s < np.inf
+
+
+@compiled
+def first_tokens_open(jobs: Jobs, now_s: float) -> Bools:
+    """The same for every row, whether its first token has come or not."""
+    found = np.empty(len(jobs), np.bool_)
+    for row in range(len(jobs)):
+        found[row] = first_token_open(jobs[row].deadline_s, now_s)
+    return found
+
+
+@compiled
+def in_time(job: Any) -> bool:
+    """Whether a first token that has come was in time, or none was asked for by a certain time."""
+    return bool(job.due_base_s <= job.deadline_s)
+
+
+@compiled
+def first_due_s(job: Any, end_s: float) -> float:
+    """When a first token that can't come before `end_s` is due: its deadline, or, past that, the last that counts."""
+    if job.guaranteed or end_s <= job.deadline_s or job.arrival_s == -np.inf:
+        return job.deadline_s  # type: ignore[no-any-return]
+    return job.deadline_s + TOLERANCE * (job.deadline_s - job.arrival_s)  # type: ignore[no-any-return]
+
+
+@compiled
+def next_late_s(job: Any) -> float:
+    """Beyond when the next token breaks the SLO of a job that decodes."""
+    return token_due_s(job, job.generated) + TOLERANCE * job.generated * job.tpot_s  # type: ignore[no-any-return]
+
+
+@compiled
+def next_due_s(job: Any, now_s: float) -> float:
+    """When a decode's next token is due; inf when nothing can be won any more, or nothing was asked for.
+
+    Best effort has lost once its first token was late. Any job has lost once it is behind by a token and the tolerance.
+    """
+    if not job.guaranteed and not in_time(job):
+        return np.inf
+    if now_s > next_late_s(job) + job.tpot_s:
+        return np.inf
+    return token_due_s(job, job.generated)

@@ -82,7 +82,7 @@ MUTANTS = (
     _gateway(
         "a client may set what only the gateway may",
         "promises/completion",
-        'if not name.startswith("slo_")}',
+        'if not name.lower().startswith("slo_")}',
         "}",
         f"{EXCHANGE}a_replica_is_told_what_is_left_and_what_the_gateway_alone_may_say",
     ),
@@ -90,16 +90,16 @@ MUTANTS = (
     _gateway(
         "a ledger version that skips one is taken for complete",
         "replicas/mirror",
-        "if version == self.version + len(ids):",
+        "if version == self.version + guarantees:",
         "if version > self.version:",
-        f"{MIRROR}only_the_next_versions_of_a_ledger_are_taken_for_complete",
+        "tests/gateway/test_mirror.py::test_only_the_next_version_is_known_to_be_whole",
     ),
     _gateway(
-        "guarantees that came later bar an earlier one",
+        "what a commit was told of comes back although it has ended",
         "replicas/mirror",
-        "if (later or other == request_id) and other in jobs:",
-        "if other == request_id and other in jobs:",
-        f"{MIRROR}a_guarantee_finds_room_beside_those_before_it_only",
+        "if entry.request_id not in self._ended:",
+        "if True:",
+        "tests/gateway/test_mirror.py::test_what_a_commit_was_told_of_is_known_unless_it_has_ended_meanwhile",
     ),
     _gateway(
         "a late report brings back an answer that has ended",

@@ -28,13 +28,6 @@ MUTANTS = (
         f"{BOUND}decoding_takes_time_from_a_burst",
     ),
     _bench(
-        "the bound ignores how long a request takes to reach a replica",
-        "bound",
-        "profile.request_overhead_s + term.constant_s / replicas",
-        "term.constant_s / replicas",
-        f"{BOUND}what_a_request_cannot_begin_before_counts",
-    ),
-    _bench(
         "the bound counts one replica, however many there are",
         "bound",
         "cost_s / replicas,\n",
@@ -99,10 +92,10 @@ MUTANTS = (
         f"{ATTAINED}the_pace_changes_when_thinking_ends",
     ),
     _bench(
-        "an answer is kept although the code has changed",
+        "an answer that was broken off too soon is kept",
         "cache",
-        "        digest.update(path.read_bytes())\n",
-        "        digest.update(path.name.encode())\n",
-        f"{CACHE}a_question_is_answered_once",
+        "if enough(known):",
+        "if True:",
+        f"{CACHE}an_answer_that_was_broken_off_too_soon_is_replaced",
     ),
 )

@@ -61,7 +61,7 @@ MUTANTS = (
     _gateway(
         "a first token is never late",
         "promises/exchange",
-        "self.late = now_s > self.arrival_s + self.ttft_s * TOLERANCE",
+        "self.late = now_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)",
         "self.late = False",
         f"{EXCHANGE}a_first_token_is_late_beyond_the_tolerance",
     ),

@@ -11,6 +11,7 @@ def _in(file: str) -> str:
 
 BUDGET, DECIDE, SLACK, KERNELS = _in("budget"), _in("decisions"), _in("slack"), _in("kernels")
 ADMIT, CONTROL, REHEARSE = _in("admission"), _in("controller"), _in("rehearsing")
+LIMITS = "tests/engines/test_follower_limits.py::test_"
 ORACLE = f"{BUDGET}as_much_is_promised_as_the_inequalities_allow"
 IN_TIME = f"{BUDGET}the_line_between_in_time_and_too_late_is_where_the_inequalities_have_it"
 ROOM = f"{BUDGET}the_line_between_room_and_none_is_where_the_inequalities_have_it"
@@ -25,8 +26,8 @@ MUTANTS = (
     _planner(
         "an answer needs no memory",
         "budget",
-        "blocks_for(context + job.output, block_tokens) * block_tokens",
-        "blocks_for(context, block_tokens) * block_tokens",
+        "blocks_for(context + job.output, machine.block_tokens)",
+        "blocks_for(context, machine.block_tokens)",
         f"{BUDGET}an_answer_needs_memory_as_its_prompt_does",
     ),
     _planner(
@@ -46,7 +47,7 @@ MUTANTS = (
     _planner(
         "the tokens of running answers cost prefills nothing",
         "budget",
-        "        charge(table, job, cost_s, now_s)\n",
+        "        charge(table, job, cost_s, scene.now_s)\n",
         "",
         IN_TIME,
     ),
@@ -60,8 +61,8 @@ MUTANTS = (
     _planner(
         "running decodes do not load the replica",
         "budget",
-        "running_load += cost_s / tier_s(job)",
-        "running_load += 0.0",
+        "        load += cost_s / tier_s(job)\n",
+        "        load += 0.0\n",
         f"{BUDGET}running_answers_load_the_replica_as_long_as_they_go_on",
     ),
     _planner(
@@ -88,8 +89,8 @@ MUTANTS = (
     _planner(
         "best effort that was late counts as promised",
         "budget",
-        "job.deadline_s < np.inf and job.due_base_s <= job.deadline_s)",
-        "job.deadline_s < np.inf)",
+        "decodes and job.deadline_s < np.inf and in_time(job)",
+        "decodes and job.deadline_s < np.inf",
         f"{BUDGET}best_effort_in_time_is_as_good_as_promised_and_best_effort_that_is_late_is_not",
     ),
     _planner(
@@ -251,50 +252,50 @@ MUTANTS = (
     ),
     _planner(
         "others start behind a guarantee that has no room",
-        "slack",
+        "starting",
         "blocked = job.guaranteed or (crowded and not fresh)",
         "blocked = crowded and not fresh",
         f"{SLACK}nobody_starts_behind_a_guarantee_that_has_no_room",
     ),
     _planner(
         "best effort takes the room that guarantees wait for",
-        "slack",
+        "starting",
         "if job.guaranteed and job.context == 0:",
         "if False:",
         f"{SLACK}best_effort_leaves_room_for_guarantees_that_wait",
     ),
     _planner(
         "one sequence more begins than the engine takes",
-        "slack",
-        "begun >= max_sequences",
-        "begun > max_sequences",
+        "starting",
+        "begun >= machine.max_sequences",
+        "begun > machine.max_sequences",
         f"{SLACK}no_more_sequences_begin_than_the_engine_takes",
     ),
     _planner(
         "a guarantee may be dropped for being the longest",
-        "slack",
-        "droppable = chosen[j] and not jobs[prefill[j]].guaranteed",
-        "droppable = chosen[j]",
+        "urgency",
+        "if not chosen[j] or jobs[prefill[j]].guaranteed:",
+        "if not chosen[j]:",
         f"{SLACK}a_guarantee_is_served_even_when_it_is_the_longest",
     ),
     _planner(
         "weight counts the wrong way round",
-        "slack",
-        "cost[j] * jobs[prefill[k]].weight > cost[k] * jobs[prefill[j]].weight",
-        "cost[j] * jobs[prefill[j]].weight > cost[k] * jobs[prefill[k]].weight",
+        "urgency",
+        "cost[j] * jobs[prefill[longest]].weight > cost[longest] * jobs[prefill[j]].weight",
+        "cost[j] * jobs[prefill[j]].weight > cost[longest] * jobs[prefill[longest]].weight",
         f"{SLACK}when_not_all_can_be_in_time_weight_counts",
     ),
     _planner(
         "a guarantee's time is not spared",
-        "slack",
-        "sure = HEADROOM if job.guaranteed else 1.0",
+        "urgency",
+        "sure = SURE if job.guaranteed else 1.0",
         "sure = 1.0",
         f"{SLACK}a_guarantee_is_given_a_tenth_more_time_than_its_prompt_takes",
     ),
     _planner(
         "best effort that was late hurries the others",
-        "slack",
-        "if not job.guaranteed and job.due_base_s > job.deadline_s + job.tpot_s:",
+        "dues",
+        "if not job.guaranteed and not in_time(job):",
         "if False:",
         f"{SLACK}best_effort_that_is_lost_hurries_nobody",
     ),
@@ -308,7 +309,7 @@ MUTANTS = (
     _planner(
         "prompts take the blocks that decodes need next",
         "slack",
-        "spare = free_blocks - growth_blocks(jobs, decode, block_tokens)",
+        "spare = free_blocks - growth(jobs, machine.block_tokens)",
         "spare = free_blocks",
         f"{SLACK}prompts_leave_a_block_for_every_decode_that_needs_one_next",
     ),
@@ -357,16 +358,16 @@ MUTANTS = (
     ),
     # Rehearsal and roll-forward
     _planner(
-        "in a rehearsal memory is taken from who is due first",
-        "rehearsal",
-        "return bool(a.deadline_s > b.deadline_s)",
-        "return bool(a.deadline_s < b.deadline_s)",
+        "memory is taken from what was due first",
+        "memory",
+        "return (not held, guaranteed, -deadline_s)",
+        "return (not held, guaranteed, deadline_s)",
         f"{REHEARSE}memory_goes_from_who_was_due_last",
     ),
     _planner(
         "in a rehearsal memory that is taken is not free",
         "rehearsal",
-        "        freed += blocks\n",
+        "        freed += blocks_for(jobs[row].context, block_tokens)\n",
         "",
         f"{REHEARSE}memory_goes_from_who_was_due_last",
     ),
@@ -380,23 +381,66 @@ MUTANTS = (
     _planner(
         "a first token that never comes is not missed",
         "rehearsal",
-        "missed[row] |= first_s[row] == np.inf and jobs[row].deadline_s < end_s",
-        "missed[row] |= False",
+        "seen.first_token_s[row] == np.inf and jobs[row].deadline_s < flight.end_s",
+        "False",
         f"{REHEARSE}whoever_is_not_reached_by_its_deadline_has_missed_it",
     ),
     _planner(
         "a late first token is no miss",
         "rollout",
-        "missed[row] |= end_s > job.deadline_s",
-        "missed[row] |= False",
+        "end_s > (job.deadline_s if first else next_late_s(job))",
+        "not first and end_s > next_late_s(job)",
         f"{SLACK}when_not_all_can_be_in_time_the_longest_waits",
     ),
     _planner(
         "later tokens are due from the first token even when that came early",
-        "rollout",
-        "max(job.deadline_s, end_s)",
-        "end_s",
+        "dues",
+        "else max(deadline_s, first_token_s)",
+        "else first_token_s",
         f"{REHEARSE}an_early_first_token_buys_slack",
+    ),
+    # What a replica does with a plan, and whose memory it takes
+    _planner(
+        "best effort holds up a plan",
+        "obeying",
+        "if not job.guaranteed or job.held:",
+        "if job.held:",
+        f"{LIMITS}a_planned_iteration_ends_before_the_next_token_of_a_guarantee_is_due",
+    ),
+    _planner(
+        "a plan drafts more than the hardware verifies",
+        "obeying",
+        "row, min(most, int(tiers[i, 1]))",
+        "row, int(tiers[i, 1])",
+        f"{LIMITS}drafts_are_no_more_than_the_hardware_verifies",
+    ),
+    _planner(
+        "memory is taken from guarantees first",
+        "memory",
+        "(not held, guaranteed, -deadline_s)",
+        "(not held, not guaranteed, -deadline_s)",
+        f"{LIMITS}memory_is_taken_first_from_whose_first_token_was_due_last",
+    ),
+    _planner(
+        "memory is taken from those that may run before those that are held",
+        "memory",
+        "(not held, guaranteed, -deadline_s)",
+        "(held, guaranteed, -deadline_s)",
+        "tests/engines/test_follower.py::test_memory_is_taken_from_held_jobs_then_best_effort_then_guarantees",
+    ),
+    _planner(
+        "a victim's own growth still counts",
+        "memory",
+        "blocks_for(job.context, block_tokens) + grows(job, block_tokens)",
+        "blocks_for(job.context, block_tokens) - grows(job, block_tokens)",
+        f"{LIMITS}memory_is_taken_first_from_whose_first_token_was_due_last",
+    ),
+    _planner(
+        "the last token of a preempted decode is not computed again",
+        "memory",
+        "job.context + (job.prompt_left == 0)",
+        "job.context",
+        f"{LIMITS}whoever_is_preempted_computes_all_of_it_again",
     ),
     # Lengths, patience, recalibration
     _planner(
@@ -408,10 +452,10 @@ MUTANTS = (
     ),
     _planner(
         "patience forgets to subtract the prompt's own time",
-        "commitment",
+        "arrivals",
         "ttft_s - profile.soonest_s(prompt_tokens)",
         "ttft_s",
-        f"{_in('commitment')}patience_is_what_the_slo_leaves_beside_the_prompt_itself",
+        f"{_in('arrivals')}patience_is_what_the_slo_leaves_beside_the_prompt_itself",
     ),
     _planner(
         "one stray iteration upsets the plan",

@@ -160,7 +160,7 @@ class Exchange:
         self._note(seen)
         self.tokens, self.last_token_s = max(self.tokens, seen.tokens), now_s
         pace_s = max(0, self.tokens // self.completion.sequences - 1) * self.contract.tpot_s if self.tokens > 1 else 0.0
-        self.late = now_s > self.arrival_s + (self.ttft_s + pace_s) * TOLERANCE
+        self.late = now_s > self.arrival_s + (self.ttft_s + pace_s) * (1.0 + TOLERANCE)
         return seen
 
     def end(self, now_s: float) -> None:
@@ -172,7 +172,7 @@ class Exchange:
         base_s = max(self.deadline_s, self.first_token_s) if math.isfinite(self.ttft_s) else self.first_token_s
         for seen, then_s in self._checks:
             # An event may hold several tokens: drafts were accepted.
-            if then_s > base_s + (seen * scale - 1) * self.contract.tpot_s * TOLERANCE:
+            if then_s > base_s + (seen * scale - 1) * self.contract.tpot_s * (1.0 + TOLERANCE):
                 self.late = True
 
     def count(self, tokens: int, now_s: float) -> None:

@@ -100,7 +100,7 @@ async def test_answers_of_a_replica_without_heartbeat_are_cut_only_if_it_is_gone
         await eventually(lambda: not replica.alive)
         assert list(here.fleet.living()) == []
         await asyncio.sleep(0.5)
-        await eventually(lambda: stream.cuts == cuts)
+        await eventually(lambda: stream.cuts == cuts, 10)
 
 
 async def test_a_replica_that_began_anew_has_lost_its_answers(redis_url: str, model: str) -> None:
@@ -172,7 +172,7 @@ async def test_what_others_promise_and_promote_is_promised_here_too(redis_url: s
         assert here.replica.own["ours"].guaranteed
         assert bool(here.mirror.jobs["ours"]["guaranteed"])
         assert "ended" not in here.mirror.jobs
-        await eventually(lambda: here.mirror.version == version)
+        await eventually(lambda: here.mirror.version == version, 10)
 
 
 async def test_a_gateway_that_died_has_promised_nothing_any_more(redis_url: str, model: str) -> None:
@@ -182,7 +182,7 @@ async def test_a_gateway_that_died_has_promised_nothing_any_more(redis_url: str,
             await eventually(lambda: "theirs" in here.mirror.jobs)
             await asyncio.sleep(2.0)
             assert "theirs" in here.mirror.jobs
-        await eventually(lambda: "theirs" not in here.mirror.jobs)
+        await eventually(lambda: "theirs" not in here.mirror.jobs, 20)
         await here.ledger.flush()
         assert await ledger_size(redis_url, model) == 0
 

@@ -261,7 +261,7 @@ MUTANTS = (
     _gateway(
         "the output is planned without its limit",
         "decisions/lengths",
-        "limit = COMPLETIONS_DEFAULT_TOKENS",
+        "limit = completion.max_tokens",
         "limit = None",
         f"{LENGTHS}outputs_are_capped_by_what_was_asked_for_and_by_the_window",
     ),

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from slosgate.planner.perf_model import PerfModel
+
 
 class PlannedIteration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One iteration of a plan's horizon.
@@ -93,6 +95,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     iterations: tuple[IterationReport, ...] = ()
     progress: tuple[RequestProgress, ...] = ()
     drafts: tuple[DraftReport, ...] = ()
+    perf: PerfModel | None = None  # what the replica plans with, where that is not the model it registered with
 
 
 class SloArgs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -20,6 +20,7 @@ import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
+from slosgate.engines.calibrating import Calibrator
 from slosgate.engines.channel import ReplicaInfo
 from slosgate.engines.follower import PlanFollower
 from slosgate.engines.messages import Announcement, IterationReport, Plan, PlannedIteration, SloArgs
@@ -59,7 +60,8 @@ class SyncSloScheduler(ClampedScheduler):
         settings = Settings.from_environment(os.environ)
         self.clock: Callable[[], float] = time.time
         self.sleep: Callable[[float], None] = time.sleep
-        self.follower = PlanFollower(effective_profile(load_profile(settings.profile), self))
+        profile = effective_profile(load_profile(settings.profile), self)
+        self.follower = PlanFollower(profile, Calibrator(profile.perf))
         self._tracker = Tracker(self.follower)
         self._flights = Flights(self.follower.profile)
         self._last_scheduled: dict[str, int] = {}
@@ -305,6 +307,7 @@ class SyncSloScheduler(ClampedScheduler):
         if self._log is not None:
             self._log.write(report, flight, self._blocks_left)
         if not flight.put_off:  # recalibration learns what the device takes; the plan counts the pause by itself
+            self.follower.learn(report)
             self._reporter.landed(report)
         for verified in self._tracker.verified(flight.output, output):
             self._reporter.verified(verified)

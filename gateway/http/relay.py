@@ -15,11 +15,12 @@ from collections.abc import Callable
 import msgspec
 from starlette.types import Receive, Send
 
+from slosgate.engines.told import slo_args
 from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.decisions.admission import Admission
 from slosgate.gateway.errors import GatewayError, RateLimited, ReplicaLost, Unavailable, error_event
 from slosgate.gateway.http.overflow import Overflow
-from slosgate.gateway.promises.completion import slo_args, with_slo_args
+from slosgate.gateway.promises.completion import with_slo_args
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.upstream import Response, Upstream, UpstreamError
@@ -154,16 +155,8 @@ class Relay:
             replica.answers.pop(exchange.request_id, None)
 
     def _body(self, exchange: Exchange) -> bytes:
-        args = slo_args(
-            exchange.request_id,
-            exchange.contract.slo_class,
-            ttft_left_s=exchange.turn_s - self._clock(),
-            tpot_s=exchange.contract.tpot_s,
-            guaranteed=exchange.placement.guaranteed,
-            weight=exchange.weight,
-            output=exchange.output_tokens,
-            acceptance=exchange.acceptance,
-        )
+        arrival, guaranteed = exchange.arrival(self._clock()), exchange.placement.guaranteed
+        args = slo_args(arrival, exchange.contract.slo_class, exchange.settings, guaranteed=guaranteed)
         return with_slo_args(exchange.completion, args)
 
     async def _forward(self, exchange: Exchange, response: Response, send: Send) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 
 from slosgate.engines.messages import RequestProgress, Telemetry
@@ -11,6 +12,7 @@ from slosgate.gateway.state.ledger import Head, LedgerEntry
 from slosgate.planner.commitment import Patience
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.lengths import LengthHistogram, firm_tokens
+from slosgate.planner.perf_model import PerfModel
 from slosgate.planner.profile import HardwareProfile
 
 UNKNOWN_OUTPUT_TOKENS = 128  # what a request that bypassed the gateways is expected to generate yet
@@ -27,6 +29,7 @@ class Mirror:
 
     def __init__(self, profile: HardwareProfile) -> None:
         self.profile = profile
+        self._registered = profile.perf
         self.jobs = JobTable()
         self.entries: dict[str, LedgerEntry] = {}
         self.head = Head(0, "")
@@ -100,6 +103,7 @@ class Mirror:
         """Bring the jobs up to date with a report that came at `now_s`."""
         self.heard_s, self.report_s = now_s, report.sent_at_s
         self.free_blocks = report.kv_blocks_free
+        self._plan_with(report.perf or self._registered)
         self.epoch = max(self.epoch, report.epoch)
         self._busy_for_s = report.busy_for_s
         self._clock_ahead_s = min(self._clock_ahead_s, now_s - report.sent_at_s)
@@ -114,6 +118,11 @@ class Mirror:
                 self._add_shown(p)
         self._shown = shown
         self._update(progress)
+
+    def _plan_with(self, model: PerfModel) -> None:
+        """Plan with the model that the replica has learned, or with the one it registered with."""
+        if model != self.profile.perf:
+            self.profile = msgspec.structs.replace(self.profile, perf=model)
 
     def _overdue(self, request_id: str, now_s: float) -> bool:
         """Whether telemetry should have shown a request by now; if it still comes, telemetry will add it again."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 
-from slosgate.engines.follower import PlanFollower, Progress, add_job
+from slosgate.engines.calibrating import Calibrator
+from slosgate.engines.follower import PlanFollower, Progress, add_job, progress_of
 from slosgate.engines.messages import Announcement, DraftReport, IterationReport, Plan, RequestProgress, SloArgs
 from slosgate.engines.sim.acceptance import AcceptanceRates
 from slosgate.engines.sim.flight import Leg, TokenLog, Totals
@@ -16,6 +17,7 @@ from slosgate.engines.sim.policies.base import Iteration, Outcome, SlotBatch
 from slosgate.engines.sim.state import EngineRequest, EngineState, Slots
 from slosgate.planner.compiling import compiled
 from slosgate.planner.jobs import JobTable
+from slosgate.planner.perf_model import PerfModel
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.slack import coefficients
 
@@ -31,7 +33,8 @@ class SlosgatePolicy:
     def __init__(
         self, state: EngineState, *, profile: HardwareProfile | None = None, rates: AcceptanceRates | None = None
     ) -> None:
-        self.follower = PlanFollower(profile or state.profile)
+        planned = profile or state.profile
+        self.follower = PlanFollower(planned, Calibrator(planned.perf))
         self._state = state
         self._rates = rates or AcceptanceRates()
         self._class_of_slot: Slots = np.zeros(64, dtype=np.int64)
@@ -118,7 +121,7 @@ class SlosgatePolicy:
         rounds, prompts, outputs, blocks, busy_s, *arrays, start_s, end_s, new, prompt, context, steps, ended = follow(
             self._state.sequences, self.follower.table.rows, self._slot_of_row, self._row_of_slot,
             batch.decode, batch.drafts, batch.prefill, batch.tokens, self._state.pool.free, profile.block_tokens,
-            coefficients(self._state.profile.perf), coefficients(profile.perf), profile.max_batched_tokens,
+            self._state.coefficients, coefficients(profile.perf), profile.max_batched_tokens,
             profile.max_sequences, profile.max_drafts, flight.start_s, flight.end_s, until_s, log.token_s, log.cursor,
             self._rates.counts, self._class_of_slot, self.follower.patience.latest_s,
             self._expected_end_s(flight), self._state.profile.decide_s, self._state.profile.lead_s,
@@ -134,8 +137,12 @@ class SlosgatePolicy:
     def apply(self, plan: Plan) -> None:
         self.follower.apply(plan)
 
-    def progress(self) -> tuple[RequestProgress, ...]:
-        return self.follower.progress()
+    @property
+    def recalibrated(self) -> PerfModel | None:
+        return self.follower.recalibrated
+
+    def progress(self, in_flight: Iteration | None) -> tuple[RequestProgress, ...]:
+        return progress_of(self.jobs(in_flight, ()))
 
     def drafts(self) -> tuple[DraftReport, ...]:
         return self._rates.news()
@@ -151,7 +158,7 @@ class SlosgatePolicy:
         self.follower.preempted(job_id)
 
     def _progress(self, batch: SlotBatch, emitted: Slots) -> Progress:
-        return Progress(*progress_of(self._row_of_slot, batch.decode, batch.prefill, batch.tokens, emitted))
+        return Progress(*advanced(self._row_of_slot, batch.decode, batch.prefill, batch.tokens, emitted))
 
     def _put(self, row: int, slot: int) -> None:
         self._slot_of_row = _reaching(self._slot_of_row, row)
@@ -174,7 +181,7 @@ def _reaching(array: Slots, index: int) -> Slots:
 
 
 @compiled
-def progress_of(
+def advanced(
     row_of_slot: Slots, decode: Slots, prefill: Slots, tokens: Slots, emitted: Slots
 ) -> tuple[Slots, Slots, Slots, Slots]:
     """(rows, tokens of context gained, prompt tokens among them, output tokens) of an iteration."""

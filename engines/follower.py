@@ -26,8 +26,10 @@ from slosgate.engines.messages import (
 )
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.batch import Batch
-from slosgate.planner.controller import ReplicaState, plan_replica, promote
+from slosgate.planner.controller import ReplicaState
+from slosgate.planner.desk import ALONE, run_next
 from slosgate.planner.jobs import JobTable
+from slosgate.planner.lengths import LengthHistogram, firm_tokens
 from slosgate.planner.memory import first_to_yield, recompute, yielding
 from slosgate.planner.obeying import decoding, weigh
 from slosgate.planner.perf_model import PerfModel
@@ -39,6 +41,7 @@ Recalibration = Callable[[IterationReport], PerfModel | None]
 
 UNPLANNED_S = 3.0  # without a plan for this long, the follower plans for itself
 ALONE_EVERY_S = 0.25
+SETTLED = 64  # iterations without a better model, after which a replica counts as running as planned
 RESTARTED_AFTER_S = 5.0  # a lower epoch that was issued this much later comes from a counter that began anew
 
 
@@ -55,6 +58,9 @@ class PlanFollower:
         self.patience = Patience()  # of what arrived here
         self.plan: Plan | None = None
         self._recalibrate = recalibrate
+        self._registered = profile.perf
+        self._as_planned = 0  # iterations since the model last changed
+        self._prompts = LengthHistogram()  # of who arrived here
         self._horizon: list[PlannedIteration] = []  # what is left of the plan's, next one last
         self._preempt: set[str] = set()  # ordered by the plan and not yet done
         self._held: set[str] = set()  # by the newest orders
@@ -75,6 +81,7 @@ class PlanFollower:
         self._announced.arrived(slo.slo_id)
         add_job(self.table, slo, prompt_tokens, cached_tokens, max_tokens, now_s)
         self.patience.observe(_seconds(slo.slo_ttft_ms), prompt_tokens - cached_tokens, self.profile)
+        self._prompts = self._prompts.observe(prompt_tokens)
         # A plan may overtake the request that it speaks of.
         job = self.table[slo.slo_id]
         job["guaranteed"] |= slo.slo_id in self._promoted
@@ -172,7 +179,8 @@ class PlanFollower:
 
     def undisturbed_s(self) -> float:
         """Until when `next_batch` is the slack rule and nothing else, if no plan comes; -inf: it isn't."""
-        if self._horizon or self._preempt or self._plan_is_news or self._recalibrate is not None:
+        learns = self._recalibrate is not None and self._as_planned < SETTLED
+        if self._horizon or self._preempt or self._plan_is_news or learns:
             return -math.inf
         return self._planned_s
 
@@ -188,16 +196,26 @@ class PlanFollower:
         """An iteration ended at `end_s`."""
         self._foreseen = None
         progress.apply(self.table, end_s)
-        if report is not None and self._recalibrate is not None:
-            model = self._recalibrate(report)
-            if model is not None:
-                self.profile = msgspec.structs.replace(self.profile, perf=model)
+        if report is not None:
+            self.learn(report)
+
+    def plan_with(self, profile: HardwareProfile, recalibrate: Recalibration | None) -> None:
+        """Plan with another profile from now on, and recalibrate that one."""
+        self.profile, self._registered, self._recalibrate = profile, profile.perf, recalibrate
+
+    def learn(self, report: IterationReport) -> None:
+        """An iteration took so long: plan with a better model from now on, if that shows one."""
+        if self._recalibrate is None:
+            return
+        self._as_planned += 1
+        model = self._recalibrate(report)
+        if model is not None:
+            self._as_planned = 0
+            self.profile = msgspec.structs.replace(self.profile, perf=model)
 
     def progress(self) -> tuple[RequestProgress, ...]:
         """Where every job stands."""
-        rows = self.table.rows
-        columns = (rows[name].tolist() for name in ("prompt_left", "context", "generated", "due_base_s", "guaranteed"))
-        return tuple(RequestProgress(*fields) for fields in zip(self.table.ids, *columns, strict=True))
+        return progress_of(self.table)
 
     def telemetry(
         self,
@@ -221,7 +239,13 @@ class PlanFollower:
             iterations=iterations,
             progress=self.progress(),
             drafts=drafts,
+            perf=self.recalibrated,
         )
+
+    @property
+    def recalibrated(self) -> PerfModel | None:
+        """The model it plans with, where that is not the one it began with."""
+        return None if self.profile.perf is self._registered else self.profile.perf
 
     def _plan_alone(self, now_s: float, free_blocks: int) -> None:
         """Do what a gateway would, when there is best effort to promote or hold and no plan has come for a while."""
@@ -232,17 +256,19 @@ class PlanFollower:
         self._planned_s = now_s + ALONE_EVERY_S
         if self.table.rows["guaranteed"].all():
             return
-        state = ReplicaState("", self.profile, self.table, free_blocks)
-        promoted = promote(state, now_s)
-        planned = plan_replica(state, now_s, horizon_s=0.0)
-        orders = Plan(
-            replica="",
-            epoch=self.epoch,
-            issued_at_s=now_s,
-            guaranteed=promoted,
-            preempt=planned.preempt,
+        state = ReplicaState(
+            "", self.profile, self.table, free_blocks, patience=self.patience, firm_tokens=firm_tokens(self._prompts)
         )
-        self._obey(orders)
+        orders = run_next(state, now_s, ALONE)
+        self._obey(
+            Plan(
+                replica="",
+                epoch=self.epoch,
+                issued_at_s=now_s,
+                guaranteed=orders.promoted,
+                preempt=orders.plan.preempt,
+            )
+        )
 
     def _obey(self, plan: Plan) -> None:
         self._foreseen = None
@@ -298,6 +324,13 @@ def add_job(
         next_tpot_s=_seconds(slo.slo_next_tpot_ms),
         arrival_s=arrival_s,
     )
+
+
+def progress_of(table: JobTable) -> tuple[RequestProgress, ...]:
+    """Where every job of a table stands."""
+    rows = table.rows
+    columns = (rows[name].tolist() for name in ("prompt_left", "context", "generated", "due_base_s", "guaranteed"))
+    return tuple(RequestProgress(*fields) for fields in zip(table.ids, *columns, strict=True))
 
 
 def _seconds(milliseconds: float | None) -> float:

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from slosgate.planner.perf_model import PerfModel
+
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]  # tokens, blocks, sequences: sums of thousands of them fit 64 bits
 Epoch = Annotated[int, Meta(ge=0, le=1 << 52)]  # Redis's scripts count in doubles
 Duration = Annotated[float, Meta(ge=0, le=86_400)]
@@ -107,6 +109,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     iterations: Annotated[tuple[IterationReport, ...], Meta(max_length=MOST_ITERATIONS)] = ()
     progress: Annotated[tuple[RequestProgress, ...], Meta(max_length=MOST_REQUESTS)] = ()
     drafts: Annotated[tuple[DraftReport, ...], Meta(max_length=MOST_REQUESTS)] = ()
+    perf: PerfModel | None = None  # what the replica plans with, where that is not the model it registered with
 
 
 class SloArgs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -38,10 +38,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from slosgate.engines.store import url_problem
+from slosgate.planner.controller import WhenFull
+from slosgate.planner.desk import SHIPPED, DeskSettings
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
-Policy = Literal["best-effort", "reject", "overflow"]
+Policy = WhenFull
 
 # What OpenAI's clients may send in `service_tier`.
 SERVICE_TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
@@ -80,15 +82,19 @@ class RedisConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     default_class: str = "default"  # for requests that state no SLO, class or tier
-    hop_limit: Count = 8  # replicas asked before a request becomes best effort
+    hop_limit: Count = SHIPPED.hop_limit  # replicas asked before a request becomes best effort
     commit_retries: Count = 4  # admissions lost to another gateway before it becomes best effort
     plan_interval_s: Positive = 0.02  # plans of one replica are at least this far apart
-    # Plans aim this much before the TTFT SLO (but at most a third of it): what the plan can't see, which is the way to
-    # the replica and back and the steps of both event loops.
-    headroom_ms: Annotated[float, Meta(ge=0)] = 15.0
+    # Plans aim this much before the TTFT SLO; planner/desk.py says why.
+    headroom_ms: Annotated[float, Meta(ge=0)] = SHIPPED.headroom_s * 1000
     # While Redis is away nothing can be guaranteed: requests are served as best effort, or refused with a 503.
     when_state_is_away: Literal["best-effort", "refuse"] = "best-effort"
-    patience_s: Positive = 30.0  # how long a request without an SLO may be overtaken by best effort that has one
+    patience_s: Positive = SHIPPED.patience_s  # how long a request without an SLO may be overtaken by best effort
+
+    @property
+    def desk(self) -> DeskSettings:
+        """How requests are judged, for the planner."""
+        return DeskSettings(headroom_s=self.headroom_ms / 1000, hop_limit=self.hop_limit, patience_s=self.patience_s)
 
 
 class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

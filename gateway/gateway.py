@@ -16,13 +16,13 @@ from slosgate.engines.clock import SteadyClock
 from slosgate.gateway.background import kept_up
 from slosgate.gateway.config import Config
 from slosgate.gateway.decisions import tokenizing
-from slosgate.gateway.decisions.admission import Admission, reachable
+from slosgate.gateway.decisions.admission import Admission
 from slosgate.gateway.decisions.drafts import Drafts
 from slosgate.gateway.decisions.headroom import Headroom
 from slosgate.gateway.decisions.lengths import Lengths
 from slosgate.gateway.decisions.planning import Planning
 from slosgate.gateway.decisions.tokenizing import Tokenizers
-from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
+from slosgate.gateway.errors import GatewayError, NotAdmitted, Unavailable
 from slosgate.gateway.http.headers import tracing, visible_id
 from slosgate.gateway.http.keys import Holder, Keys
 from slosgate.gateway.http.overflow import Overflow
@@ -37,6 +37,7 @@ from slosgate.gateway.replicas.upstream import Upstream
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.reports.records import Records, log_stream
 from slosgate.gateway.state.ledger import Ledger
+from slosgate.planner.desk import window_tokens
 
 CANCEL_TIMES = 5
 CANCEL_S = 2.0
@@ -63,7 +64,7 @@ class Gateway:
         self.admission = Admission(self.fleet, self.ledger, config.admission, self.metrics, clock=clock)
         self.planning = Planning(
             self.fleet, self.upkeep.books, self.ledger, self.metrics,
-            interval_s=config.admission.plan_interval_s, clock=clock,
+            interval_s=config.admission.plan_interval_s, settings=config.admission.desk, clock=clock,
         )  # fmt: skip
         self.overflow = Overflow(config, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
@@ -119,7 +120,7 @@ class Gateway:
         self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,
         holder: Holder | None,
     ) -> Exchange:  # fmt: skip
-        """What is asked for, checked against what the replicas could ever do."""
+        """What is asked for."""
         completion = parse(body, kind)
         contract = resolve(headers, completion.service_tier, self.config, holder.config if holder else None)
         contract = self.overflow.applied(contract, completion)
@@ -129,36 +130,27 @@ class Gateway:
         if completion.truncate_tokens is not None and completion.truncate_tokens > 0 and size.unit != "exact":
             prompt_tokens = min(prompt_tokens, completion.truncate_tokens)
         longest = prompt_tokens if completion.longest_tokens is None else completion.longest_tokens
-        window = _window(replicas) - longest
-        if window < 1 and size.unit == "exact" and completion.truncate_tokens is None:
-            raise InvalidRequest(
-                f"the prompt has {longest} tokens; accepted: at most {_window(replicas) - 1}, so that the answer "
-                f"fits into the model's window of {_window(replicas)}",
-                param="prompt",
-                code="context_length_exceeded",
-            )
-        exchange = Exchange(
+        left = window_tokens([r.mirror.profile for r in replicas if r.mirror is not None]) - longest
+        return Exchange(
             request_id=request_id,
             completion=completion,
             contract=contract,
             arrival_s=arrival_s,
             prompt_tokens=prompt_tokens,
-            output_tokens=self.lengths.output_tokens(completion, contract.slo_class, max(1, window)),
+            output_tokens=self.lengths.output_tokens(completion, contract.slo_class, max(1, left)),
             ttft_s=_ttft_s(contract, prompt_tokens, replicas),
             acceptance=self.drafts.planning_value(replicas, completion.model, contract.slo_class),
-            headroom_s=self.config.admission.headroom_ms / 1000,
-            patience_s=self.config.admission.patience_s,
+            stated=any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS)),
+            settings=self.config.admission.desk,
+            longest_tokens=longest,
+            prompt_is_exact=size.unit == "exact" and completion.truncate_tokens is None,
             size=size,
-            prompt_is_exact=size.unit == "exact",
             key=holder.name if holder else "",
             # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
             authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),
             client_id=visible_id(headers, ""),
             tracing=tracing(headers),
         )
-        stated = any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS))
-        reachable(exchange, replicas, stated=stated)
-        return exchange
 
     def _candidates(self, model: str, contract: Contract) -> list[Replica]:
         """The replicas that could serve a request; none when it can go outside instead."""
@@ -192,12 +184,6 @@ async def _ended(tasks: list[asyncio.Task[None]]) -> None:
         _, pending = await asyncio.wait(pending, timeout=CANCEL_S)
         if not pending:
             return
-
-
-def _window(replicas: list[Replica]) -> int:
-    """The longest prompt and output together that any of them takes; a large number when none says."""
-    windows = [replica.mirror.profile.max_model_tokens for replica in replicas if replica.mirror is not None]
-    return max(windows, default=1 << 30)
 
 
 def _ttft_s(contract: Contract, prompt_tokens: int, replicas: list[Replica]) -> float:

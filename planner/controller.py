@@ -1,4 +1,4 @@
-"""The planner's front door: what a gateway asks. Where does an arrival go, who can be promoted, what runs next?
+"""Placing, promoting, planning: where an arrival goes, who can be promoted, what runs next (asked by `planner.desk`).
 
 Whoever the budget model admits is rehearsed (`planner.rehearsal`), and promised its SLO if it and every other promise
 hold then: who is not sure to be in time is served all the same, and promised once it is.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +32,13 @@ from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.rehearsal import Rehearsal, rehearse
 from slosgate.planner.rollout import roll_forward
 
-HOP_LIMIT = 4  # replicas asked for a guarantee before the request becomes best effort
+WhenFull: TypeAlias = Literal["best-effort", "reject", "overflow"]  # what becomes of what can't be guaranteed
+
 SHORTEST_RETRY_S = 0.05
 STARTING_SOON = 4  # best-effort requests without hope that are rehearsed with the others before they have begun
+# By which a replica sees a deadline later than its gateway: it counts from when the request has come there, and rounds.
+ON_THE_WAY_S = 0.005
+MOST_PLANNED = 32  # iterations of a plan
 PROMOTION_LIMIT = 32  # best-effort requests examined per call of `promote`
 
 
@@ -47,15 +52,15 @@ class ReplicaState:
     free_blocks: int
     busy_for_s: float = 0.0  # how much longer the iteration in flight takes
     running_for_s: float = 0.0  # how long it has run, or the one that ends just now; 0 when the replica is idle
-    prefix_tokens: int = 0  # tokens of this arrival's prompt that are cached there
-    likely_prefix_tokens: int = 0  # that may be: counts where the arrival is routed, not in what it is promised
+    # Tokens of this arrival's prompt that may be cached there: counts where it is routed, not in what it is promised.
+    likely_prefix_tokens: int = 0
     patience: Patience = field(default_factory=Patience)  # of the latest arrivals there
     firm_tokens: float = math.inf  # prompt tokens left, per unit of weight, up to which a request is promised its SLO
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request that wants a place."""
+    """A request that wants a place, as it is known when that is decided."""
 
     request_id: str
     ttft_s: float  # what is left of the TTFT SLO from now; inf without one
@@ -66,7 +71,17 @@ class Arrival:
     acceptance: float = 0.0
     switch_at: int = 0
     next_tpot_s: float = math.inf
-    at_once: bool = False  # promised now or never
+    waited_s: float = 0.0  # since it came
+    when_full: WhenFull = "best-effort"
+    stated: bool = False  # its client said the numbers of its SLO, rather than its class
+    sequences: int = 1  # outputs that it wants of one prompt
+    prompt_is_exact: bool = False  # `prompt_tokens` were counted, not estimated
+    longest_tokens: int = 0  # of several prompts, each of which has its own window; 0: there is one
+
+    @property
+    def at_once(self) -> bool:
+        """Whether it is promised its SLO now or never: the alternative is a refusal."""
+        return self.when_full != "best-effort"
 
     @property
     def has_slo(self) -> bool:
@@ -102,7 +117,9 @@ class ReplicaPlan:
     preempt: tuple[str, ...] = field(default=())
 
 
-def place(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, hop_limit: int = HOP_LIMIT) -> Decision:
+def place(
+    arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, hop_limit: int | None = None
+) -> Decision:
     """Route and admit in one call. Raises ValueError without replicas.
 
     Replicas are asked in the order of what the request would cost there; the first that can guarantee it, with all it
@@ -148,7 +165,7 @@ def possible(arrival: Arrival, profile: HardwareProfile) -> bool:
 
 def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
     """The cost that orders replicas: prefill work queued there and our own, beside one step of its decodes."""
-    own = max(1, arrival.prompt_tokens - max(replica.prefix_tokens, replica.likely_prefix_tokens))
+    own = max(1, arrival.prompt_tokens - replica.likely_prefix_tokens)
     queued, decodes, context = waiting_load(replica.jobs.rows)
     perf = replica.profile.perf
     step_s = perf.iteration_s(decodes, context + decodes, decodes) if decodes else 0.0
@@ -222,11 +239,10 @@ def with_arrival(arrival: Arrival, replica: ReplicaState, now_s: float) -> Jobs:
     jobs = replica.jobs.rows
     rows = np.empty(len(jobs) + 1, jobs.dtype)
     rows[:-1] = jobs
-    cached = min(replica.prefix_tokens, arrival.prompt_tokens - 1)
     deadline_s = now_s + arrival.ttft_s
     rows[-1] = (
-        deadline_s, arrival.tpot_s, deadline_s, arrival.weight, arrival.acceptance, arrival.prompt_tokens - cached,
-        cached, 0, arrival.output_tokens, arrival.switch_at, arrival.next_tpot_s, False, False, now_s,
+        deadline_s, arrival.tpot_s, deadline_s, arrival.weight, arrival.acceptance, arrival.prompt_tokens, 0,
+        0, arrival.output_tokens, arrival.switch_at, arrival.next_tpot_s, False, False, now_s,
     )  # fmt: skip
     return rows
 
@@ -265,7 +281,7 @@ def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
     """
     rows = state.jobs.rows
     hopeful = ~rows["guaranteed"] & ~rows["held"] & (rows["deadline_s"] < math.inf)
-    begun = hopeful & (rows["prompt_left"] == 0) & (rows["due_base_s"] <= rows["deadline_s"])
+    begun = hopeful & (rows["prompt_left"] == 0) & (rows["due_base_s"] <= rows["deadline_s"] + ON_THE_WAY_S)
     for row in np.flatnonzero(begun):
         begun[row] = now_s + state.busy_for_s <= token_due_s(rows[row], int(rows["generated"][row]))
     if begun.any() and not sustained(state, now_s):
@@ -299,12 +315,12 @@ def _admissible(state: ReplicaState, waiting: NDArray[np.bool_], now_s: float) -
     return admitted(rows, candidate, state, now_s).accepted
 
 
-def plan_replica(state: ReplicaState, now_s: float, *, horizon_s: float = 0.5, max_iterations: int = 32) -> ReplicaPlan:
+def plan_replica(state: ReplicaState, now_s: float, *, horizon_s: float) -> ReplicaPlan:
     """The next iterations of a replica, from the end of the one in flight."""
     rows, ids = state.jobs.rows, state.jobs.ids
     rollout = roll_forward(
         rows, state.profile, now_s + state.busy_for_s, state.free_blocks,
-        patience_s=state.patience.latest_s, horizon_s=horizon_s, max_iterations=max_iterations,
+        patience_s=state.patience.latest_s, horizon_s=horizon_s, max_iterations=MOST_PLANNED,
     )  # fmt: skip
     steps = []
     for batch in rollout.batches:

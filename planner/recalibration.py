@@ -24,6 +24,7 @@ QUANTILE = 0.9
 STEP = 0.01  # of the quantile's estimate, relative
 CLIP = 0.5  # a single iteration further off than this moves the estimate as if it were this far off
 REFERENCE_S = 0.01  # scale of the offset
+ROUNDING = 1e-9  # relative: what is less is no noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Recalibration:
         # Without enough variety of iterations P would grow without bound.
         grown = (gg - kg * down_g) / FORGET, (go - kg * down_o) / FORGET, (oo - ko * down_o) / FORGET
         covariance = grown if grown[0] + grown[2] < 1.0 else self.covariance
-        over = measured_s > self.expected_s(predicted_s) * self.margin
+        over = measured_s > self.expected_s(predicted_s) * self.margin * (1 + ROUNDING)
         margin = self.margin * (1 + STEP * (QUANTILE if over else QUANTILE - 1))
         return replace(
             self,

@@ -26,4 +26,4 @@ def warm_up() -> None:
     state = ReplicaState("warm-up", profile, jobs, free_blocks=900)
     place(Arrival("new", ttft_s=1.0, tpot_s=0.1, prompt_tokens=100, output_tokens=10), [state], 0.0)
     promote(state, 0.0)
-    plan_replica(state, 0.0)
+    plan_replica(state, 0.0, horizon_s=0.5)

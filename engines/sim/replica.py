@@ -41,7 +41,8 @@ class Counters:
 class SimReplica:
     """One engine with `profile`'s memory and speed, scheduled by a policy.
 
-    `noise` is the relative standard deviation of iteration times. With `async_scheduling`, vLLM's default on GPUs, an
+    `noise` is the relative standard deviation of iteration times, which are `slowdown` times as long as the profile
+    says. With `async_scheduling`, vLLM's default on GPUs, an
     iteration is chosen while its predecessor runs, as soon as the policy wants to. What arrives after that waits for
     the one after. Without, or when the policy waits for a request, the choice takes the profile's `decide_s`, and
     nothing runs meanwhile. A request can be chosen `overhead_s` after it was submitted; the policy hears of it after
@@ -57,9 +58,10 @@ class SimReplica:
         noise: float = 0.0,
         async_scheduling: bool = False,
         overhead_s: float = 0.0,
+        slowdown: float = 1.0,
     ) -> None:
         self.profile = profile
-        self.state = EngineState(profile, seed, looks_ahead=async_scheduling)
+        self.state = EngineState(profile, seed, looks_ahead=async_scheduling, slowdown=slowdown)
         self.policy = policy(self.state)
         self.counters = Counters()
         self.reports: deque[IterationReport] = deque(maxlen=REPORTS_KEPT)
@@ -70,7 +72,6 @@ class SimReplica:
         self.unseen: deque[tuple[int, float]] = deque()  # slots the policy has not been told of, with arrivals
         self._previous: Iteration | None = None
         self._gone: list[int] = []  # cancelled while their iteration runs
-        self._coefficients = profile.perf.coefficients()
 
     def submit(self, request: EngineRequest, now_s: float) -> int:
         """Take a request in and return its slot. Raises ValueError for a known id or one that can never fit."""
@@ -169,8 +170,9 @@ class SimReplica:
             kv_blocks_total=self.state.pool.total,
             kv_blocks_free=self.state.pool.free,
             iterations=iterations,
-            progress=(*self.policy.progress(), *(self._unseen_progress(slot) for slot, _ in self.unseen)),
+            progress=(*self.policy.progress(self.in_flight), *(self._unseen_progress(slot) for slot, _ in self.unseen)),
             drafts=self.policy.drafts(),
+            perf=self.policy.recalibrated,
         )
 
     def running_for_s(self, now_s: float) -> float:
@@ -220,7 +222,7 @@ class SimReplica:
     def _begin(self, wanted: SlotBatch, now_s: float) -> Iteration | None:
         """Give the batch its blocks and its time; None when nothing of it can run."""
         free, block_tokens = self.state.pool.free, self.profile.block_tokens
-        placed = place(self.state.sequences, wanted, free, block_tokens, self._coefficients)
+        placed = place(self.state.sequences, wanted, free, block_tokens, self.state.coefficients)
         load, duration_s = placed.load, placed.duration_s
         if not load.new:
             return None

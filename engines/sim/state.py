@@ -57,8 +57,11 @@ class EngineState:
     A slot stays with its sequence until `release`. The array is replaced when it grows: read `sequences` afresh.
     """
 
-    def __init__(self, profile: HardwareProfile, seed: int = 0, *, looks_ahead: bool = False) -> None:
+    def __init__(
+        self, profile: HardwareProfile, seed: int = 0, *, looks_ahead: bool = False, slowdown: float = 1.0
+    ) -> None:
         self.profile = profile
+        self.coefficients = slowdown * profile.perf.coefficients()  # of how long iterations really take
         self.looks_ahead = looks_ahead  # iterations are chosen while the one before runs
         self.pool = BlockPool(profile.kv_blocks)
         self.sequences: Sequences = np.zeros(64, dtype=SEQUENCE)

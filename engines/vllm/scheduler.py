@@ -19,6 +19,7 @@ import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
+from slosgate.engines.calibrating import Calibrator
 from slosgate.engines.channel import ReplicaInfo
 from slosgate.engines.clock import SteadyClock
 from slosgate.engines.follower import PlanFollower
@@ -61,7 +62,7 @@ class SyncSloScheduler(ClampedScheduler):
         self.clock: Callable[[], float] = SteadyClock()
         self.sleep: Callable[[float], None] = time.sleep
         profile, self._measuring = starting_profile(settings, self)
-        self.follower = PlanFollower(profile)
+        self.follower = PlanFollower(profile, Calibrator(profile.perf))
         self._tracker = Tracker(self.follower)
         self._flights = Flights(self.follower.profile)
         self._last_scheduled: dict[str, int] = {}
@@ -111,7 +112,8 @@ class SyncSloScheduler(ClampedScheduler):
         measured = self._measuring.result() if self._measuring else None
         if measured is not None:
             self._measuring = None
-            self.follower.profile = effective_profile(measured, self)
+            profile = effective_profile(measured, self)
+            self.follower.plan_with(profile, Calibrator(profile.perf))
             self._connect()
 
     # What the engine calls
@@ -327,6 +329,7 @@ class SyncSloScheduler(ClampedScheduler):
         if self._measuring is not None:
             self._measuring.note(report, flight)
         if not flight.put_off:  # recalibration learns what the device takes; the plan counts the pause by itself
+            self.follower.learn(report)
             self._reporter.landed(report)
         for verified in self._tracker.verified(flight.output, output):
             self._reporter.verified(verified)

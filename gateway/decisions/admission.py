@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from slosgate.engines.messages import Announcement
 from slosgate.gateway.config import AdmissionConfig
-from slosgate.gateway.errors import InvalidRequest, ModelNotFound, NotAdmitted, Unavailable
+from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, NotAdmitted, Unavailable
 from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS
 from slosgate.gateway.promises.exchange import Exchange, Placement
 from slosgate.gateway.replicas.fleet import Fleet, Replica
@@ -19,9 +19,16 @@ from slosgate.gateway.replicas.prefixes import BLOCK_BYTES
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.state.ledger import Conflict, Ledger, StoreDown
 from slosgate.gateway.state.records import LedgerEntry
-from slosgate.planner.controller import Arrival, Decision, ReplicaState, place
+from slosgate.planner.controller import Decision, ReplicaState
+from slosgate.planner.desk import Refusal, decide, rank
 
-LATER_S = 1.0  # what a client is told to wait when the plan can't say how long
+PARAMS = {  # what a refusal is about, as clients name it
+    "": None,
+    "prompt": "prompt",
+    "ttft": TTFT_HEADERS[0].decode(),
+    "tpot": TPOT_HEADERS[0].decode(),
+    "n": "n",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +68,8 @@ class Admission:
     async def admit(self, exchange: Exchange) -> Placement:
         """Find a place for a new request and enter it in the ledger.
 
-        Raises NotAdmitted when its class wants no best effort, Unavailable without replicas, or while Redis is away if
-        the configuration has it refused then.
+        Raises NotAdmitted when its class wants no best effort, InvalidRequest when it can never be served as asked,
+        Unavailable without replicas, or while Redis is away if the configuration has it refused then.
         """
         if self._ledger.available:
             with suppress(StoreDown):
@@ -73,7 +80,7 @@ class Admission:
         """Redis is away: nobody knows what others promise, so nothing is promised."""
         if self._config.when_state_is_away == "refuse" or exchange.contract.when_full == "overflow":
             raise Unavailable("the gateway's shared state is away; try again shortly", code="state_unavailable")
-        choice = self._choose(exchange, self.candidates(exchange.completion.model))
+        choice = self._choose(exchange, self.candidates(exchange.completion.model), refuses=False)
         choice.replica.enter(self._entry(exchange, choice, guaranteed=False))
         decision = replace(choice.decision, reason="the gateway's shared state is away")
         return self._placed(exchange, replace(choice, decision=decision), guaranteed=False)
@@ -82,7 +89,6 @@ class Admission:
         for _ in range(self._config.commit_retries):
             choice = self._choose(exchange, self.candidates(exchange.completion.model))
             if not choice.decision.guaranteed:
-                self._refuse_if_wanted(exchange, choice.decision)
                 break
             try:
                 await self._commit(exchange, choice)
@@ -91,7 +97,6 @@ class Admission:
             return self._placed(exchange, choice, guaranteed=True)
         else:
             choice = self._choose(exchange, self.candidates(exchange.completion.model))
-            self._refuse_if_wanted(exchange, choice.decision)
         entry = self._entry(exchange, choice, guaranteed=False)
         await self._enter(exchange, choice, entry)
         return self._placed(exchange, choice, guaranteed=False)
@@ -99,7 +104,7 @@ class Admission:
     async def readmit(self, exchange: Exchange, tried: frozenset[str]) -> Placement:
         """Another place for a request whose replica failed it before its first byte. It was promised an answer, so
         it is never refused for want of room, and a Redis that is away doesn't stop it."""
-        choice = self._choose(exchange, self.candidates(exchange.completion.model, tried))
+        choice = self._choose(exchange, self.candidates(exchange.completion.model, tried), refuses=False)
         try:
             if choice.decision.guaranteed:
                 await self._commit(exchange, choice)
@@ -119,23 +124,26 @@ class Admission:
             self._ledger.remove(replica.name, (exchange.request_id,))
             self._fleet.tell(replica)
 
-    def _choose(self, exchange: Exchange, replicas: list[Replica]) -> _Choice:
+    def _choose(self, exchange: Exchange, replicas: list[Replica], *, refuses: bool = True) -> _Choice:
+        """Ask the desk. Raises what becomes of a refusal; unless it `refuses`, what can't be guaranteed is best effort.
+
+        Replicas whose hardware profile is unknown are only asked when there are no others.
+        """
         planned = [(replica, replica.mirror) for replica in replicas if replica.mirror is not None]
-        if not planned:
-            least = min(replicas, key=lambda replica: len(replica.own))
-            unknown = Decision(0, False, math.inf, "the replica's hardware profile is unknown", None)
-            return _Choice(least, unknown, self._clock())
         now_s = self._clock()
         states = [state_of(replica, mirror, now_s, _likely_prefix(exchange, replica)) for replica, mirror in planned]
+        arrival = exchange.arrival(now_s)
+        if not refuses:
+            arrival = replace(arrival, when_full="best-effort", stated=False)
         with self._metrics.planner_call("place"):
-            decision = place(_arrival(exchange, now_s), states, now_s, hop_limit=self._config.hop_limit)
-        return _Choice(
-            planned[decision.replica][0],
-            _without_empty_promise(exchange, decision),
-            now_s,
-            states[decision.replica].likely_prefix_tokens,
-            _kept(states[decision.replica]) if decision.guaranteed else None,
-        )
+            verdict = decide(arrival, states, now_s, exchange.settings)
+        if isinstance(verdict, Refusal):
+            raise refused(exchange, verdict)
+        if not planned:
+            return _Choice(min(replicas, key=lambda replica: len(replica.own)), verdict, now_s)
+        state = states[verdict.replica]
+        kept = _kept(state) if verdict.guaranteed else None
+        return _Choice(planned[verdict.replica][0], verdict, now_s, state.likely_prefix_tokens, kept)
 
     async def _commit(self, exchange: Exchange, choice: _Choice) -> None:
         """Enter a guarantee. It shows in the mirror at once, so that the next decision counts it."""
@@ -160,7 +168,8 @@ class Admission:
             if entry.request_id not in choice.state.jobs:
                 put(choice.state.jobs, entry)
         with self._metrics.planner_call("place"):
-            return place(_arrival(exchange, choice.decided_s), [choice.state], choice.decided_s).guaranteed
+            verdict = decide(exchange.arrival(choice.decided_s), [choice.state], choice.decided_s, exchange.settings)
+        return isinstance(verdict, Decision) and verdict.guaranteed
 
     async def _enter(self, exchange: Exchange, choice: _Choice, entry: LedgerEntry) -> None:
         replica = choice.replica
@@ -186,7 +195,7 @@ class Admission:
             has_slo=exchange.contract.has_slo,
             deadline_s=exchange.turn_s,
             tpot_s=exchange.contract.tpot_s,
-            weight=exchange.weight,
+            weight=rank(exchange.arrival(exchange.arrival_s)),
             prompt_tokens=exchange.prompt_tokens,
             output_tokens=exchange.output_tokens,
             acceptance=exchange.acceptance,
@@ -216,42 +225,16 @@ class Admission:
             coming = Announcement(exchange.request_id, tokens, exchange.turn_s - self._clock())
             self._ledger.announce(choice.replica.name, coming)
 
-    def _refuse_if_wanted(self, exchange: Exchange, decision: Decision) -> None:
-        if exchange.contract.when_full != "best-effort" and exchange.contract.has_slo:
-            wait_s = LATER_S if decision.retry_after_s is None else decision.retry_after_s
-            raise NotAdmitted(
-                f"the SLO of class {exchange.contract.slo_class!r} can't be guaranteed now ({decision.reason}); "
-                f"it could be in about {wait_s:.3g} s",
-                retry_after_s=wait_s,
-            )
 
-
-def reachable(exchange: Exchange, replicas: list[Replica], *, stated: bool) -> None:
-    """Refuse an SLO that an idle replica could not keep, if the client stated it or its class wants no best effort.
-
-    What may overflow is never refused: a provider outside may be faster.
-    """
-    mirrors = [replica.mirror for replica in replicas if replica.mirror is not None]
-    policy = exchange.contract.when_full
-    if not mirrors or policy == "overflow" or not (stated or policy == "reject"):
-        return
-    prompt = exchange.prompt_tokens
-    ttft_s = min(mirror.profile.zero_load_ttft_s(prompt) for mirror in mirrors)
-    if exchange.ttft_s < ttft_s:
-        raise InvalidRequest(
-            f"a TTFT of {exchange.ttft_s * 1000:.4g} ms can't be reached: an idle replica takes {ttft_s * 1000:.4g} ms "
-            f"for {prompt} prompt tokens; accepted: at least that",
-            param=TTFT_HEADERS[0].decode(),
-            code="slo_unreachable",
-        )
-    tpot_s = min(mirror.profile.perf.iteration_s(1, prompt + 1, 1) for mirror in mirrors)
-    if exchange.contract.tpot_s < tpot_s:
-        raise InvalidRequest(
-            f"a TPOT of {exchange.contract.tpot_s * 1000:.4g} ms can't be reached: an idle replica takes "
-            f"{tpot_s * 1000:.4g} ms a token after {prompt} prompt tokens; accepted: at least that",
-            param=TPOT_HEADERS[0].decode(),
-            code="slo_unreachable",
-        )
+def refused(exchange: Exchange, refusal: Refusal) -> GatewayError:
+    """What a client gets for a refusal: with a time to come back, or, where none would help, with the advice not to."""
+    if refusal.retry_after_s is None:
+        return InvalidRequest(refusal.reason, param=PARAMS[refusal.field], code=refusal.code)
+    return NotAdmitted(
+        f"the SLO of class {exchange.contract.slo_class!r} can't be guaranteed now ({refusal.reason}); "
+        f"it could be in about {refusal.retry_after_s:.3g} s",
+        retry_after_s=refusal.retry_after_s,
+    )
 
 
 def state_of(replica: Replica, mirror: Mirror, now_s: float, likely_prefix_tokens: int = 0) -> ReplicaState:
@@ -279,24 +262,3 @@ def _likely_prefix(exchange: Exchange, replica: Replica) -> int:
     size = exchange.completion.prompt_bytes
     shared = replica.prefixes.shared(exchange.completion.prefix) * BLOCK_BYTES
     return int(exchange.prompt_tokens * min(1.0, shared / size)) if size else 0
-
-
-def _arrival(exchange: Exchange, now_s: float) -> Arrival:
-    return Arrival(
-        request_id=exchange.request_id,
-        ttft_s=exchange.planned_deadline_s - now_s,
-        tpot_s=exchange.contract.tpot_s,
-        prompt_tokens=exchange.prompt_tokens,
-        output_tokens=exchange.output_tokens,
-        weight=exchange.weight,
-        acceptance=exchange.acceptance,
-        at_once=exchange.contract.when_full != "best-effort",
-    )
-
-
-def _without_empty_promise(exchange: Exchange, decision: Decision) -> Decision:
-    """Guarantees are for requests with an SLO and one output sequence: the plan counts each request as one."""
-    if exchange.contract.has_slo and exchange.completion.sequences == 1:
-        return decision
-    reason = "no SLO was asked for" if not exchange.contract.has_slo else "several sequences in one request"
-    return Decision(decision.replica, False, decision.predicted_ttft_s, reason, decision.retry_after_s)

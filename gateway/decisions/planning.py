@@ -22,18 +22,20 @@ from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.mirror import Mirror
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.state.ledger import Conflict, Ledger, StoreDown
-from slosgate.planner.controller import plan_replica, promote
+from slosgate.planner.controller import ReplicaPlan
+from slosgate.planner.desk import SHIPPED, DeskSettings, run_next
 
 
 class Planning:
     def __init__(
         self, fleet: Fleet, books: Books, ledger: Ledger, metrics: Metrics, *,
-        interval_s: float, clock: Callable[[], float] = time.time,
+        interval_s: float, settings: DeskSettings = SHIPPED, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._fleet = fleet
         self._books = books
         self._ledger = ledger
         self._metrics = metrics
+        self._settings = settings
         self._interval_s = interval_s
         self._clock = clock
         self._changed: set[str] = set()
@@ -54,16 +56,21 @@ class Planning:
             for name in names:
                 replica = self._fleet.replicas.get(name)
                 if replica is not None and replica.alive and owner(name, self._fleet.gateways) == self._ledger.gateway:
-                    await self._plan(replica)
+                    await self.plan(replica)
             await asyncio.sleep(self._interval_s)
 
-    async def _plan(self, replica: Replica) -> None:
+    async def plan(self, replica: Replica) -> None:
+        """Promote what has room on one replica, and publish its next iterations."""
         mirror = replica.mirror
         if mirror is None or not self._ledger.available:
             return
         try:
-            await self._promote(replica, mirror)
-            plan = self._next_plan(replica, mirror)
+            now_s = self._clock()
+            with self._metrics.planner_call("plan"):
+                without = {e.request_id for e in mirror.entries.values() if not e.has_slo}
+                orders = run_next(state_of(replica, mirror, now_s), now_s, self._settings, without_slo=without)
+            await self._promote(replica, mirror, orders.promoted, now_s)
+            plan = _message(replica, mirror, orders.plan, now_s)
             mirror.epoch = await self._ledger.publish_plan(plan)
             if mirror.epoch == plan.epoch:
                 self._metrics.published()
@@ -71,14 +78,11 @@ class Planning:
             # A conflict means that someone else has just admitted here: its change arrives and wakes us again.
             return
 
-    async def _promote(self, replica: Replica, mirror: Mirror) -> None:
+    async def _promote(self, replica: Replica, mirror: Mirror, promoted: tuple[str, ...], now_s: float) -> None:
         """Guarantee best-effort requests that have room now, by compare-and-set like any admission."""
-        now_s = self._clock()
-        with self._metrics.planner_call("promote"):
-            promoted = promote(state_of(replica, mirror, now_s), now_s)
         found = [mirror.entries.get(request_id) for request_id in promoted]
         known = {"guaranteed": True, "decided_s": now_s, "report_s": mirror.report_s}
-        entries = tuple(msgspec.structs.replace(e, **known) for e in found if e is not None and e.has_slo)
+        entries = tuple(msgspec.structs.replace(e, **known) for e in found if e is not None)
         if not entries:
             return
         try:
@@ -90,19 +94,17 @@ class Planning:
         for entry in entries:
             replica.promote(entry)
 
-    def _next_plan(self, replica: Replica, mirror: Mirror) -> Plan:
-        now_s = self._clock()
-        with self._metrics.planner_call("plan"):
-            planned = plan_replica(state_of(replica, mirror, now_s), now_s)
-        return Plan(
-            replica=replica.name,
-            epoch=mirror.epoch + 1,
-            issued_at_s=now_s,
-            horizon=horizon_of(planned),
-            guaranteed=tuple(e.request_id for e in mirror.entries.values() if e.guaranteed),
-            hold=planned.hold,
-            preempt=planned.preempt,
-        )
+
+def _message(replica: Replica, mirror: Mirror, planned: ReplicaPlan, now_s: float) -> Plan:
+    return Plan(
+        replica=replica.name,
+        epoch=mirror.epoch + 1,
+        issued_at_s=now_s,
+        horizon=horizon_of(planned),
+        guaranteed=tuple(e.request_id for e in mirror.entries.values() if e.guaranteed),
+        hold=planned.hold,
+        preempt=planned.preempt,
+    )
 
 
 def owner(replica: str, gateways: frozenset[str]) -> str:

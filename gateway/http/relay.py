@@ -22,6 +22,7 @@ from typing import Literal
 import msgspec
 from starlette.types import Message, Receive, Send
 
+from slosgate.engines.told import slo_args
 from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.decisions.admission import Admission
 from slosgate.gateway.errors import GatewayError, RateLimited, ReplicaLost, Unavailable, error_event
@@ -30,7 +31,7 @@ from slosgate.gateway.http.events import EventStream, data_events, is_event_stre
 from slosgate.gateway.http.headers import of_answer
 from slosgate.gateway.http.idle import IdleLimit
 from slosgate.gateway.http.overflow import Overflow
-from slosgate.gateway.promises.completion import slo_args, with_slo_args
+from slosgate.gateway.promises.completion import with_slo_args
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.upstream import Response, Upstream, UpstreamError
@@ -225,16 +226,8 @@ class Relay:
         return min(self._config.request_timeout_s, self._config.first_byte_timeout_s + tokens * SLOW_TOKEN_S)
 
     def _body(self, exchange: Exchange) -> bytes:
-        args = slo_args(
-            exchange.request_id,
-            exchange.contract.slo_class,
-            ttft_left_s=exchange.turn_s - self._clock(),
-            tpot_s=exchange.contract.tpot_s,
-            guaranteed=exchange.placement.guaranteed,
-            weight=exchange.weight,
-            output=exchange.output_tokens,
-            acceptance=exchange.acceptance,
-        )
+        arrival, guaranteed = exchange.arrival(self._clock()), exchange.placement.guaranteed
+        args = slo_args(arrival, exchange.contract.slo_class, exchange.settings, guaranteed=guaranteed)
         return with_slo_args(exchange.completion, args)
 
     async def _forward(self, exchange: Exchange, response: Response, send: Send) -> None:

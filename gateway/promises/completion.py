@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -282,20 +281,3 @@ def without_claims(fields: dict[str, Any]) -> dict[str, Any]:
         own = kept["vllm_xargs"] if isinstance(kept["vllm_xargs"], dict) else {}
         kept["vllm_xargs"] = {name: value for name, value in own.items() if not name.lower().startswith("slo_")}
     return kept
-
-
-def slo_args(
-    request_id: str, slo_class: str, *, ttft_left_s: float, tpot_s: float, guaranteed: bool, weight: float,
-    output: int, acceptance: float,
-) -> SloArgs:  # fmt: skip
-    """What the replica is told. Durations without an SLO (inf) are left out."""
-    return SloArgs(
-        slo_id=request_id,
-        slo_class=slo_class,
-        slo_ttft_ms=max(1.0, round(ttft_left_s * 1000, 3)) if math.isfinite(ttft_left_s) else None,
-        slo_tpot_ms=round(tpot_s * 1000, 3) if math.isfinite(tpot_s) else None,
-        slo_guaranteed=int(guaranteed),
-        slo_weight=weight,
-        slo_output_tokens=output,
-        slo_acceptance=round(acceptance, 3),
-    )

@@ -12,11 +12,12 @@ from slosgate.gateway.promises.answers import Seen, in_events, in_whole
 from slosgate.gateway.promises.completion import Completion
 from slosgate.gateway.promises.contract import Contract
 from slosgate.gateway.replicas.fleet import Replica
+from slosgate.planner import desk
+from slosgate.planner.controller import Arrival
+from slosgate.planner.desk import SHIPPED, DeskSettings
 from slosgate.planner.dues import TOLERANCE
 
 CHECK_EVERY = 20  # and is looked at every so many tokens
-HEADROOM_SHARE = 1 / 3  # of the TTFT SLO, at most
-WEIGHT_WITHOUT_SLO = 1e-3  # of a request that only stands in line: whoever has an SLO goes first
 
 
 class Size(NamedTuple):
@@ -49,8 +50,10 @@ class Exchange:
     output_tokens: int  # planning value
     ttft_s: float  # SLO, absolute; inf without one
     acceptance: float = 0.0  # planning value for the chance that a drafted token is accepted; 0: no drafts
-    headroom_s: float = 0.0  # how much sooner the plan wants the first token
-    patience_s: float = math.inf  # without an SLO it may be overtaken for so long
+    stated: bool = False  # the client said the numbers of its SLO
+    settings: DeskSettings = SHIPPED  # it is judged by
+    longest_tokens: int = 0  # of the prompts in a batch, each of which has its own window; 0: the one prompt
+    prompt_is_exact: bool = False  # prompt_tokens was counted, not estimated: only then may it refuse
     size: Size = UNMEASURED  # of the prompt, as measured on arrival
     tokens: int = 0  # output tokens seen
     first_token_s: float = math.nan
@@ -67,7 +70,6 @@ class Exchange:
     cut_reason: str = ""
     task: asyncio.Task[None] | None = None
     counted_prompt: bool = False  # prompt_tokens is what the replica counted
-    prompt_is_exact: bool = False  # prompt_tokens was counted, not estimated: only then may it refuse
     key: str = ""  # name of the API key's holder; empty when keys are not asked for
     authorization: str = ""  # the client's, for replicas that check keys themselves
     client_id: str = ""  # the x-request-id that the client gave it
@@ -122,19 +124,29 @@ class Exchange:
     def deadline_s(self) -> float:
         return self.arrival_s + self.ttft_s
 
-    @property
-    def planned_deadline_s(self) -> float:
-        """What is planned for: the deadline, less what a plan can't see."""
-        return self.arrival_s + max(self.ttft_s - self.headroom_s, self.ttft_s * (1 - HEADROOM_SHARE))
+    def arrival(self, now_s: float) -> Arrival:
+        """The request as the planner judges it."""
+        waited_s = now_s - self.arrival_s
+        return Arrival(
+            request_id=self.request_id,
+            ttft_s=self.ttft_s - waited_s,
+            tpot_s=self.contract.tpot_s,
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+            weight=self.contract.weight,
+            acceptance=self.acceptance,
+            waited_s=waited_s,
+            when_full=self.contract.when_full,
+            stated=self.stated,
+            sequences=self.completion.sequences,
+            prompt_is_exact=self.prompt_is_exact,
+            longest_tokens=self.longest_tokens,
+        )
 
     @property
     def turn_s(self) -> float:
-        """When the first token is due; without an SLO, when nobody may overtake it any more."""
-        return self.planned_deadline_s if self.contract.has_slo else self.arrival_s + self.patience_s
-
-    @property
-    def weight(self) -> float:
-        return self.contract.weight * (1.0 if self.contract.has_slo else WEIGHT_WITHOUT_SLO)
+        """When the first token is planned for; without an SLO, when nobody may overtake it any more."""
+        return self.arrival_s + desk.due_in_s(self.arrival(self.arrival_s), self.settings)
 
     def promote(self) -> None:
         """It has been promised its SLO after all; a client that has its first token already was told otherwise."""

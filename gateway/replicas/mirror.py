@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import msgspec
 import numpy as np
 
 from slosgate.engines.messages import RequestProgress, Telemetry
@@ -12,6 +13,7 @@ from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.lengths import LengthHistogram, firm_tokens
+from slosgate.planner.perf_model import PerfModel
 from slosgate.planner.profile import HardwareProfile
 
 UNKNOWN_OUTPUT_TOKENS = 128  # what a request that bypassed the gateways is expected to generate yet
@@ -61,6 +63,7 @@ class Mirror:
 
     def __init__(self, profile: HardwareProfile) -> None:
         self.profile = profile
+        self._registered = profile.perf
         self.jobs = JobTable()
         self.entries: dict[str, LedgerEntry] = {}
         self.version = 0  # of the ledger: every guarantee up to it is known here
@@ -138,6 +141,7 @@ class Mirror:
         """Bring the jobs up to date with a report that came at `now_s`."""
         self.heard_s, self.report_s = now_s, report.sent_at_s
         self.free_blocks = report.kv_blocks_free
+        self._plan_with(report.perf or self._registered)
         if report.epoch < self.epoch + LONGEST_LEAP:
             self.epoch = max(self.epoch, report.epoch)
         self._busy_for_s = report.busy_for_s
@@ -153,6 +157,11 @@ class Mirror:
                 self._add_shown(p)
         self._shown = shown
         self._update(progress)
+
+    def _plan_with(self, model: PerfModel) -> None:
+        """Plan with the model that the replica has learned, or with the one it registered with."""
+        if model != self.profile.perf:
+            self.profile = msgspec.structs.replace(self.profile, perf=model)
 
     def _overdue(self, request_id: str, now_s: float) -> bool:
         """Whether telemetry should have shown a request by now; if it still comes, telemetry will add it again."""

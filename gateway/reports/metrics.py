@@ -58,7 +58,10 @@ class Metrics:
             "slosgate_admission_seconds", "From a parsed request to its place, Redis included.", ADMISSION_BUCKETS_S
         )
         self._planner = self._histogram(
-            "slosgate_planner_seconds", "Time of a planner call: place, promote or plan.", PLANNER_BUCKETS_S, "call"
+            "slosgate_planner_seconds",
+            "Time of a planner call: place or plan.",
+            PLANNER_BUCKETS_S,
+            "call",
         )
         self._plans = self._counter("plans_published", "Plans this gateway has published.")
         self._replicas = self._gauge("replicas", "Living replicas.", "model_name")

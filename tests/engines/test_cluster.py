@@ -17,6 +17,7 @@ from slosgate.engines.sim.policies.vllm import VllmPolicy
 from slosgate.engines.sim.policies.vllm_v0 import VllmV0Policy
 from slosgate.engines.sim.replica import SimReplica
 from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, StageJob
+from slosgate.engines.sim.systems.base import NO_DELAYS
 from slosgate.planner.profile import HardwareProfile
 
 H200 = profiles.load("h200-opt-13b")
@@ -42,7 +43,7 @@ def poisson(count: int, rate: float, seed: int = 0, *, ttft_slo_s: float = 0.4) 
 
 
 def serve(name: str, requests: list[SimRequest], **settings: object) -> Run:
-    return simulate(systems.load(name)(Settings(H200, **settings)), requests)  # type: ignore[arg-type]
+    return simulate(systems.load(name)(Settings(H200, delays=NO_DELAYS, **settings)), requests)  # type: ignore[arg-type]
 
 
 SPECULATING = [name for name in systems.names() if name.startswith("slosgate") and name != "slosgate-ar"]
@@ -240,15 +241,14 @@ def test_speculation_is_learnt_and_makes_a_lonely_request_faster() -> None:
     assert seconds(0.9) < 0.7 * seconds(0.0)
 
 
-def test_thinking_ends_and_the_tier_changes_with_it() -> None:
+def test_nobody_knows_beforehand_when_thinking_ends() -> None:
     think = stage(100, 60, ttft_slo_s=0.1, tpot_slo_s=0.02, switch_at=30, next_tpot_slo_s=0.1)
     tight = stage(100, 60, ttft_slo_s=0.1, tpot_slo_s=0.02)
     for name in systems.names():
         run = serve(name, [SimRequest(id="a", arrival_s=0.0, stages=(think,))], replicas=2)
         assert len(run.jobs[0].token_s) == 60
     paces = [serve("slosgate-ar", competing(one)).jobs[0].token_s for one in (think, tight)]
-    assert paces[0][29] == pytest.approx(paces[1][29], abs=0.05)
-    assert paces[0][-1] > paces[1][-1]
+    assert paces[0].tolist() == paces[1].tolist()
 
 
 def competing(one: SimStage) -> list[SimRequest]:

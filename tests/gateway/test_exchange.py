@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import msgspec
 import pytest
 
+from slosgate.engines.told import slo_args
 from slosgate.gateway.config import Config
-from slosgate.gateway.promises.completion import parse, slo_args, with_slo_args
+from slosgate.gateway.promises.completion import parse, with_slo_args
 from slosgate.gateway.promises.contract import resolve
 from slosgate.gateway.promises.exchange import Exchange
+from slosgate.planner.controller import Arrival
+from slosgate.planner.desk import DeskSettings
 
 
-def exchange(ttft_s: float = 1.0, tpot_ms: int = 100, **changed: float) -> Exchange:
+def exchange(ttft_s: float = 1.0, tpot_ms: int = 100, **changed: Any) -> Exchange:
     body = parse(json.dumps({"model": "m", "prompt": [1, 2]}).encode(), "completions")
     contract = resolve({b"x-slo-ttft-ms": b"1000", b"x-slo-tpot-ms": b"%d" % tpot_ms}, None, Config())
     return Exchange("r", body, contract, 100.0, 2, 50, ttft_s, **changed)  # type: ignore[arg-type]
@@ -56,7 +60,8 @@ def test_without_a_ttft_slo_the_pace_counts_from_the_first_token(at_s: float, la
 
 @pytest.mark.parametrize(("headroom_s", "planned_s"), [(0.0, 101.0), (0.2, 100.8), (0.9, 100.0 + 2 / 3)])
 def test_the_plan_wants_it_sooner_but_by_no_more_than_a_third(headroom_s: float, planned_s: float) -> None:
-    assert exchange(headroom_s=headroom_s).planned_deadline_s == pytest.approx(planned_s)
+    settings = DeskSettings(headroom_s=headroom_s)
+    assert exchange(settings=settings).turn_s == pytest.approx(planned_s)
 
 
 def test_only_a_completed_answer_in_time_is_attained() -> None:
@@ -69,9 +74,8 @@ def test_only_a_completed_answer_in_time_is_attained() -> None:
 
 
 def test_a_replica_is_told_what_is_left_and_what_the_gateway_alone_may_say() -> None:
-    args = slo_args(
-        "r", "c", ttft_left_s=-0.5, tpot_s=math.inf, guaranteed=True, weight=2.0, output=9, acceptance=0.61239
-    )
+    arrival = Arrival("r", -0.5, math.inf, 1, 9, weight=2.0, acceptance=0.61239)
+    args = slo_args(arrival, "c", DeskSettings(), guaranteed=True)
     assert (args.slo_ttft_ms, args.slo_tpot_ms, args.slo_guaranteed, args.slo_acceptance) == (1.0, None, 1, 0.612)
     body = {"model": "m", "prompt": [1], "vllm_xargs": {"slo_guaranteed": 7, "slo_switch_at": 99, "mine": 1}}
     sent = json.loads(with_slo_args(parse(json.dumps(body).encode(), "completions"), args))

@@ -71,7 +71,7 @@ async def test_errors_arrive_as_the_packages_exceptions(openai: AsyncOpenAI, rep
         assert (unknown.value.param, unknown.value.code) == ("model", "model_not_found")
         assert (unknown.value.request_id or "").startswith("req-")
         with pytest.raises(BadRequestError) as unreachable:
-            await openai.completions.create(model=model, prompt="x", extra_headers={"x-slo-ttft-ms": "1"})
+            await openai.completions.create(model=model, prompt=[1], extra_headers={"x-slo-ttft-ms": "1"})
         assert unreachable.value.code == "slo_unreachable"
 
 

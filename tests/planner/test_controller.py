@@ -16,7 +16,7 @@ def replica(name: str, *, queued: int = 0, guaranteed: bool = True, free: int = 
     jobs = JobTable()
     if queued:
         jobs.add("waiting", deadline_s=0.5, tpot_s=0.1, prompt_left=queued, output=100, guaranteed=guaranteed)
-    return ReplicaState(name, H200, jobs, free_blocks=free, prefix_tokens=prefix)
+    return ReplicaState(name, H200, jobs, free_blocks=free, likely_prefix_tokens=prefix)
 
 
 def arrival(**changed: float) -> Arrival:
@@ -74,7 +74,7 @@ def test_a_long_prompt_is_promised_only_when_little_of_it_is_left() -> None:
     assert place(arrival(prompt_tokens=400), [state], 0.0).guaranteed
     waits = place(arrival(prompt_tokens=1000), [state], 0.0)
     assert (waits.guaranteed, waits.retry_after_s) == (False, None)
-    assert place(replace(arrival(prompt_tokens=1000), at_once=True), [state], 0.0).guaranteed
+    assert place(replace(arrival(prompt_tokens=1000), when_full="reject"), [state], 0.0).guaranteed
     assert place(replace(arrival(prompt_tokens=1000), weight=2.5), [state], 0.0).guaranteed
 
     state.jobs.add("new", deadline_s=0.3, tpot_s=0.1, prompt_left=1000, output=100, guaranteed=False)

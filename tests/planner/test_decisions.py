@@ -84,18 +84,11 @@ def test_an_iteration_in_flight_is_waited_for() -> None:
     assert late.predicted_ttft_s > 3 * own_s - 1e-9
 
 
-def test_a_cached_prefix_is_promised_on_only_where_it_is_certain() -> None:
+def test_a_prefix_that_may_be_cached_routes_a_request_and_promises_nothing() -> None:
     own_s = H200.zero_load_ttft_s(1500)
     hasty = arrival(prompt=1500, ttft_s=0.6 * own_s)
-    assert place(hasty, [replace(state(), prefix_tokens=1400)], 0.0).guaranteed
     assert not place(hasty, [replace(state(), likely_prefix_tokens=1400)], 0.0).guaranteed
     assert place(arrival(), [state("a"), replace(state("b"), likely_prefix_tokens=400)], 0.0).replica == 1
-
-
-def test_a_prompt_that_is_cached_as_a_whole_still_has_a_token_to_compute() -> None:
-    decision = place(arrival(), [replace(state(), prefix_tokens=500)], 0.0)
-    assert decision.guaranteed
-    assert decision.predicted_ttft_s > H200.request_overhead_s + 0.9 * H200.perf.iteration_s(1, 500, 1)
 
 
 def loose(found: ReplicaState, name: str, deadline_s: float, blocks: int) -> None:
@@ -113,15 +106,15 @@ def test_those_due_last_make_room_and_no_more_than_it_takes() -> None:
     assert place(arrival(prompt=16 * 120), [crowded(100)], 0.0).preempt == ("last",)
     found = crowded(10)
     found.jobs.add("promised", deadline_s=1.0, tpot_s=0.1, prompt_left=16 * 120, output=10, guaranteed=True)
-    assert plan_replica(found, 0.0).preempt == ("last", "later")
+    assert plan_replica(found, 0.0, horizon_s=0.5).preempt == ("last", "later")
 
 
 def test_nobody_makes_room_in_vain() -> None:
     found = state(free=10)
     loose(found, "loose", INF, 20)
-    assert plan_replica(found, 0.0).preempt == ()  # nobody waits
+    assert plan_replica(found, 0.0, horizon_s=0.5).preempt == ()  # nobody waits
     found.jobs.add("promised", deadline_s=1.0, tpot_s=0.1, prompt_left=16 * 100, output=10, guaranteed=True)
-    assert plan_replica(found, 0.0).preempt == ()  # not even all of it would be enough
+    assert plan_replica(found, 0.0, horizon_s=0.5).preempt == ()  # not even all of it would be enough
 
 
 def decoding(tpot_s: float, count: int = 40) -> ReplicaState:

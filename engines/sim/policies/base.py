@@ -13,6 +13,7 @@ from slosgate.engines.sim.fast_forward import InFlight, TokenLog, Totals
 from slosgate.engines.sim.state import EngineState, Slots
 from slosgate.engines.sim.steps import SlotBatch
 from slosgate.planner.kernels import Load
+from slosgate.planner.perf_model import PerfModel
 
 
 def slots(*values: int) -> Slots:
@@ -97,8 +98,12 @@ class Policy(Protocol):
     def epoch(self) -> int:
         """Epoch of the newest plan taken, 0 before the first."""
 
-    def progress(self) -> tuple[RequestProgress, ...]:
-        """Where every request on the replica stands."""
+    @property
+    def recalibrated(self) -> PerfModel | None:
+        """The performance model it has learned, None while the profile's is true enough."""
+
+    def progress(self, in_flight: Iteration | None) -> tuple[RequestProgress, ...]:
+        """Where every request on the replica will stand when the iteration in flight has ended."""
 
     def drafts(self) -> tuple[DraftReport, ...]:
         """How drafts have fared since the last call."""

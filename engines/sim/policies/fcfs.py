@@ -26,12 +26,13 @@ class FcfsPolicy:
 
     supports_plans = False
     epoch = 0
+    recalibrated = None
 
     def __init__(self, state: EngineState) -> None:
         self._state = state
         self._waiting: deque[int] = deque()
         self._running: Slots = slots()
-        self._coefficients = state.profile.perf.coefficients()
+        self._coefficients = state.coefficients
         self._pause_s = 0.0 if state.looks_ahead else state.profile.decide_s
 
     def chosen_s(self, flight: Iteration) -> float:
@@ -70,7 +71,7 @@ class FcfsPolicy:
     def apply(self, plan: Plan) -> None:
         """These engines know no plans."""
 
-    def progress(self) -> tuple[RequestProgress, ...]:
+    def progress(self, in_flight: Iteration | None) -> tuple[RequestProgress, ...]:
         """Complete, with no due times: these engines know no SLOs."""
         here = np.array([*self._running.tolist(), *self._waiting], dtype=np.int64)
         sequences = self._state.sequences

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 
-from slosgate.engines.follower import PlanFollower, add_job
+from slosgate.engines.calibrating import Calibrator
+from slosgate.engines.follower import PlanFollower, add_job, progress_of
 from slosgate.engines.messages import Announcement, DraftReport, Plan, RequestProgress, SloArgs
 from slosgate.engines.sim.acceptance import AcceptanceRates
 from slosgate.engines.sim.fast_forward import Engine, InFlight, TokenLog, Totals
@@ -19,6 +20,7 @@ from slosgate.planner.compiling import compiled
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.kernels import load_s
 from slosgate.planner.machine import coefficients, delays_of, machine_of
+from slosgate.planner.perf_model import PerfModel
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.progress import Progress
 
@@ -34,7 +36,8 @@ class SlosgatePolicy:
     def __init__(
         self, state: EngineState, *, profile: HardwareProfile | None = None, rates: AcceptanceRates | None = None
     ) -> None:
-        self.follower = PlanFollower(profile or state.profile)
+        planned = profile or state.profile
+        self.follower = PlanFollower(planned, Calibrator(planned.perf))
         self._state = state
         self._rates = rates or AcceptanceRates()
         self._class_of_slot: Slots = np.zeros(64, dtype=np.int64)
@@ -119,7 +122,7 @@ class SlosgatePolicy:
             return None
         state, real = self._state, self._state.profile
         machine = machine_of(self.follower.profile)
-        engine = Engine(state.sequences, state.pool.free, machine.block_tokens, coefficients(real.perf))
+        engine = Engine(state.sequences, state.pool.free, machine.block_tokens, state.coefficients)
         table = Table(self.follower.table.rows, self._slot_of_row, self._row_of_slot)
         rule = Rule(machine, self.follower.patience.latest_s, delays_of(real), state.looks_ahead)
         drafting = Drafting(self._rates.counts, self._class_of_slot)
@@ -129,8 +132,12 @@ class SlosgatePolicy:
     def apply(self, plan: Plan) -> None:
         self.follower.apply(plan)
 
-    def progress(self) -> tuple[RequestProgress, ...]:
-        return self.follower.progress()
+    @property
+    def recalibrated(self) -> PerfModel | None:
+        return self.follower.recalibrated
+
+    def progress(self, in_flight: Iteration | None) -> tuple[RequestProgress, ...]:
+        return progress_of(self.jobs(in_flight, ()))
 
     def drafts(self) -> tuple[DraftReport, ...]:
         return self._rates.news()
@@ -143,7 +150,7 @@ class SlosgatePolicy:
         self.follower.preempted(job_id)
 
     def _progress(self, batch: SlotBatch, emitted: Slots) -> Progress:
-        return Progress(*progress_of(self._row_of_slot, batch.decode, batch.prefill, batch.tokens, emitted))
+        return Progress(*advanced(self._row_of_slot, batch.decode, batch.prefill, batch.tokens, emitted))
 
     def _put(self, row: int, slot: int) -> None:
         self._slot_of_row = _reaching(self._slot_of_row, row)
@@ -166,7 +173,7 @@ def _reaching(array: Slots, index: int) -> Slots:
 
 
 @compiled
-def progress_of(
+def advanced(
     row_of_slot: Slots, decode: Slots, prefill: Slots, tokens: Slots, emitted: Slots
 ) -> tuple[Slots, Slots, Slots, Slots]:
     """(rows, tokens of context gained, prompt tokens among them, output tokens) of an iteration."""

@@ -14,9 +14,26 @@ from numpy.typing import NDArray
 from slosgate.engines.sim.policies.base import PolicyFactory
 from slosgate.engines.sim.replica import SimReplica
 from slosgate.engines.sim.state import EngineRequest
+from slosgate.planner.controller import WhenFull
 from slosgate.planner.profile import HardwareProfile
 
-GUARANTEED, BEST_EFFORT = "guaranteed", "best-effort"
+GUARANTEED, BEST_EFFORT, REFUSED = "guaranteed", "best-effort", "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """What lies between a gateway and its replicas, in seconds.
+
+    The defaults are medians of `python -m slosgate.bench.gateway_bench.delays` on a machine of two cores with other
+    work on it: on an idle one they are shorter.
+    """
+
+    http_s: float = 0.005  # of a request to its replica, and of its first token back
+    report_s: float = 0.0014  # from when an iteration begins until the gateway knows
+    plan_s: float = 0.0025  # from when a plan is made until the replica can follow it
+
+
+NO_DELAYS = Delays(0.0, 0.0, 0.0)
 
 
 class SimStage(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +58,7 @@ class SimRequest(msgspec.Struct, frozen=True, kw_only=True):
     slo_class: str = ""
     weight: float = 1.0
     acceptance: float = 0.0  # chance that a drafted token is accepted
+    when_full: WhenFull = "best-effort"  # what becomes of it when its SLO can't be guaranteed
 
 
 @dataclass(slots=True)
@@ -50,7 +68,7 @@ class StageJob:
     request: SimRequest
     index: int  # which stage
     arrival_s: float = math.nan  # nan: never reached
-    admission: str = ""  # GUARANTEED, BEST_EFFORT, or "" where the system makes no promises
+    admission: str = ""  # GUARANTEED, BEST_EFFORT, REFUSED, or "" where the system makes no promises
     promoted_s: float = math.nan  # when best effort became a guarantee
     replica: int = -1  # the replica that served it (the last one, if several did)
     finished: bool = False
@@ -132,6 +150,8 @@ class Settings:
     async_scheduling: bool = True  # vLLM's default on GPUs
     budget: int | None = None
     drafts: int = 0
+    slowdown: float = 1.0  # iterations take so many times what the profile says
+    delays: Delays = Delays()  # of systems with a gateway
     prefill_replicas: int | None = None  # of `replicas`, where prefill and decode are apart; None: half of them
     # Between two replicas: NVLink of an A100, one way (an H100's or H200's is 450e9, PCIe 4.0 x16 32e9).
     link_bytes_per_s: float = 300e9
@@ -146,10 +166,10 @@ class Settings:
 SystemFactory: TypeAlias = Callable[[Settings], System]
 
 
-def equal_replicas(settings: Settings, policy: PolicyFactory) -> list[SimReplica]:
-    """Equal replicas, each with a seed of its own."""
+def equal_replicas(settings: Settings, policy: PolicyFactory, way_s: float = 0.0) -> list[SimReplica]:
+    """Equal replicas, each with a seed of its own; a request is `way_s` on its way to one."""
     return [
-        one_replica(settings, policy, n, overhead_s=settings.profile.request_overhead_s)
+        one_replica(settings, policy, n, overhead_s=settings.profile.request_overhead_s + way_s)
         for n in range(settings.replicas)
     ]
 
@@ -163,4 +183,5 @@ def one_replica(settings: Settings, policy: PolicyFactory, number: int, *, overh
         noise=settings.noise,
         async_scheduling=settings.async_scheduling,
         overhead_s=overhead_s,
+        slowdown=settings.slowdown,
     )

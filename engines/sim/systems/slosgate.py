@@ -5,7 +5,6 @@ What the gateway does, without HTTP and Redis between it and the replicas. Each 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, cycle
@@ -20,21 +19,26 @@ from slosgate.engines.sim.state import EngineState
 from slosgate.engines.sim.systems.base import (
     BEST_EFFORT,
     GUARANTEED,
+    REFUSED,
     Fleet,
     Settings,
     StageJob,
     SystemFactory,
     equal_replicas,
 )
-from slosgate.planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
+from slosgate.engines.told import slo_args
+from slosgate.planner.arrivals import Patience
+from slosgate.planner.controller import Arrival, ReplicaState
+from slosgate.planner.desk import SHIPPED, DeskSettings, Refusal, Verdict, decide, due_in_s, run_next
 from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens
+from slosgate.planner.profile import HardwareProfile
 
 
 @dataclass(frozen=True, slots=True)
 class FrontEnd:
-    """How the planner is used."""
+    """How the planner is used. As it ships, unless an ablation or a test says otherwise."""
 
-    horizon_s: float = 0.0  # how far ahead plans reach; the followers' own rule takes over from there
+    settings: DeskSettings = SHIPPED
     speculates: bool = False
     promotes: bool = True  # best effort becomes a guarantee when room appears
     routes: bool = True  # False: round robin decides, the planner is asked about that one replica
@@ -42,43 +46,70 @@ class FrontEnd:
     selects: bool = True  # False: what is best effort on arrival has no deadline any more
 
 
+class _Known:
+    """What the front end knows of one replica beside its reports: whom it has sent there."""
+
+    def __init__(self) -> None:
+        self.prompts = LengthHistogram()
+        self.patience = Patience()
+        self.sessions: set[str] = set()  # whose earlier stages it has seen
+        self.effort: set[str] = set()  # best effort that is there
+        self.promoted: set[str] = set()
+        self.without_slo: set[str] = set()
+        self.epochs = count(1)
+
+    def sent(self, arrival: Arrival, due_s: float, session: str, profile: HardwareProfile) -> None:
+        self.prompts = self.prompts.observe(arrival.prompt_tokens)
+        self.sessions.add(session)
+        if arrival.has_slo:
+            self.patience.observe(due_s, arrival.prompt_tokens, profile)
+        else:
+            self.without_slo.add(arrival.request_id)
+
+    def ended(self, job_id: str) -> None:
+        self.effort.discard(job_id)
+        self.promoted.discard(job_id)
+        self.without_slo.discard(job_id)
+
+
 class PlannedSystem:
     """Replicas that follow plans, and the front end that makes them."""
 
     def __init__(self, settings: Settings, front_end: FrontEnd) -> None:
         self._front_end = front_end
+        self._delays = settings.delays
         self._profile = settings.profile
         self._rates = AcceptanceRates()
         self._policies: list[SlosgatePolicy] = []
-        self.replicas = equal_replicas(settings, self._policy)
-        self._prompts = LengthHistogram()
+        self.replicas = equal_replicas(settings, self._policy, self._delays.http_s)
+        self._known = [_Known() for _ in self.replicas]
         self._classes = ClassStatistics()  # output lengths are learned: nobody announces them
         self._turns = cycle(range(len(self.replicas)))
         self._jobs: dict[str, StageJob] = {}
-        self._effort: list[set[str]] = [set() for _ in self.replicas]  # best effort on each replica
-        self._promoted: list[set[str]] = [set() for _ in self.replicas]
-        self._epochs = [count(1) for _ in self.replicas]
 
     def arrive(self, fleet: Fleet, job: StageJob, now_s: float) -> None:
-        self._jobs[job.id] = job
         arrival = self._arrival(job)
-        self._prompts = self._prompts.observe(job.stage.prompt_tokens)
-        number, decision = self._place(job, arrival, now_s)
-        guaranteed = decision.guaranteed or not self._front_end.defers
+        number, verdict = self._decide(job, arrival, now_s)
+        if isinstance(verdict, Refusal):
+            job.admission = REFUSED
+            return
+        self._jobs[job.id] = job
+        guaranteed = verdict.guaranteed or not self._front_end.defers
         job.admission = GUARANTEED if guaranteed else BEST_EFFORT
+        known, due_s = self._known[number], due_in_s(arrival, self._front_end.settings)
         if not guaranteed:
-            self._effort[number].add(job.id)
+            known.effort.add(job.id)
         request = msgspec.structs.replace(
             job.engine_request(), slo=self._slo(job, arrival, guaranteed), max_tokens=self._max_tokens(job)
         )
         fleet.submit(job, number, request, now_s)
-        self._plan(fleet, number, now_s, decision.preempt)
+        known.sent(arrival, due_s, job.session, self._policies[number].follower.profile)
+        self._plan(fleet, number, now_s, verdict.preempt)
 
     def served(self, fleet: Fleet, job: StageJob, now_s: float) -> bool:
         del self._jobs[job.id]
         self._classes = self._classes.finished(job.request.slo_class, job.emitted)
-        self._effort[job.replica].discard(job.id)
-        self._promoted[job.replica].discard(job.id)
+        self._known[job.replica].ended(job.id)
         self._plan(fleet, job.replica, now_s)
         return True
 
@@ -86,21 +117,13 @@ class PlannedSystem:
         return not job.last
 
     def _slo(self, job: StageJob, arrival: Arrival, guaranteed: bool) -> SloArgs:
-        hopeful = guaranteed or self._front_end.selects
-        return SloArgs(
-            slo_id=job.id,
-            slo_class=job.request.slo_class,
-            slo_ttft_ms=_milliseconds(arrival.ttft_s) if hopeful else None,
-            slo_tpot_ms=_milliseconds(arrival.tpot_s) if hopeful else None,
-            slo_guaranteed=int(guaranteed),
-            slo_weight=arrival.weight,
-            slo_acceptance=arrival.acceptance,
-            slo_output_tokens=arrival.output_tokens,
-            slo_switch_at=arrival.switch_at,
-            slo_next_tpot_ms=_milliseconds(arrival.next_tpot_s) if hopeful else None,
-        )
+        told = slo_args(arrival, job.request.slo_class, self._front_end.settings, guaranteed=guaranteed)
+        if guaranteed or self._front_end.selects:
+            return told
+        return msgspec.structs.replace(told, slo_ttft_ms=None, slo_tpot_ms=None)
 
     def _arrival(self, job: StageJob) -> Arrival:
+        """What a gateway knows of a stage: neither how long its output will be, nor when its thinking ends."""
         stage = job.stage
         return Arrival(
             request_id=job.id,
@@ -110,8 +133,8 @@ class PlannedSystem:
             output_tokens=self._output_tokens(job),
             weight=job.request.weight,
             acceptance=self._rates.of(job.request.slo_class) if self._front_end.speculates else 0.0,
-            switch_at=stage.switch_at,
-            next_tpot_s=stage.next_tpot_slo_s,
+            when_full=job.request.when_full,
+            prompt_is_exact=True,
         )
 
     def _output_tokens(self, job: StageJob) -> int:
@@ -123,56 +146,68 @@ class PlannedSystem:
         stage = job.stage
         return max(stage.output_tokens, self._profile.max_model_tokens - stage.cached_tokens - stage.prompt_tokens)
 
-    def _place(self, job: StageJob, arrival: Arrival, now_s: float) -> tuple[int, Decision]:
-        """The replica that takes it, and the planner's word."""
-        request = job.engine_request()
+    def _decide(self, job: StageJob, arrival: Arrival, now_s: float) -> tuple[int, Verdict]:
+        """The replica that takes it, and the desk's word."""
         asked = list(range(len(self.replicas)))
         if not self._front_end.routes:
             # As for the baselines: later stages follow their prefix.
             asked = [job.replica if job.replica >= 0 else next(self._turns)]
-        states = [self._state(n, now_s, self.replicas[n].state.cached(request)) for n in asked]
-        decision = place(arrival, states, now_s)
-        return asked[decision.replica], decision
+        states = [self._state(n, now_s, job) for n in asked]
+        verdict = decide(arrival, states, now_s, self._front_end.settings)
+        return (-1 if isinstance(verdict, Refusal) else asked[verdict.replica]), verdict
 
     def _plan(self, fleet: Fleet, number: int, now_s: float, preempt: tuple[str, ...] = ()) -> None:
         """Promote whom there is room for, then send the replica its next iterations."""
-        if not self._effort[number] and not self._front_end.horizon_s:
-            return
-        state = self._state(number, now_s)
-        promoted = promote(state, now_s) if self._front_end.promotes else ()
-        rows = state.jobs.rows
-        for job_id in promoted:
-            rows["guaranteed"][state.jobs.row_of(job_id)] = True
-            self._effort[number].discard(job_id)
-            self._promoted[number].add(job_id)
+        known = self._known[number]
+        if not known.effort and not self._front_end.settings.horizon_s:
+            return  # nobody to promote, hold or preempt
+        orders = run_next(
+            self._state(number, now_s), now_s, self._front_end.settings,
+            promotes=self._front_end.promotes, without_slo=known.without_slo,
+        )  # fmt: skip
+        for job_id in orders.promoted:
+            known.effort.discard(job_id)
+            known.promoted.add(job_id)
             self._jobs[job_id].admission = GUARANTEED
             self._jobs[job_id].promoted_s = now_s
-        planned = plan_replica(state, now_s, horizon_s=self._front_end.horizon_s)
         plan = Plan(
             replica=str(number),
-            epoch=next(self._epochs[number]),
+            epoch=next(known.epochs),
             issued_at_s=now_s,
-            horizon=horizon_of(planned),
-            guaranteed=tuple(self._promoted[number]),
-            hold=planned.hold,
-            preempt=(*planned.preempt, *preempt),
+            horizon=horizon_of(orders.plan),
+            guaranteed=tuple(known.promoted),
+            hold=orders.plan.hold,
+            preempt=(*orders.plan.preempt, *preempt),
         )
-        self.replicas[number].apply(plan)
-        fleet.wake(number, now_s)
+        self._send(fleet, number, plan, now_s)
 
-    def _state(self, number: int, now_s: float, prefix_tokens: int = 0) -> ReplicaState:
-        """The replica as it will be once the iteration in flight has ended."""
-        replica = self.replicas[number]
+    def _send(self, fleet: Fleet, number: int, plan: Plan, now_s: float) -> None:
+        def come(at_s: float) -> None:
+            self.replicas[number].apply(plan)
+            fleet.wake(number, at_s)
+
+        if self._delays.plan_s:
+            fleet.at(now_s + self._delays.plan_s, come)
+        else:
+            come(now_s)
+
+    def _state(self, number: int, now_s: float, job: StageJob | None = None) -> ReplicaState:
+        """The replica by its latest report: as it will be once the iteration in flight has ended."""
+        replica, policy, known = self.replicas[number], self._policies[number], self._known[number]
+        flight = replica.in_flight
+        if flight is not None and now_s < flight.start_s + self._delays.report_s:
+            flight = None  # it is not known of yet
+        prefix = job.stage.cached_tokens if job is not None and job.session in known.sessions else 0
         return ReplicaState(
             name=str(number),
-            profile=self._profile,
-            jobs=self._policies[number].jobs(replica.in_flight, replica.unseen),
+            profile=policy.follower.profile,
+            jobs=policy.jobs(flight, replica.unseen),
             free_blocks=replica.state.pool.free,
-            busy_for_s=replica.in_flight.end_s - now_s if replica.in_flight else 0.0,
-            running_for_s=replica.running_for_s(now_s),
-            prefix_tokens=prefix_tokens,
-            firm_tokens=firm_tokens(self._prompts),
-            patience=self._policies[number].follower.patience,
+            busy_for_s=flight.end_s - now_s if flight else 0.0,
+            running_for_s=now_s - flight.start_s if flight else 0.0,
+            likely_prefix_tokens=prefix,
+            firm_tokens=firm_tokens(known.prompts),
+            patience=known.patience,
         )
 
     def _policy(self, state: EngineState) -> SlosgatePolicy:
@@ -195,7 +230,3 @@ _FRONT_ENDS = {
     "slosgate-no-routing": replace(_SPECULATING, routes=False),
 }
 VARIANTS: dict[str, SystemFactory] = {name: partial(PlannedSystem, front_end=f) for name, f in _FRONT_ENDS.items()}
-
-
-def _milliseconds(seconds: float) -> float | None:
-    return None if math.isinf(seconds) else seconds * 1e3

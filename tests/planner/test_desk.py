@@ -1,0 +1,99 @@
+"""What the desk decides about a request before and after it is placed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from slosgate.planner.controller import Arrival, Decision, ReplicaState
+from slosgate.planner.desk import SHIPPED, DeskSettings, Refusal, decide, due_in_s, run_next
+from slosgate.planner.jobs import JobTable
+from tests.planner.cases import H200
+
+STRICT = Arrival(
+    "new", ttft_s=0.3, tpot_s=0.1, prompt_tokens=1000, output_tokens=100, when_full="reject", prompt_is_exact=True
+)
+
+
+def replica(name: str = "a", likely_prefix_tokens: int = 0) -> ReplicaState:
+    return ReplicaState(name, H200, JobTable(), free_blocks=8000, likely_prefix_tokens=likely_prefix_tokens)
+
+
+def code(arrival: Arrival, *replicas: ReplicaState) -> str:
+    verdict = decide(arrival, replicas, 0.0)
+    if isinstance(verdict, Decision):
+        return "guaranteed" if verdict.guaranteed else "best-effort"
+    return verdict.code if verdict.retry_after_s is None else f"{verdict.code}, later"
+
+
+def test_an_idle_replica_guarantees() -> None:
+    assert code(STRICT, replica()) == "guaranteed"
+
+
+def test_an_slo_out_of_reach_is_refused_for_good_only_for_a_counted_prompt() -> None:
+    soon = replace(STRICT, ttft_s=0.02)
+    assert code(soon, replica()) == "slo_unreachable"
+    assert code(replace(soon, prompt_is_exact=False), replica()) == "slo_not_admitted, later"
+    assert code(replace(soon, when_full="best-effort"), replica()) == "best-effort"
+    assert code(replace(soon, when_full="best-effort", stated=True), replica()) == "slo_unreachable"
+    assert code(replace(soon, when_full="overflow", stated=True), replica()) == "slo_not_admitted, later"
+    assert code(replace(STRICT, tpot_s=0.001), replica()) == "slo_unreachable"
+
+
+def test_what_may_be_cached_of_a_prompt_puts_its_slo_in_reach() -> None:
+    soon = replace(STRICT, ttft_s=0.03)
+    assert code(soon, replica()) == "slo_unreachable"
+    assert code(soon, replica(), replica("b", likely_prefix_tokens=950)) != "slo_unreachable"
+
+
+def test_the_time_a_request_has_waited_is_no_part_of_what_it_asks_for() -> None:
+    waited = replace(STRICT, ttft_s=0.03, waited_s=0.27)
+    assert code(waited, replica()) == "slo_not_admitted, later"
+
+
+def test_a_prompt_beyond_the_window_is_refused_once_it_is_counted() -> None:
+    endless = replace(STRICT, prompt_tokens=H200.max_model_tokens, when_full="best-effort", ttft_s=math.inf)
+    assert code(endless, replica()) == "context_length_exceeded"
+    assert code(replace(endless, prompt_is_exact=False), replica()) == "best-effort"
+
+
+def test_a_class_that_rejects_is_told_at_once_what_can_never_be_guaranteed() -> None:
+    assert code(replace(STRICT, sequences=2), replica()) == "slo_unsupported"
+    assert code(STRICT) == "slo_unsupported"  # no replica whose profile is known
+    assert code(replace(STRICT, sequences=2, when_full="best-effort"), replica()) == "best-effort"
+    assert code(replace(STRICT, when_full="best-effort")) == "best-effort"
+
+
+def test_plans_aim_before_the_slo_by_the_headroom_but_by_a_third_of_it_at_most() -> None:
+    assert due_in_s(STRICT) == pytest.approx(0.3 - SHIPPED.headroom_s)
+    assert due_in_s(replace(STRICT, ttft_s=0.1, waited_s=0.2)) == pytest.approx(0.1 - SHIPPED.headroom_s)
+    assert due_in_s(replace(STRICT, ttft_s=0.03)) == pytest.approx(0.02)
+    assert due_in_s(replace(STRICT, ttft_s=math.inf, tpot_s=math.inf, waited_s=1.0)) == SHIPPED.patience_s - 1.0
+
+
+def test_the_headroom_decides_what_is_still_promised() -> None:
+    tight = replace(STRICT, ttft_s=H200.soonest_s(1000) + 0.014)
+    assert isinstance(decide(tight, [replica()], 0.0), Refusal)
+    decided = decide(tight, [replica()], 0.0, DeskSettings(headroom_s=0.0))
+    assert isinstance(decided, Decision)
+    assert decided.guaranteed
+
+
+def test_no_more_replicas_are_asked_than_the_hop_limit_says() -> None:
+    full = replace(replica("full"), free_blocks=10)  # the first to be asked, but without memory
+    free = replace(replica("free"), busy_for_s=0.1)
+    costly = replace(STRICT, when_full="best-effort", ttft_s=0.35)
+    found = [decide(costly, [full, free], 0.0, DeskSettings(hop_limit=n)) for n in (1, 2)]
+    assert [isinstance(d, Decision) and d.guaranteed for d in found] == [False, True]
+
+
+def test_a_plan_counts_with_the_promises_that_it_comes_with() -> None:
+    state = replica()
+    state.jobs.add("hopeful", deadline_s=0.5, tpot_s=0.1, prompt_left=500, output=50, guaranteed=False)
+    orders = run_next(state, 0.0)
+    assert orders.promoted == ("hopeful",)
+    assert orders.plan.horizon
+    assert not state.jobs["hopeful"]["guaranteed"]  # until whoever asked has given the promise
+    assert run_next(state, 0.0, promotes=False).promoted == ()

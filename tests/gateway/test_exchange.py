@@ -21,7 +21,7 @@ from slosgate.planner.desk import DeskSettings
 def exchange(ttft_s: float = 1.0, tpot_ms: int = 100, **changed: Any) -> Exchange:
     body = parse(json.dumps({"model": "m", "prompt": [1, 2]}).encode(), "completions")
     contract = resolve({b"x-slo-ttft-ms": b"1000", b"x-slo-tpot-ms": b"%d" % tpot_ms}, None, Config())
-    return Exchange("r", body, contract, 100.0, 2, 50, ttft_s, **changed)  # type: ignore[arg-type]
+    return Exchange("r", body, contract, 100.0, 2, 50, ttft_s, **changed)
 
 
 @pytest.mark.parametrize(("at_s", "late"), [(101.0, False), (101.049, False), (101.06, True)])

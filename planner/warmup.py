@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from slosgate.planner.controller import Arrival, ReplicaState, place, plan_replica, promote
+from slosgate.planner.controller import Arrival, ReplicaState
+from slosgate.planner.desk import decide, run_next
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.perf_model import PerfModel, Term
 from slosgate.planner.profile import HardwareProfile
@@ -24,6 +25,5 @@ def warm_up() -> None:
     jobs.add("prefill", deadline_s=1.0, tpot_s=0.1, prompt_left=300, output=9, guaranteed=True)
     jobs.add("late", deadline_s=0.5, tpot_s=0.1, prompt_left=3000, output=9, guaranteed=False)
     state = ReplicaState("warm-up", profile, jobs, free_blocks=900)
-    place(Arrival("new", ttft_s=1.0, tpot_s=0.1, prompt_tokens=100, output_tokens=10), [state], 0.0)
-    promote(state, 0.0)
-    plan_replica(state, 0.0, horizon_s=0.5)
+    decide(Arrival("new", ttft_s=1.0, tpot_s=0.1, prompt_tokens=100, output_tokens=10), [state], 0.0)
+    run_next(state, 0.0)

@@ -169,6 +169,7 @@ class ScriptedReplica:
     models: tuple[str, ...] = (MODEL,)  # what it lists
     calls: list[Call] = field(default_factory=list)
     hang_ups: int = 0
+    answering: int = 0  # calls under way
     plans: list[Plan] = field(default_factory=list)
     progress: dict[str, RequestProgress] = field(default_factory=dict)
     busy_until_s: float = 0.0
@@ -234,6 +235,7 @@ class ScriptedReplica:
         writer.close()
 
     async def _answer(self, call: Call, reader: asyncio.StreamReader) -> None:
+        self.answering += 1
         work = asyncio.ensure_future(self.script(call))
         gone = asyncio.ensure_future(reader.read(1))
         await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
@@ -244,6 +246,7 @@ class ScriptedReplica:
         gone.cancel()
         with suppress(asyncio.CancelledError, ConnectionError):
             await work
+        self.answering -= 1
         with suppress(asyncio.CancelledError):
             await gone
 

@@ -164,7 +164,7 @@ async def test_an_answer_without_end_is_ended(
         async with client.post(f"{gateway.url}/v1/completions", json=body(model, stream=True)) as answer:
             text = await answer.read()
         assert b"replica_lost" in text[-500:]
-        await eventually(lambda: not server.connections)
+        await eventually(lambda: not server.answering)
 
 
 @pytest.mark.parametrize("path", PATHS)

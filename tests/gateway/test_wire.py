@@ -169,7 +169,7 @@ async def test_a_client_that_stops_reading_is_let_go(
         body = ask(model, stream=True, max_tokens=1_000_000)
         writer.write(post(body, "authorization: Bearer key"))
         await eventually(lambda: bool(server.calls))
-        await eventually(lambda: not server.connections, timeout_s=20)
+        await eventually(lambda: not server.answering, timeout_s=20)
         await hang_up(writer)
 
 

@@ -52,13 +52,6 @@ MUTANTS = (
         f"{CONTRACT}service_tiers_are_classes_and_echoed_as_served",
     ),
     _gateway(
-        "the plan may want a first token sooner by any amount",
-        "promises/exchange",
-        "max(self.ttft_s - self.headroom_s, self.ttft_s * (1 - HEADROOM_SHARE))",
-        "self.ttft_s - self.headroom_s",
-        f"{EXCHANGE}the_plan_wants_it_sooner_but_by_no_more_than_a_third",
-    ),
-    _gateway(
         "a first token is never late",
         "promises/exchange",
         "self.late = now_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)",

@@ -28,7 +28,6 @@ MEDIA = (
     "file",
 )
 OTHER_MEDIA = "other"  # a client that invents kinds must not fill the memory
-COMPLETIONS_DEFAULT_TOKENS = 16  # OpenAI's and vLLM's max_tokens when /v1/completions gets none
 
 
 class Lengths:
@@ -65,8 +64,6 @@ class Lengths:
     def output_tokens(self, completion: Completion, slo_class: str, window: int) -> int:
         """The planning value; never more than `max_tokens` or what the model's window leaves."""
         limit = completion.max_tokens
-        if limit is None and completion.kind == "completions":
-            limit = COMPLETIONS_DEFAULT_TOKENS
         if limit is not None and completion.exact_output:
             return min(limit, window)
         usual = USUAL_TOKENS if limit is None else None

@@ -21,6 +21,7 @@ from slosgate.gateway.state.ledger import Conflict, Ledger, StoreDown
 from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.controller import Decision, ReplicaState
 from slosgate.planner.desk import Refusal, decide, rank
+from slosgate.planner.jobs import JobTable
 
 PARAMS = {  # what a refusal is about, as clients name it
     "": None,
@@ -155,7 +156,7 @@ class Admission:
         try:
             committed = await self._ledger.commit(replica.name, known, entry)
             mirror.committed(committed.version, committed.missed)
-            if committed.missed and not self._still_fits(exchange, choice, committed.missed):
+            if not self._still_fits(exchange, choice, committed.missed):
                 raise Conflict(replica.name)
         except BaseException:
             self._withdraw(replica, entry)
@@ -164,9 +165,8 @@ class Admission:
     def _still_fits(self, exchange: Exchange, choice: _Choice, missed: tuple[LedgerEntry, ...]) -> bool:
         """Whether the decision would have been the same, had these guarantees been known, which came before it."""
         assert choice.state is not None
-        for entry in missed:
-            if entry.request_id not in choice.state.jobs:
-                put(choice.state.jobs, entry)
+        if not _learn(choice.state.jobs, missed):
+            return True
         with self._metrics.planner_call("place"):
             verdict = decide(exchange.arrival(choice.decided_s), [choice.state], choice.decided_s, exchange.settings)
         return isinstance(verdict, Decision) and verdict.guaranteed
@@ -255,6 +255,20 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float, likely_prefix_token
 def _kept(state: ReplicaState) -> ReplicaState:
     """The state as it is now: its jobs go on."""
     return replace(state, jobs=state.jobs.copy())
+
+
+def _learn(jobs: JobTable, missed: tuple[LedgerEntry, ...]) -> bool:
+    """Enter guarantees among the jobs a decision was made on; False when they were all known."""
+    news = False
+    for entry in missed:
+        if entry.request_id not in jobs:
+            put(jobs, entry)
+        elif jobs[entry.request_id]["guaranteed"]:
+            continue
+        else:  # it was best effort, and has been promoted
+            jobs[entry.request_id]["guaranteed"] = True
+        news = True
+    return news
 
 
 def _likely_prefix(exchange: Exchange, replica: Replica) -> int:

@@ -85,6 +85,8 @@ class Planning:
         entries = tuple(msgspec.structs.replace(e, **known) for e in found if e is not None)
         if not entries:
             return
+        for entry in entries:  # at once, so that what is decided while this is on its way counts it
+            mirror.add(entry)
         try:
             version = await self._ledger.promote(replica.name, mirror.version, entries)
         except Conflict:

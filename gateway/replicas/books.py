@@ -35,13 +35,14 @@ class Books:
         """
         if replica.mirror is None:
             return
+        asked_s, before = self._clock(), frozenset(replica.mirror.entries)
         version, entries = await self._ledger.load(replica.name)
         stray = tuple(i for i, e in entries.items() if e.gateway == self._ledger.gateway and i not in replica.own)
         if stray:
             self._ledger.remove(replica.name, stray)
         missing = tuple(e for i, e in replica.own.items() if i not in entries)
         kept = {i: e for i, e in entries.items() if i not in stray}
-        replica.mirror.load(version, kept | replica.own, self._clock())
+        replica.mirror.load(version, kept | replica.own, asked_s, before)
         if restore and missing:
             await self._ledger.add(replica.name, missing)
 

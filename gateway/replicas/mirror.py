@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 import numpy as np
@@ -116,16 +116,22 @@ class Mirror:
         if request_id in self.jobs:
             self.jobs.remove(request_id)
 
-    def load(self, version: int, entries: dict[str, LedgerEntry], now_s: float) -> None:
-        """Replace the ledger by what Redis holds."""
-        for request_id in [known for known in self.entries if known not in entries]:
-            self.drop(request_id, now_s)
+    def load(
+        self, version: int, entries: dict[str, LedgerEntry], asked_s: float, before: Collection[str]
+    ) -> None:
+        """Replace the ledger by what Redis held when it was asked, at `asked_s`, while `before` were known here.
+
+        What has come or ended since then is news that the answer didn't have, and stays as it is.
+        """
+        for request_id in [known for known in self.entries if known in before and known not in entries]:
+            self.drop(request_id, asked_s)
         for entry in entries.values():
-            self.add(entry)
+            if self._ended.get(entry.request_id, -math.inf) < asked_s:
+                self.add(entry)
         self.version = version
 
     def committed(self, version: int, missed: Iterable[LedgerEntry]) -> None:
-        """A guarantee of ours has this version; these of others came before it, and were not known here."""
+        """A guarantee of ours has this version; these came before it, and may not be known here."""
         for entry in missed:
             if entry.request_id not in self._ended:
                 self.add(entry)

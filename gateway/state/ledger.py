@@ -54,7 +54,10 @@ class StoreDown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What Redis says to a guarantee: its number, and the others' guarantees that the decision did not know."""
+    """What Redis says to a guarantee: its number, and what was guaranteed since the version it was decided on.
+
+    Among these are guarantees of our own that were on their way, and requests of ours that another gateway promoted.
+    """
 
     version: int
     missed: tuple[LedgerEntry, ...]
@@ -152,8 +155,7 @@ class Ledger:
         change = Change(replica=replica, gateway=self.gateway, entries=(entry,))
         arguments = (scripts.TTL_MS, known, msgspec.msgpack.encode(change), *_pairs((entry,)))
         version, _, *found = await self._script(scripts.COMMIT, self._commit_keys(replica), *arguments)
-        missed = self._entries(replica, found)
-        return Committed(int(version), tuple(e for e in missed if e.gateway != self.gateway and e.guaranteed))
+        return Committed(int(version), tuple(e for e in self._entries(replica, found) if e.guaranteed))
 
     async def promote(self, replica: str, known: int, entries: tuple[LedgerEntry, ...]) -> int:
         """Guarantee requests that were best effort, if the ledger still is at version `known`, else raise Conflict.

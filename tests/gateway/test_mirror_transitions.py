@@ -135,10 +135,20 @@ def test_a_ledger_that_is_loaded_replaces_the_known_one() -> None:
     mirror = Mirror(PROFILE)
     for name in ("gone", "stays"):
         mirror.add(entry(name))
-    mirror.load(4, {"stays": entry("stays", guaranteed=True), "new": entry("new")}, 100.0)
+    mirror.load(4, {"stays": entry("stays", guaranteed=True), "new": entry("new")}, 100.0, {"gone", "stays"})
     assert sorted(mirror.entries) == sorted(mirror.jobs) == ["new", "stays"]
     assert bool(mirror.jobs["stays"]["guaranteed"])
     assert mirror.version == 4
+
+
+def test_what_happens_while_a_ledger_is_loaded_is_not_undone_by_it() -> None:
+    mirror = Mirror(PROFILE)
+    mirror.add(entry("ends"))
+    asked_s, before = 100.0, frozenset(mirror.entries)
+    mirror.drop("ends", 100.1)
+    mirror.add(entry("comes"))
+    mirror.load(4, {"ends": entry("ends")}, asked_s, before)
+    assert list(mirror.entries) == mirror.jobs.ids == ["comes"]
 
 
 def test_the_median_prompt_and_the_patience_are_learned_once_from_each_request() -> None:

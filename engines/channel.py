@@ -146,7 +146,7 @@ async def arrivals_for(redis: Redis, name: str, door: Door) -> AsyncIterator[Ann
 
 async def _messages(pubsub: PubSub, door: Door, kind: type[T]) -> AsyncIterator[tuple[str, T]]:
     """(channel, message), as they come."""
-    while True:
+    while not _cancelled():
         message = await pubsub.get_message(timeout=1.0)
         if message is not None:
             channel = message["channel"].decode(errors="replace")
@@ -289,7 +289,7 @@ class ReplicaChannel:
             )  # fmt: skip
 
     async def _keep_beating(self, redis: Redis) -> None:
-        while True:
+        while not _cancelled():
             await asyncio.sleep(HEARTBEAT_S)
             await self._beat(redis)
 
@@ -308,13 +308,26 @@ class ReplicaChannel:
             self._door.refuse(key(kind, self.name), f"the engine can't use it: {type(error).__name__}: {error}")
 
     async def _send_reports(self, redis: Redis) -> None:
-        while True:
+        while not _cancelled():
             report = msgspec.structs.replace(self._snapshot(), replica=self.name)
             await redis.publish(key("telemetry", self.name), msgspec.msgpack.encode(report))
             self._news.clear()
             self._urgent.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), TELEMETRY_MIN_GAP_S)
+            await _happens(self._urgent, TELEMETRY_MIN_GAP_S)
             if not self._urgent.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), TELEMETRY_MAX_GAP_S - TELEMETRY_MIN_GAP_S)
+                await _happens(self._news, TELEMETRY_MAX_GAP_S - TELEMETRY_MIN_GAP_S)
+
+
+def _cancelled() -> bool:
+    """Whether this task has been told to end. Loops ask, because redis-py loses a cancellation that comes together
+    with an answer."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _happens(event: asyncio.Event, within_s: float) -> None:
+    """Wait until it happens, but no longer than this."""
+    # Not `wait_for`: before Python 3.12 that loses a cancellation which comes together with the event.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await event.wait()

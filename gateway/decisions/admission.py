@@ -1,4 +1,4 @@
-"""Admission: snapshot the replicas, let the planner place the request, commit by compare-and-set, or decide again."""
+"""Admission: snapshot the replicas, let the planner place the request, enter it in the ledger, or decide again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from slosgate.engines.messages import Announcement
 from slosgate.gateway.config import AdmissionConfig
@@ -14,14 +14,13 @@ from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound,
 from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS
 from slosgate.gateway.promises.exchange import Exchange, Placement
 from slosgate.gateway.replicas.fleet import Fleet, Replica
-from slosgate.gateway.replicas.mirror import Mirror, put
+from slosgate.gateway.replicas.mirror import Mirror
 from slosgate.gateway.replicas.prefixes import BLOCK_BYTES
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.state.ledger import Conflict, Ledger, StoreDown
 from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.controller import Decision, ReplicaState
 from slosgate.planner.desk import Refusal, decide, rank
-from slosgate.planner.jobs import JobTable
 
 PARAMS = {  # what a refusal is about, as clients name it
     "": None,
@@ -38,7 +37,7 @@ class _Choice:
     decision: Decision
     decided_s: float
     likely_prefix_tokens: int = 0  # of the prompt, that this replica has seen before
-    state: ReplicaState | None = None  # what a guarantee was decided on
+    jobs: dict[str, bool] = field(default_factory=dict)  # that a guarantee was decided on: by id, whether guaranteed
 
     @property
     def report_s(self) -> float:
@@ -143,8 +142,9 @@ class Admission:
         if not planned:
             return _Choice(min(replicas, key=lambda replica: len(replica.own)), verdict, now_s)
         state = states[verdict.replica]
-        kept = _kept(state) if verdict.guaranteed else None
-        return _Choice(planned[verdict.replica][0], verdict, now_s, state.likely_prefix_tokens, kept)
+        guaranteed = state.jobs.rows["guaranteed"].tolist() if verdict.guaranteed else []
+        known = dict(zip(state.jobs.ids, guaranteed, strict=False))  # none when it is best effort
+        return _Choice(planned[verdict.replica][0], verdict, now_s, state.likely_prefix_tokens, known)
 
     async def _commit(self, exchange: Exchange, choice: _Choice) -> None:
         """Enter a guarantee. It shows in the mirror at once, so that the next decision counts it."""
@@ -163,12 +163,15 @@ class Admission:
             raise
 
     def _still_fits(self, exchange: Exchange, choice: _Choice, missed: tuple[LedgerEntry, ...]) -> bool:
-        """Whether the decision would have been the same, had these guarantees been known, which came before it."""
-        assert choice.state is not None
-        if not _learn(choice.state.jobs, missed):
+        """Whether a guarantee that is in the ledger can be given: what came before it there may be known only now, and
+        while it was on its way the replica may have lost the time that it needs."""
+        now_s = self._clock()
+        late = now_s - choice.decided_s > exchange.settings.headroom_s
+        if not late and all(_counted(choice, entry) for entry in missed):
             return True
+        state = _as_it_is(choice, missed, exchange.request_id, now_s)
         with self._metrics.planner_call("place"):
-            verdict = decide(exchange.arrival(choice.decided_s), [choice.state], choice.decided_s, exchange.settings)
+            verdict = decide(exchange.arrival(now_s), [state], now_s, exchange.settings)
         return isinstance(verdict, Decision) and verdict.guaranteed
 
     async def _enter(self, exchange: Exchange, choice: _Choice, entry: LedgerEntry) -> None:
@@ -252,23 +255,20 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float, likely_prefix_token
     )
 
 
-def _kept(state: ReplicaState) -> ReplicaState:
-    """The state as it is now: its jobs go on."""
-    return replace(state, jobs=state.jobs.copy())
+def _counted(choice: _Choice, entry: LedgerEntry) -> bool:
+    """Whether a decision knew of a guarantee."""
+    return choice.jobs.get(entry.request_id, False)
 
 
-def _learn(jobs: JobTable, missed: tuple[LedgerEntry, ...]) -> bool:
-    """Enter guarantees among the jobs a decision was made on; False when they were all known."""
-    news = False
-    for entry in missed:
-        if entry.request_id not in jobs:
-            put(jobs, entry)
-        elif jobs[entry.request_id]["guaranteed"]:
-            continue
-        else:  # it was best effort, and has been promoted
-            jobs[entry.request_id]["guaranteed"] = True
-        news = True
-    return news
+def _as_it_is(choice: _Choice, missed: tuple[LedgerEntry, ...], request_id: str, now_s: float) -> ReplicaState:
+    """The replica of a choice now, with what was known to it and what it missed, but without what came after it."""
+    mirror = choice.replica.mirror
+    assert mirror is not None
+    before = choice.jobs.keys() | {entry.request_id for entry in missed}
+    jobs = mirror.jobs.copy()
+    for job_id in [job_id for job_id in jobs.ids if job_id == request_id or job_id not in before]:
+        jobs.remove(job_id)
+    return replace(state_of(choice.replica, mirror, now_s, choice.likely_prefix_tokens), jobs=jobs)
 
 
 def _likely_prefix(exchange: Exchange, replica: Replica) -> int:

@@ -67,6 +67,20 @@ async def test_a_replica_registers_reports_takes_plans_and_leaves(valkey: Valkey
     assert await live(redis) == []
 
 
+async def test_a_replica_leaves_even_when_a_report_is_due_at_that_moment(valkey: Valkey, redis: Redis) -> None:
+    end = channel.ReplicaChannel(valkey.url, INFO, snapshot=report, on_plan=lambda _: None)
+    task = asyncio.create_task(end.run())
+    await registered(redis)
+    async for _ in channel.telemetry_reports(redis, Door()):
+        break
+    await asyncio.sleep(channel.TELEMETRY_MIN_GAP_S / 2)  # it waits for the next one
+    end.report(urgent=True)
+    task.cancel()
+    ended, _ = await asyncio.wait([task], timeout=5)
+    assert task in ended
+    assert await live(redis) == []
+
+
 async def test_a_replica_registers_again_when_redis_comes_back(valkey: Valkey) -> None:
     plans: list[Plan] = []
     end = channel.ReplicaChannel(valkey.url, INFO, snapshot=report, on_plan=plans.append)

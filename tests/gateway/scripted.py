@@ -19,6 +19,7 @@ from slosgate.engines.messages import Plan, RequestProgress, Telemetry
 Script: TypeAlias = Callable[["Call"], Awaitable[None]]
 
 MODEL = "facebook/opt-13b"
+LEAVES_S = 20.0  # a test that ends waits no longer than this for its replicas
 
 
 @dataclass
@@ -300,6 +301,7 @@ async def scripted_replica(
     try:
         yield replica
     finally:
-        await replica.fall_silent()
-        server.close()
-        await replica.vanish()
+        async with asyncio.timeout(LEAVES_S):
+            await replica.fall_silent()
+            server.close()
+            await replica.vanish()

@@ -106,7 +106,7 @@ async def _promised(url: str, name: str) -> list[LedgerEntry]:
     ledger = Ledger(url, "auditor")
     try:
         _, entries = await ledger.load(name)
-        logged = await ledger.redis.zrange(key("log", name), 0, -1)
+        logged: list[bytes] = await ledger.redis.zrange(key("log", name), 0, -1)  # type: ignore[assignment]
     finally:
         await ledger.close()
     guaranteed = {i: entry for i, entry in entries.items() if entry.guaranteed}

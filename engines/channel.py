@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import ResponseError
 
+from slosgate.engines.cancelling import check_cancelled, failure_of
 from slosgate.engines.door import Door, shown
 from slosgate.engines.messages import Announcement, Moment, Name, Plan, Telemetry
 from slosgate.engines.store import STORE_ERRORS, connect, why
@@ -147,6 +148,7 @@ async def arrivals_for(redis: Redis, name: str, door: Door) -> AsyncIterator[Ann
 async def _messages(pubsub: PubSub, door: Door, kind: type[T]) -> AsyncIterator[tuple[str, T]]:
     """(channel, message), as they come."""
     while True:
+        check_cancelled()
         message = await pubsub.get_message(timeout=1.0)
         if message is not None:
             channel = message["channel"].decode(errors="replace")
@@ -205,16 +207,17 @@ class ReplicaChannel:
     async def run(self) -> None:
         """Serve until cancelled, then unregister if Redis is there."""
         while True:
-            try:
-                async with connect(self._url) as redis:
-                    await self._serve(redis)
-            except* Exception as group:  # whatever it was: a replica that nobody sees is worse
-                self._note_trouble(group)
+            error = await failure_of(self._connected())
+            if error is not None:  # whatever it was: a replica that nobody sees is worse
+                self._note_trouble(error)
             await asyncio.sleep(RECONNECT_S)
 
-    def _note_trouble(self, group: BaseExceptionGroup[Exception]) -> None:
+    async def _connected(self) -> None:
+        async with connect(self._url) as redis:
+            await self._serve(redis)
+
+    def _note_trouble(self, error: BaseException) -> None:
         self.connected = False
-        error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         trouble = why(error)
@@ -230,6 +233,7 @@ class ReplicaChannel:
         try:
             async with asyncio.TaskGroup() as tasks:
                 await self._beat(redis)
+                check_cancelled()
                 self._note_connected()
                 tasks.create_task(self._keep_beating(redis))
                 tasks.create_task(self._take_plans(redis))
@@ -291,6 +295,7 @@ class ReplicaChannel:
     async def _keep_beating(self, redis: Redis) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
+            check_cancelled()
             await self._beat(redis)
 
     async def _take_plans(self, redis: Redis) -> None:
@@ -309,12 +314,15 @@ class ReplicaChannel:
 
     async def _send_reports(self, redis: Redis) -> None:
         while True:
+            check_cancelled()
             report = msgspec.structs.replace(self._snapshot(), replica=self.name)
             await redis.publish(key("telemetry", self.name), msgspec.msgpack.encode(report))
             self._news.clear()
             self._urgent.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), TELEMETRY_MIN_GAP_S)
+                async with asyncio.timeout(TELEMETRY_MIN_GAP_S):
+                    await self._urgent.wait()
             if not self._urgent.is_set():
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), TELEMETRY_MAX_GAP_S - TELEMETRY_MIN_GAP_S)
+                    async with asyncio.timeout(TELEMETRY_MAX_GAP_S - TELEMETRY_MIN_GAP_S):
+                        await self._news.wait()

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from starlette.types import Receive, Send
 
+from slosgate.engines.cancelling import ended
 from slosgate.engines.clock import SteadyClock
 from slosgate.gateway.background import kept_up
 from slosgate.gateway.config import Config
@@ -39,8 +40,6 @@ from slosgate.gateway.reports.records import Records, log_stream
 from slosgate.gateway.state.ledger import Ledger
 from slosgate.planner.desk import window_tokens
 
-CANCEL_TIMES = 5
-CANCEL_S = 2.0
 IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
 
 
@@ -170,20 +169,9 @@ class Gateway:
         finally:
             # The last answers have just struck their requests off the ledger: that must still reach Redis.
             await self.ledger.flush()
-            await _ended(tasks)
+            await ended(tasks)
             await self.ledger.close()
             await self.upstream.close()
-
-
-async def _ended(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they end: a library under them may swallow a cancellation that comes at a bad moment."""
-    pending = set(tasks)
-    for _ in range(CANCEL_TIMES):
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_S)
-        if not pending:
-            return
 
 
 def _ttft_s(contract: Contract, prompt_tokens: int, replicas: list[Replica]) -> float:

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from slosgate.engines.addresses import default_name, reachable_url
+from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
 from slosgate.engines.clock import SteadyClock
 from slosgate.engines.sim import policies
@@ -145,9 +146,7 @@ class SimServer:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await ended(tasks)
 
     def _channel(self, redis: str) -> ReplicaChannel:
         info = ReplicaInfo(

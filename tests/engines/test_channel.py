@@ -67,6 +67,18 @@ async def test_a_replica_registers_reports_takes_plans_and_leaves(valkey: Valkey
     assert await live(redis) == []
 
 
+async def test_a_replica_leaves_even_when_it_has_just_got_something_to_say(valkey: Valkey, redis: Redis) -> None:
+    end = channel.ReplicaChannel(valkey.url, INFO, snapshot=report, on_plan=print)
+    task = asyncio.create_task(end.run())
+    await until(lambda: end.connected)
+    await asyncio.sleep(0.1)  # the first report has left
+    end.report(urgent=True)
+    task.cancel()
+    await asyncio.wait([task], timeout=10)
+    assert task.cancelled()
+    assert await live(redis) == []
+
+
 async def test_a_replica_registers_again_when_redis_comes_back(valkey: Valkey) -> None:
     plans: list[Plan] = []
     end = channel.ReplicaChannel(valkey.url, INFO, snapshot=report, on_plan=plans.append)

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from uuid import uuid4
 
 from starlette.types import Receive, Send
@@ -23,13 +24,13 @@ from slosgate.gateway.decisions.headroom import Headroom
 from slosgate.gateway.decisions.lengths import Lengths
 from slosgate.gateway.decisions.planning import Planning
 from slosgate.gateway.decisions.tokenizing import Tokenizers
-from slosgate.gateway.errors import GatewayError, NotAdmitted, Unavailable
+from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
 from slosgate.gateway.http.headers import tracing, visible_id
 from slosgate.gateway.http.keys import Holder, Keys
 from slosgate.gateway.http.overflow import Overflow
 from slosgate.gateway.http.passthrough import Passthrough
 from slosgate.gateway.http.relay import Relay
-from slosgate.gateway.promises.completion import Kind, parse
+from slosgate.gateway.promises.completion import Completion, Kind, parse
 from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
@@ -120,7 +121,7 @@ class Gateway:
         holder: Holder | None,
     ) -> Exchange:  # fmt: skip
         """What is asked for."""
-        completion = parse(body, kind)
+        completion = self._named(parse(body, kind))
         contract = resolve(headers, completion.service_tier, self.config, holder.config if holder else None)
         contract = self.overflow.applied(contract, completion)
         replicas = self._candidates(completion.model, contract)
@@ -150,6 +151,17 @@ class Gateway:
             client_id=visible_id(headers, ""),
             tracing=tracing(headers),
         )
+
+    def _named(self, completion: Completion) -> Completion:
+        """One that names no model is for the only one there is, as in vLLM."""
+        if completion.model:
+            return completion
+        models = self.fleet.base_models()
+        if not models:
+            raise Unavailable("no replica is up; try again shortly", code="no_replica")
+        if len(models) > 1:
+            raise InvalidRequest(f"model is missing: name one of {', '.join(models)}", param="model")
+        return replace(completion, model=models[0])
 
     def _candidates(self, model: str, contract: Contract) -> list[Replica]:
         """The replicas that could serve a request; none when it can go outside instead."""

@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import ResponseError
 
+from slosgate.engines.cancelling import check_cancelled, failure_of
 from slosgate.engines.door import Door, shown
 from slosgate.engines.messages import Announcement, Moment, Name, Plan, Telemetry
 from slosgate.engines.store import STORE_ERRORS, connect, why
@@ -146,7 +147,8 @@ async def arrivals_for(redis: Redis, name: str, door: Door) -> AsyncIterator[Ann
 
 async def _messages(pubsub: PubSub, door: Door, kind: type[T]) -> AsyncIterator[tuple[str, T]]:
     """(channel, message), as they come."""
-    while not _cancelled():
+    while True:
+        check_cancelled()
         message = await pubsub.get_message(timeout=1.0)
         if message is not None:
             channel = message["channel"].decode(errors="replace")
@@ -205,16 +207,17 @@ class ReplicaChannel:
     async def run(self) -> None:
         """Serve until cancelled, then unregister if Redis is there."""
         while True:
-            try:
-                async with connect(self._url) as redis:
-                    await self._serve(redis)
-            except* Exception as group:  # whatever it was: a replica that nobody sees is worse
-                self._note_trouble(group)
+            error = await failure_of(self._connected())
+            if error is not None:  # whatever it was: a replica that nobody sees is worse
+                self._note_trouble(error)
             await asyncio.sleep(RECONNECT_S)
 
-    def _note_trouble(self, group: BaseExceptionGroup[Exception]) -> None:
+    async def _connected(self) -> None:
+        async with connect(self._url) as redis:
+            await self._serve(redis)
+
+    def _note_trouble(self, error: BaseException) -> None:
         self.connected = False
-        error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         trouble = why(error)
@@ -230,6 +233,7 @@ class ReplicaChannel:
         try:
             async with asyncio.TaskGroup() as tasks:
                 await self._beat(redis)
+                check_cancelled()
                 self._note_connected()
                 tasks.create_task(self._keep_beating(redis))
                 tasks.create_task(self._take_plans(redis))
@@ -289,8 +293,9 @@ class ReplicaChannel:
             )  # fmt: skip
 
     async def _keep_beating(self, redis: Redis) -> None:
-        while not _cancelled():
+        while True:
             await asyncio.sleep(HEARTBEAT_S)
+            check_cancelled()
             await self._beat(redis)
 
     async def _take_plans(self, redis: Redis) -> None:
@@ -308,26 +313,16 @@ class ReplicaChannel:
             self._door.refuse(key(kind, self.name), f"the engine can't use it: {type(error).__name__}: {error}")
 
     async def _send_reports(self, redis: Redis) -> None:
-        while not _cancelled():
+        while True:
+            check_cancelled()
             report = msgspec.structs.replace(self._snapshot(), replica=self.name)
             await redis.publish(key("telemetry", self.name), msgspec.msgpack.encode(report))
             self._news.clear()
             self._urgent.clear()
-            await _happens(self._urgent, TELEMETRY_MIN_GAP_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TELEMETRY_MIN_GAP_S):
+                    await self._urgent.wait()
             if not self._urgent.is_set():
-                await _happens(self._news, TELEMETRY_MAX_GAP_S - TELEMETRY_MIN_GAP_S)
-
-
-def _cancelled() -> bool:
-    """Whether this task has been told to end. Loops ask, because redis-py loses a cancellation that comes together
-    with an answer."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-async def _happens(event: asyncio.Event, within_s: float) -> None:
-    """Wait until it happens, but no longer than this."""
-    # Not `wait_for`: before Python 3.12 that loses a cancellation which comes together with the event.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(within_s):
-            await event.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TELEMETRY_MAX_GAP_S - TELEMETRY_MIN_GAP_S):
+                        await self._news.wait()

@@ -13,7 +13,8 @@
     └── Unavailable         503   no replica, or no state: Retry-After
         └── ReplicaLost     503   the replica died under the request and none could take over
 
-Bodies are OpenAI's: {"error": {"message", "type", "param", "code"}}. The `openai` package retries 429 and 5xx, waits
+Bodies are OpenAI's: {"error": {"message", "type", "param", "code"}}, and under /v1/messages Anthropic's:
+{"type": "error", "error": {"type", "message"}}. The `openai` package retries 429 and 5xx, waits
 for `retry-after-ms` (else `retry-after`), and obeys `x-should-retry`.
 """
 
@@ -24,6 +25,16 @@ import math
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+
+ANTHROPIC_PATH = "/v1/messages"
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 
 
 class GatewayError(Exception):
@@ -162,36 +173,48 @@ def error_body(message: str, type_: str, param: str | None, code: str | None) ->
     return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})
 
 
+def anthropic_error_body(message: str, status: int) -> bytes:
+    type_ = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return msgspec.json.encode({"type": "error", "error": {"type": type_, "message": message}})
+
+
+def speaks_anthropic(path: str) -> bool:
+    """Whether clients of this path read Anthropic's errors."""
+    return path == ANTHROPIC_PATH or path.startswith((f"{ANTHROPIC_PATH}/", f"{ANTHROPIC_PATH}?"))
+
+
 def error_event(error: GatewayError) -> bytes:
     """The same error inside a stream that has already begun: clients raise it and stop reading."""
     return b"data: " + error.body() + b"\n\n"
 
 
-def error_response(error: GatewayError, request_id: str) -> Response:
+def error_response(error: GatewayError, request: Request) -> Response:
+    request_id = request.scope.get("slosgate_request_id", "")
     headers = {**error.headers, **({"x-request-id": request_id} if request_id else {})}
-    return Response(error.body(), error.status, headers, media_type="application/json")
+    anthropic = speaks_anthropic(request.scope["path"])
+    body = anthropic_error_body(error.message, error.status) if anthropic else error.body()
+    return Response(body, error.status, headers, media_type="application/json")
 
 
 async def handle(request: Request, exc: Exception) -> Response:
     """The one place where exceptions become responses."""
-    request_id = request.scope.get("slosgate_request_id", "")
     if isinstance(exc, GatewayError):
-        return error_response(exc, request_id)
+        return error_response(exc, request)
     status = getattr(exc, "status_code", 500)
     if status == 404:
-        return error_response(ModelNotFound(f"no such path: {request.url.path}", code="not_found"), request_id)
+        return error_response(ModelNotFound(f"no such path: {request.url.path}", code="not_found"), request)
     if status == 405:
-        return _not_allowed(request, exc, request_id)
-    return error_response(GatewayError("the gateway failed; the log says why"), request_id)
+        return _not_allowed(request, exc)
+    return error_response(GatewayError("the gateway failed; the log says why"), request)
 
 
-def _not_allowed(request: Request, exc: Exception, request_id: str) -> Response:
+def _not_allowed(request: Request, exc: Exception) -> Response:
     """405 with what is allowed, which is also the answer to OPTIONS."""
     allowed = sorted({*(getattr(exc, "headers", None) or {}).get("Allow", "").split(", "), "OPTIONS"} - {""})
     allow = {"allow": ", ".join(allowed)}
     if request.method == "OPTIONS":
         return Response(status_code=204, headers=allow)
     message = f"{request.method} is not allowed on {request.url.path}; accepted: {allow['allow']}"
-    response = error_response(InvalidRequest(message, code="method_not_allowed", status=405), request_id)
+    response = error_response(InvalidRequest(message, code="method_not_allowed", status=405), request)
     response.headers["allow"] = allow["allow"]
     return response

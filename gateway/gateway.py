@@ -8,10 +8,12 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from uuid import uuid4
 
 from starlette.types import Receive, Send
 
+from slosgate.engines.cancelling import ended
 from slosgate.engines.clock import SteadyClock
 from slosgate.gateway.background import kept_up
 from slosgate.gateway.config import Config
@@ -22,13 +24,13 @@ from slosgate.gateway.decisions.headroom import Headroom
 from slosgate.gateway.decisions.lengths import Lengths
 from slosgate.gateway.decisions.planning import Planning
 from slosgate.gateway.decisions.tokenizing import Tokenizers
-from slosgate.gateway.errors import GatewayError, NotAdmitted, Unavailable
+from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
 from slosgate.gateway.http.headers import tracing, visible_id
 from slosgate.gateway.http.keys import Holder, Keys
 from slosgate.gateway.http.overflow import Overflow
 from slosgate.gateway.http.passthrough import Passthrough
 from slosgate.gateway.http.relay import Relay
-from slosgate.gateway.promises.completion import Kind, parse
+from slosgate.gateway.promises.completion import Completion, Kind, parse
 from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
@@ -39,8 +41,6 @@ from slosgate.gateway.reports.records import Records, log_stream
 from slosgate.gateway.state.ledger import Ledger
 from slosgate.planner.desk import window_tokens
 
-CANCEL_TIMES = 5
-CANCEL_S = 2.0
 IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
 
 
@@ -121,7 +121,7 @@ class Gateway:
         holder: Holder | None,
     ) -> Exchange:  # fmt: skip
         """What is asked for."""
-        completion = parse(body, kind)
+        completion = self._named(parse(body, kind))
         contract = resolve(headers, completion.service_tier, self.config, holder.config if holder else None)
         contract = self.overflow.applied(contract, completion)
         replicas = self._candidates(completion.model, contract)
@@ -152,6 +152,17 @@ class Gateway:
             tracing=tracing(headers),
         )
 
+    def _named(self, completion: Completion) -> Completion:
+        """One that names no model is for the only one there is, as in vLLM."""
+        if completion.model:
+            return completion
+        models = self.fleet.base_models()
+        if not models:
+            raise Unavailable("no replica is up; try again shortly", code="no_replica")
+        if len(models) > 1:
+            raise InvalidRequest(f"model is missing: name one of {', '.join(models)}", param="model")
+        return replace(completion, model=models[0])
+
     def _candidates(self, model: str, contract: Contract) -> list[Replica]:
         """The replicas that could serve a request; none when it can go outside instead."""
         try:
@@ -170,20 +181,9 @@ class Gateway:
         finally:
             # The last answers have just struck their requests off the ledger: that must still reach Redis.
             await self.ledger.flush()
-            await _ended(tasks)
+            await ended(tasks)
             await self.ledger.close()
             await self.upstream.close()
-
-
-async def _ended(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they end: a library under them may swallow a cancellation that comes at a bad moment."""
-    pending = set(tasks)
-    for _ in range(CANCEL_TIMES):
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_S)
-        if not pending:
-            return
 
 
 def _ttft_s(contract: Contract, prompt_tokens: int, replicas: list[Replica]) -> float:

@@ -14,6 +14,7 @@ from slosgate.engines.messages import SloArgs, read_slo
 
 TOKEN = " tok"  # the text of every token
 DEFAULT_MAX_TOKENS = 16  # of /v1/completions
+MAX_CHOICES = 16_384  # of one request, as in vLLM
 CHARACTERS_PER_TOKEN = 4  # how text prompts are counted: there is no tokenizer here
 
 
@@ -27,7 +28,7 @@ class BadRequest(Exception):
 
 
 class StreamOptions(msgspec.Struct):
-    include_usage: bool = False
+    include_usage: bool | None = False
 
 
 class Body(msgspec.Struct):
@@ -38,13 +39,13 @@ class Body(msgspec.Struct):
     messages: Any = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | msgspec.UnsetType | None = msgspec.UNSET
+    max_tokens: int | None = None
     max_completion_tokens: int | None = None
     truncate_prompt_tokens: int | None = None
     min_tokens: int = 0
     ignore_eos: bool = False
-    echo: bool = False
-    n: int = 1
+    echo: bool | None = False
+    n: int | None = 1
     vllm_xargs: dict[str, Any] | None = None
 
 
@@ -57,6 +58,19 @@ class SimArgs(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the answers to a request: each is a sequence of its own."""
+
+    prompt_tokens: int
+    output_tokens: int  # what the simulated model will say
+    max_tokens: int
+
+    @property
+    def finish_reason(self) -> str:
+        return "length" if self.output_tokens == self.max_tokens else "stop"
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """A request, understood."""
 
@@ -64,22 +78,18 @@ class Ask:
     chat: bool
     stream: bool
     include_usage: bool
-    prompt_tokens: int
-    output_tokens: int  # what the simulated model will say
-    max_tokens: int
+    choices: tuple[Choice, ...]  # of the first prompt, then of the second
+    prompt_tokens: int  # of all prompts
     slo: SloArgs
     sim: SimArgs
 
     @property
-    def finish_reason(self) -> str:
-        return "length" if self.output_tokens == self.max_tokens else "stop"
-
-    @property
     def usage(self) -> dict[str, int]:
+        output_tokens = sum(choice.output_tokens for choice in self.choices)
         return {
             "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.output_tokens,
-            "total_tokens": self.prompt_tokens + self.output_tokens,
+            "completion_tokens": output_tokens,
+            "total_tokens": self.prompt_tokens + output_tokens,
         }
 
 
@@ -94,35 +104,55 @@ def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_mode
     if body.model is not None and body.model != model:
         message = f"the model `{body.model}` does not exist: this server serves `{model}`"
         raise BadRequest(message, param="model", status=404, kind="NotFoundError")
-    if body.n != 1:
-        raise BadRequest("n must be 1: this server answers with one choice", param="n")
-    prompt_tokens = _chat_tokens(body.messages) if chat else _prompt_tokens(body.prompt)
+    prompts = (_chat_tokens(body.messages),) if chat else _prompts(body.prompt)
     if body.truncate_prompt_tokens is not None and body.truncate_prompt_tokens > 0:
-        prompt_tokens = min(prompt_tokens, body.truncate_prompt_tokens)
-    max_tokens = _max_tokens(body, chat, prompt_tokens, max_model_tokens)
+        prompts = tuple(min(tokens, body.truncate_prompt_tokens) for tokens in prompts)
     xargs = body.vllm_xargs or {}
     return Ask(
         id=request_id,
         chat=chat,
         stream=bool(body.stream),
-        include_usage=body.stream_options is not None and body.stream_options.include_usage,
-        prompt_tokens=prompt_tokens,
-        output_tokens=_output_tokens(body, max_tokens, seed ^ zlib.crc32(data)),
-        max_tokens=max_tokens,
+        include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+        choices=_choices(body, chat, prompts, max_model_tokens, seed ^ zlib.crc32(data)),
+        prompt_tokens=sum(prompts),
         slo=read_slo(xargs, request_id),
         sim=_sim_args(xargs),
     )
 
 
-def _prompt_tokens(prompt: Any) -> int:
-    """Tokens of a prompt: text, token ids, or a list with one of those."""
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
-        prompt = prompt[0]
+def _choices(body: Body, chat: bool, prompts: Sequence[int], max_model_tokens: int, seed: int) -> tuple[Choice, ...]:
+    n = 1 if body.n is None else body.n
+    if not 1 <= n <= MAX_CHOICES // len(prompts):
+        raise BadRequest(f"n must be at least 1, and at most {MAX_CHOICES} over all prompts, not {n}", param="n")
+    choices: list[Choice] = []
+    for prompt_tokens in prompts:
+        max_tokens = _max_tokens(body, chat, prompt_tokens, max_model_tokens)
+        for _ in range(n):
+            output_tokens = _output_tokens(body, max_tokens, seed + len(choices))
+            choices.append(Choice(prompt_tokens, output_tokens, max_tokens))
+    return tuple(choices)
+
+
+def _prompts(prompt: Any) -> tuple[int, ...]:
+    """The tokens of each prompt: a text, token ids, or a list of those."""
     if isinstance(prompt, str) and prompt:
-        return math.ceil(len(prompt) / CHARACTERS_PER_TOKEN)
-    if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
+        return (_prompt_tokens(prompt),)
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        return tuple(_prompt_tokens(part) for part in prompt)
+    return (_prompt_tokens(prompt if prompt else None),)
+
+
+def _prompt_tokens(prompt: Any) -> int:
+    if isinstance(prompt, str):
+        return max(1, math.ceil(len(prompt) / CHARACTERS_PER_TOKEN))
+    if isinstance(prompt, list) and prompt and all(_is_id(token) for token in prompt):
         return len(prompt)
-    raise BadRequest("prompt must be one non-empty text or one non-empty list of token ids", param="prompt")
+    message = "prompt must be a non-empty text, a non-empty list of token ids, or a list of those"
+    raise BadRequest(message, param="prompt")
+
+
+def _is_id(token: Any) -> bool:
+    return type(token) is int or (type(token) is float and token.is_integer())
 
 
 def _chat_tokens(messages: Any) -> int:
@@ -159,7 +189,7 @@ def _asked_tokens(body: Body, chat: bool) -> int | None:
     """What the body allows; None: all that the window leaves. Only chats know max_completion_tokens, as in vLLM."""
     if chat and body.max_completion_tokens is not None:
         return body.max_completion_tokens
-    if body.max_tokens is msgspec.UNSET:
+    if body.max_tokens is None:
         return None if chat else DEFAULT_MAX_TOKENS
     if body.max_tokens == 0 and body.echo and not chat:
         return 1  # the prompt is scored in one step; here that step's token is said, too
@@ -189,34 +219,42 @@ class Completion:
         kind = "chat.completion" if ask.chat else "text_completion"
         self._head = {"id": ask.id, "object": kind, "created": created_s, "model": model}
         self._chunk_head = self._head | ({"object": "chat.completion.chunk"} if ask.chat else {})
-        self._token = self._event([self._choice(TOKEN, None)])
+        self._tokens = [self._event([self._choice(index, TOKEN, None)]) for index in range(len(ask.choices))]
 
     def opening(self) -> bytes:
         """What a stream begins with."""
         if not self._ask.chat:
             return b""
-        return self._event([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+        delta = {"role": "assistant", "content": ""}
+        indices = range(len(self._ask.choices))
+        return b"".join(self._event([{"index": i, "delta": delta, "finish_reason": None}]) for i in indices)
 
-    def tokens(self, count: int) -> bytes:
-        """Events of `count` tokens, one each; none of them the last."""
-        return self._token * count
+    def tokens(self, index: int, count: int) -> bytes:
+        """Events of `count` tokens of one choice, one each; none of them the last."""
+        return self._tokens[index] * count
+
+    def last(self, index: int) -> bytes:
+        """The event of a choice's last token."""
+        return self._event([self._choice(index, TOKEN, self._ask.choices[index].finish_reason)])
 
     def closing(self) -> bytes:
-        """The last token's event, usage if it was asked for, and the end."""
-        last = self._event([self._choice(TOKEN, self._ask.finish_reason)])
+        """Usage if it was asked for, and the end."""
         usage = self._event([], usage=self._ask.usage) if self._ask.include_usage else b""
-        return last + usage + b"data: [DONE]\n\n"
+        return usage + b"data: [DONE]\n\n"
 
     def whole(self) -> bytes:
         """The body of an answer that is not streamed."""
-        text = TOKEN * self._ask.output_tokens
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": self._ask.finish_reason}
-        choice |= {"message": {"role": "assistant", "content": text}} if self._ask.chat else {"text": text}
-        return msgspec.json.encode(self._head | {"choices": [choice], "usage": self._ask.usage})
+        choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._ask.choices)]
+        return msgspec.json.encode(self._head | {"choices": choices, "usage": self._ask.usage})
 
-    def _choice(self, text: str, finish_reason: str | None) -> dict[str, Any]:
+    def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        text = TOKEN * choice.output_tokens
+        said = {"message": {"role": "assistant", "content": text}} if self._ask.chat else {"text": text}
+        return {"index": index, "logprobs": None, "finish_reason": choice.finish_reason, **said}
+
+    def _choice(self, index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
         said = {"delta": {"content": text}} if self._ask.chat else {"text": text}
-        return {"index": 0, **said, "logprobs": None, "finish_reason": finish_reason}
+        return {"index": index, **said, "logprobs": None, "finish_reason": finish_reason}
 
     def _event(self, choices: Sequence[dict[str, Any]], **more: Any) -> bytes:
         return b"data: " + msgspec.json.encode(self._chunk_head | {"choices": choices, **more}) + b"\n\n"

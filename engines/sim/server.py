@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from slosgate.engines.addresses import default_name, reachable_url
+from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
 from slosgate.engines.clock import SteadyClock
 from slosgate.engines.sim import policies
@@ -91,31 +92,43 @@ class SimServer:
             seed=self.config.seed,
         )
 
-    def submit(self, ask: Ask) -> tuple[str, TokenStream]:
-        """Hand a request to the engine: its id there, and its tokens. Raises BadRequest when it can never fit."""
-        taken = ask.slo.slo_id in self.engine.replica.state.slot_of
-        request = EngineRequest(
-            id=ask.id if taken else ask.slo.slo_id,
-            prompt_tokens=ask.prompt_tokens,
-            output_tokens=ask.output_tokens,
-            max_tokens=ask.max_tokens,
-            cached_tokens=min(ask.sim.sim_cached_tokens, ask.prompt_tokens),
-            session=ask.sim.sim_session,
-            acceptance=self.config.acceptance if ask.sim.sim_acceptance is None else ask.sim.sim_acceptance,
-            slo=ask.slo,
-        )
-        try:
-            stream = self.engine.submit(request)
-        except ValueError as error:
-            raise BadRequest(str(error), param="prompt") from None
+    def submit(self, ask: Ask) -> dict[str, TokenStream]:
+        """Hand a request to the engine: the tokens of each choice, by its id there. Raises BadRequest when it can
+        never fit."""
+        streams: dict[str, TokenStream] = {}
+        for engine_id, choice in zip(self._engine_ids(ask), ask.choices, strict=True):
+            request = EngineRequest(
+                id=engine_id,
+                prompt_tokens=choice.prompt_tokens,
+                output_tokens=choice.output_tokens,
+                max_tokens=choice.max_tokens,
+                cached_tokens=min(ask.sim.sim_cached_tokens, choice.prompt_tokens),
+                session=ask.sim.sim_session,
+                acceptance=self.config.acceptance if ask.sim.sim_acceptance is None else ask.sim.sim_acceptance,
+                slo=ask.slo,
+            )
+            try:
+                streams[engine_id] = self.engine.submit(request)
+            except ValueError as error:
+                self.cancel(streams)
+                raise BadRequest(str(error), param="prompt") from None
         self.report(urgent=False)
-        return request.id, stream
+        return streams
+
+    def _engine_ids(self, ask: Ask) -> list[str]:
+        """What the engine calls each choice: as the gateway does, unless a request of that id is under way."""
+        for base in (ask.slo.slo_id, ask.id):
+            ids = [base] if len(ask.choices) == 1 else [f"{base}-{index}" for index in range(len(ask.choices))]
+            if not any(engine_id in self.engine.replica.state.slot_of for engine_id in ids):
+                break
+        return ids
 
     def answer(self, ask: Ask) -> Completion:
         return Completion(ask, self.model, int(self._clock()))
 
-    def cancel(self, engine_id: str) -> None:
-        self.engine.cancel(engine_id)
+    def cancel(self, engine_ids: Iterable[str]) -> None:
+        for engine_id in engine_ids:
+            self.engine.cancel(engine_id)
         self.report(urgent=True)
 
     def report(self, *, urgent: bool) -> None:
@@ -145,9 +158,7 @@ class SimServer:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await ended(tasks)
 
     def _channel(self, redis: str) -> ReplicaChannel:
         info = ReplicaInfo(
@@ -189,28 +200,50 @@ class _Generate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             ask = self._server.understand(await _body(receive), chat=self._chat)
-            engine_id, stream = self._server.submit(ask)
+            streams = self._server.submit(ask)
         except BadRequest as error:
             await _respond(send, error.status, error.body)
             return
         answer = self._server.answer(ask)
-        work = self._stream(send, stream, answer) if ask.stream else self._whole(send, stream, answer)
+        found = list(streams.values())
+        work = self._stream(send, found, answer) if ask.stream else self._whole(send, found, answer)
         if not await _unless_gone(work, receive):
-            self._server.cancel(engine_id)
+            self._server.cancel(streams)
 
-    async def _stream(self, send: Send, stream: TokenStream, answer: Completion) -> None:
+    async def _stream(self, send: Send, streams: Sequence[TokenStream], answer: Completion) -> None:
         await _start(send, 200, b"text/event-stream; charset=utf-8")
-        pending, done = answer.opening(), False
+        if len(streams) == 1:
+            await self._relay(send, streams[0], answer, 0, answer.opening(), answer.closing())
+            return
+        await send({"type": "http.response.body", "body": answer.opening(), "more_body": True})
+        async with asyncio.TaskGroup() as tasks:
+            for index, stream in enumerate(streams):
+                tasks.create_task(self._relay(send, stream, answer, index))
+        await send({"type": "http.response.body", "body": answer.closing(), "more_body": False})
+
+    async def _relay(
+        self,
+        send: Send,
+        stream: TokenStream,
+        answer: Completion,
+        index: int,
+        opening: bytes = b"",
+        closing: bytes = b"",
+    ) -> None:
+        """Write one choice's tokens as they come; with a `closing`, the answer ends with them."""
+        pending, done = opening, False
         while not done:
             count, done = await stream.read()
-            body = pending + (answer.tokens(count - 1) + answer.closing() if done else answer.tokens(count))
+            tokens = answer.tokens(index, count - 1) + answer.last(index) if done else answer.tokens(index, count)
+            body = pending + tokens + closing if done else pending + tokens
             pending = b""
-            await send({"type": "http.response.body", "body": body, "more_body": not done})
+            await send({"type": "http.response.body", "body": body, "more_body": not (done and closing)})
 
-    async def _whole(self, send: Send, stream: TokenStream, answer: Completion) -> None:
-        done = False
-        while not done:
-            _, done = await stream.read()
+    async def _whole(self, send: Send, streams: Sequence[TokenStream], answer: Completion) -> None:
+        for stream in streams:
+            done = False
+            while not done:
+                _, done = await stream.read()
         await _respond(send, 200, answer.whole())
 
 
@@ -265,6 +298,7 @@ def serve(config: ServerConfig) -> None:
             host=config.host,
             port=config.port,
             http="httptools",
+            ws="none",
             access_log=False,
             log_level="warning",
             timeout_keep_alive=KEEP_ALIVE_S,

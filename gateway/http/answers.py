@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slosgate.gateway.errors import error_body
+from slosgate.gateway.errors import anthropic_error_body, error_body, speaks_anthropic
 from slosgate.gateway.http.headers import of_answer
 from slosgate.gateway.replicas.upstream import Response
 
@@ -25,12 +25,14 @@ class Refusal:
     def quoted(self) -> str:
         return self.body[:QUOTED_BYTES].decode(errors="replace")
 
-    def for_client(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
-        """Headers and body as OpenAI's clients read them: what is no JSON is quoted in an error."""
+    def for_client(self, path: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Headers and body as clients of this path read them: what is no JSON is quoted in an error."""
         if 300 <= self.status < 400 or looks_like_json(self.body):
             return self.headers, self.body
+        said = f"the replica answered HTTP {self.status}: {self.quoted}"
         kind = "invalid_request_error" if self.status < 500 else "server_error"
-        body = error_body(f"the replica answered HTTP {self.status}: {self.quoted}", kind, None, "replica_refused")
+        anthropic = speaks_anthropic(path)
+        body = anthropic_error_body(said, self.status) if anthropic else error_body(said, kind, None, "replica_refused")
         headers = [(name, value) for name, value in self.headers if name not in (b"content-type", b"content-encoding")]
         headers.append((b"content-type", b"application/json"))
         if self.status < 500 and self.status not in RETRIED:

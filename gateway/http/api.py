@@ -17,7 +17,7 @@ from slosgate.gateway.http.bodies import handed_through, read_body
 from slosgate.gateway.http.headers import content, credentials, tracing, visible_id
 from slosgate.gateway.http.keys import Holder, matches
 from slosgate.gateway.http.passthrough import Ask
-from slosgate.gateway.http.paths import BARE, RESOURCES, upstream_path
+from slosgate.gateway.http.paths import BARE, LOOKED_UP, RESOURCES, upstream_path
 from slosgate.gateway.promises.completion import Kind
 
 OWN_PATHS = {"/v1/completions": "POST", "/v1/chat/completions": "POST", "/v1/models": "GET, HEAD"}
@@ -90,7 +90,7 @@ def _offered(path: str) -> bool:
     words = path.split("/")[1:]
     if words[0] in ("v1", "v2"):
         return len(words) > 1 and words[1] in RESOURCES
-    return len(words) == 1 and words[0] in BARE
+    return len(words) == 1 and words[0] in BARE | LOOKED_UP
 
 
 def _ask(scope: Scope, headers: dict[bytes, bytes], body: bytes, holder: Holder | None) -> Ask:
@@ -203,6 +203,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/v1/{path:path}", Others(gateway), methods=["GET", "POST"]),
         Route("/v2/rerank", Others(gateway), methods=["POST"]),
         *(Route(f"/{path}", Others(gateway), methods=["POST"]) for path in sorted(BARE)),
+        *(Route(f"/{path}", Others(gateway), methods=["GET"]) for path in sorted(LOOKED_UP)),
         Route("/health", pages.health),
         Route("/ready", pages.ready),
         Route("/metrics", pages.metrics),

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from slosgate.gateway.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnknownEncoding
-from slosgate.gateway.promises.completion import OWN_FIELDS, all_fields, without_claims
+from slosgate.gateway.promises.completion import BOM, OWN_FIELDS, all_fields, without_claims
 from slosgate.gateway.replicas.upstream import ENCODINGS, ZLIB_WINDOW
 
 SLOWEST_BYTES_PER_S = 10_000  # a body that comes slower is not waited for
@@ -105,12 +105,13 @@ def handed_through(body: bytes, content_type: bytes) -> Through:
         return _multipart(body, kind)
     if kind.lower().startswith("application/x-www-form-urlencoded"):
         return _form(body)
-    if kind and "json" not in kind.lower() and not body.lstrip().startswith(b"{"):
+    if kind and "json" not in kind.lower() and not body.removeprefix(BOM).lstrip().startswith(b"{"):
         return Through(body, None)
     return _json(body)
 
 
 def _json(body: bytes) -> Through:
+    body = body.removeprefix(BOM)
     try:
         fields = msgspec.json.decode(body, type=_Json)
         if all(claim is UNSET for claim in (fields.vllm_xargs, fields.priority, fields.request_id)):

@@ -171,7 +171,7 @@ async def _give_up(ask: Ask, replica: Replica, last: Refusal | GatewayError | No
 
 
 async def _refuse(ask: Ask, replica: Replica, answer: Refusal, send: Send) -> None:
-    headers, body = answer.for_client()
+    headers, body = answer.for_client(ask.path)
     headers = [*headers, *_own_headers(ask, replica), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

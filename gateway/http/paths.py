@@ -19,7 +19,12 @@ RESOURCES = frozenset({
 })  # fmt: skip
 # vLLM serves these without /v1, too.
 BARE = frozenset({"classify", "detokenize", "pooling", "rerank", "score", "tokenize"})
-_WORDS = RESOURCES | {"models", "v1", "v2", "admin", "requests", "health", "ready", "metrics", "adapters", "render"}
+LOOKED_UP = frozenset({"version"})  # with GET
+_WORDS = (
+    RESOURCES
+    | LOOKED_UP
+    | {"models", "v1", "v2", "admin", "requests", "health", "ready", "metrics", "adapters", "render"}
+)
 
 
 def canonical(path: str) -> str:

@@ -178,7 +178,7 @@ class Relay:
         """Hand on what a replica says about the request instead of an answer."""
         exchange.outcome = "refused"
         exchange.status, exchange.begun = refusal.status, True
-        headers, body = refusal.for_client()
+        headers, body = refusal.for_client(PATHS[exchange.completion.kind])
         length = (b"content-length", str(len(body)).encode())
         start = {"type": "http.response.start", "status": refusal.status}
         await send({**start, "headers": [*headers, *exchange.answer_headers(), length]})

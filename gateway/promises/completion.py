@@ -25,7 +25,7 @@ class _Body(Struct, frozen=True):
     prompt_embeds: Raw | UnsetType = UNSET
     messages: list[Raw] | UnsetType | None = UNSET
     stream: bool | None = None
-    max_tokens: int | UnsetType | None = UNSET
+    max_tokens: int | None = None
     max_completion_tokens: int | None = None
     truncate_prompt_tokens: int | None = None
     echo: bool | None = None
@@ -53,7 +53,7 @@ class Completion:
 
     kind: Kind
     body: bytes
-    model: str
+    model: str  # "": the body names none
     stream: bool
     prompt_tokens: int | None
     prompt_bytes: int
@@ -75,6 +75,7 @@ _DECODER = msgspec.json.Decoder(_Body, strict=False)
 _ANY = msgspec.json.Decoder(dict[str, Any])
 T = TypeVar("T")
 
+BOM = b"\xef\xbb\xbf"  # some editors' files begin with it, and Python's reader of JSON skips it
 OWN_FIELDS = ("priority", "request_id")  # of a body: only the gateway sets them
 DEFAULT_MAX_TOKENS = 16  # of /v1/completions, for OpenAI and vLLM
 EMBEDDING_BYTES = 2048  # base64 of one token's embedding, for each byte that its text would have had: a rough guess
@@ -83,9 +84,8 @@ LARGE = 1 << 30  # beyond any window, and planning can still count with it
 
 def parse(body: bytes, kind: Kind) -> Completion:
     """Read a body. Raises InvalidRequest naming the field that is missing or wrong."""
+    body = body.removeprefix(BOM)
     fields = _decode(body)
-    if not fields.model:
-        raise InvalidRequest("model is missing: name the model to use", param="model")
     media, prompt = _media_and_messages(fields) if kind == "chat" else ((), _prompt(fields))
     limit = _max_tokens(fields, kind)
     says_too_much = any(x is not UNSET for x in (fields.vllm_xargs, fields.priority, fields.request_id))
@@ -97,7 +97,7 @@ def parse(body: bytes, kind: Kind) -> Completion:
     return Completion(
         kind=kind,
         body=body,
-        model=fields.model,
+        model=fields.model or "",
         stream=bool(fields.stream),
         prompt_tokens=prompt.tokens,
         prompt_bytes=prompt.bytes,
@@ -165,15 +165,14 @@ def _media_of(message: bytes) -> Iterator[tuple[str, int]]:
 def _max_tokens(fields: _Body, kind: Kind) -> int | None:
     """How many tokens the answer may have, as vLLM reads the body; None: as many as the window leaves.
 
-    A chat's max_completion_tokens goes before its max_tokens; /v1/completions knows max_tokens only.
+    A chat's max_completion_tokens goes before its max_tokens; /v1/completions knows max_tokens only, and takes null
+    for its default.
     """
     name, limit = "max_tokens", fields.max_tokens
     if kind == "chat" and fields.max_completion_tokens is not None:
         name, limit = "max_completion_tokens", fields.max_completion_tokens
-    if limit is UNSET:
-        return None if kind == "chat" else DEFAULT_MAX_TOKENS
     if limit is None:
-        return None
+        return None if kind == "chat" else DEFAULT_MAX_TOKENS
     if limit == 0 and kind == "completions" and fields.echo:
         return 1  # only the prompt is asked for, with its logprobs: one step all the same
     if limit < 1:
@@ -203,7 +202,7 @@ def _read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
         message, _, path = str(exc).partition(" - at ")
-        field = path.strip("`").removeprefix("$").removeprefix(".") or None
+        field = path.strip("`").removeprefix("$").removeprefix(".").partition("[")[0] or None
         raise InvalidRequest(f"{field or 'the body'}: {message}", param=field) from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None

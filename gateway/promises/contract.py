@@ -115,7 +115,7 @@ def _milliseconds(headers: Mapping[bytes, bytes], names: tuple[bytes, ...]) -> f
 
 def _positive(text: bytes, name: bytes) -> float:
     try:
-        value = float(text)
+        value = math.nan if b"_" in text else float(text)  # Python reads 1_000, nobody else does
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):

@@ -67,6 +67,10 @@ class Fleet:
         """Every name that a living replica lists, sorted."""
         return sorted({name for replica in self.living() for name in replica.models})
 
+    def base_models(self) -> list[str]:
+        """The models that living replicas were started with, sorted; adapters and aliases are none."""
+        return sorted({replica.model for replica in self.living()})
+
     def knows(self, model: str) -> bool:
         """Whether any replica, living or not, answers to this name."""
         return any(replica.serves(model) for replica in self.replicas.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
@@ -68,6 +69,37 @@ async def test_a_completion_takes_token_ids_and_stops_by_itself(client: AsyncOpe
     assert (text, reason) == await answer()
 
 
+async def test_each_prompt_of_a_batch_is_answered_n_times(client: AsyncOpenAI) -> None:
+    made = await client.completions.create(model="tiny", prompt=[[1, 2, 3], [4]], n=2, max_tokens=50)
+    assert [choice.index for choice in made.choices] == [0, 1, 2, 3]
+    assert len({choice.text for choice in made.choices}) > 1
+    assert made.usage is not None
+    assert made.usage.prompt_tokens == 4
+    assert made.usage.completion_tokens == sum(choice.text.count("tok") for choice in made.choices)
+
+
+async def test_choices_stream_side_by_side(client: AsyncOpenAI) -> None:
+    stream = await client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "Hello"}],
+        n=3,
+        max_tokens=4,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+    )
+    said, ends = Counter[int](), {}
+    async for chunk in stream:
+        for choice in chunk.choices:
+            said[choice.index] += (choice.delta.content or "").count("tok")
+            if choice.finish_reason:
+                ends[choice.index] = choice.finish_reason
+    assert said == {0: 4, 1: 4, 2: 4}
+    assert ends == dict.fromkeys(range(3), "length")
+    assert chunk.usage is not None
+    assert chunk.usage.completion_tokens == 12
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
@@ -76,7 +108,7 @@ async def test_a_completion_takes_token_ids_and_stops_by_itself(client: AsyncOpe
         ({"prompt": "x", "max_tokens": 3000}, 400, "lower max_tokens"),
         ({"prompt": "x", "max_tokens": 0}, 400, "at least 1"),
         ({"prompt": "x", "max_tokens": "many"}, 400, "max_tokens"),
-        ({"prompt": "x", "n": 3}, 400, "n must be 1"),
+        ({"prompt": "x", "n": 0}, 400, "n must be at least 1"),
         ({"prompt": []}, 400, "non-empty"),
         ({}, 400, "prompt must be"),
         (b"{not json", 400, "not valid JSON"),
@@ -125,6 +157,7 @@ def test_an_unknown_name_on_the_command_line_is_refused_with_the_choices(options
         ("chat/completions", {"max_tokens": 9, "max_completion_tokens": 5}, 5),
         ("completions", {"max_tokens": 9, "max_completion_tokens": 5}, 9),
         ("completions", {"max_completion_tokens": 5}, 16),
+        ("completions", {"max_tokens": None}, 16),
         ("completions", {"max_tokens": 3.0}, 3),
         ("completions", {"max_tokens": 0, "echo": True}, 1),
     ],

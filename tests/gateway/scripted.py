@@ -13,13 +13,14 @@ from typing import Any, TypeAlias
 import msgspec
 
 from slosgate.engines import profiles
+from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
 from slosgate.engines.messages import Plan, RequestProgress, Telemetry
 
 Script: TypeAlias = Callable[["Call"], Awaitable[None]]
 
 MODEL = "facebook/opt-13b"
-LEAVES_S = 20.0  # a test that ends waits no longer than this for its replicas
+VANISH_S = 5.0
 
 
 @dataclass
@@ -179,7 +180,7 @@ class ScriptedReplica:
     channel: ReplicaChannel | None = None
     reports: asyncio.Event = field(default_factory=asyncio.Event)
     registered: asyncio.Task[None] | None = None
-    connections: dict[asyncio.StreamWriter, asyncio.Event] = field(default_factory=dict)
+    connections: dict[asyncio.StreamWriter, asyncio.Task[None]] = field(default_factory=dict)
 
     def busy_for(self, seconds: float) -> None:
         """Report an iteration in flight that lasts this much longer."""
@@ -193,27 +194,30 @@ class ScriptedReplica:
         await self.reports.wait()
         await asyncio.sleep(0.05)
 
+    async def stop_beating(self) -> None:
+        if self.registered is not None:
+            await ended([self.registered])
+
     async def fall_silent(self) -> None:
         """No more heartbeats, and nobody answers: a process that hangs."""
         self.hangs = True
-        if self.registered is not None:
-            self.registered.cancel()
-            with suppress(asyncio.CancelledError):
-                await self.registered
+        await self.stop_beating()
 
     async def vanish(self) -> None:
         """End all connections without a goodbye."""
-        for writer, closed in list(self.connections.items()):
+        for writer, serving in list(self.connections.items()):
             writer.transport.abort()
-            await closed.wait()
+            await asyncio.wait([serving], timeout=VANISH_S)
+            await ended([serving])
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        closed = self.connections[writer] = asyncio.Event()
+        serving = asyncio.current_task()
+        assert serving is not None
+        self.connections[writer] = serving
         try:
             await self._serve(reader, writer)
         finally:
             del self.connections[writer]
-            closed.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -239,17 +243,16 @@ class ScriptedReplica:
         self.answering += 1
         work = asyncio.ensure_future(self.script(call))
         gone = asyncio.ensure_future(reader.read(1))
-        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            self.hang_ups += 1
-            work.cancel()
-            call.writer.transport.abort()
-        gone.cancel()
+        try:
+            await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                self.hang_ups += 1
+                call.writer.transport.abort()
+        finally:
+            await ended([work, gone])
+            self.answering -= 1
         with suppress(asyncio.CancelledError, ConnectionError):
-            await work
-        self.answering -= 1
-        with suppress(asyncio.CancelledError):
-            await gone
+            work.result()
 
     def telemetry(self) -> Telemetry:
         self.reports.set()
@@ -301,7 +304,6 @@ async def scripted_replica(
     try:
         yield replica
     finally:
-        async with asyncio.timeout(LEAVES_S):
-            await replica.fall_silent()
-            server.close()
-            await replica.vanish()
+        await replica.fall_silent()
+        server.close()
+        await replica.vanish()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 import aiohttp
 import pytest
 
+from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import arrivals_for, key
 from slosgate.engines.door import Door
 from slosgate.engines.messages import Announcement
@@ -45,9 +45,7 @@ async def test_requests_with_an_slo_are_announced_to_their_replica(
         await ask()
         asked = await ask(ttft="2000", tpot="100")
         await eventually(lambda: heard)
-        listening.cancel()
-        with suppress(asyncio.CancelledError):
-            await listening
+        await ended([listening])
     assert [(a.request_id, a.prompt_tokens) for a in heard] == [(asked, 50)]  # the other one has no SLO
     assert heard[0].ttft_s == pytest.approx(2.0, abs=0.5)
 

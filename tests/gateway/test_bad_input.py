@@ -25,7 +25,6 @@ async def refusal(client: aiohttp.ClientSession, url: str, data: bytes, headers:
 
 CASES: list[tuple[str, dict[str, Any], dict[str, str], int, str | None, str]] = [
     ("unknown model", {**GOOD, "model": "gpt-9"}, {}, 404, "model", "no such model: 'gpt-9'; accepted: "),
-    ("no model", {**GOOD, "model": None}, {}, 400, "model", "model is missing"),
     ("no prompt", {"max_tokens": 2}, {}, 400, "prompt", "prompt is missing"),
     ("empty prompt", {"prompt": []}, {}, 400, "prompt", "prompt must be a string, a list of token ids"),
     ("prompt of another type", {"prompt": 5}, {}, 400, "prompt", "prompt must be a string"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import msgspec
 import pytest
 
 from slosgate.engines import profiles
+from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import ReplicaInfo
 from slosgate.gateway.config import Config
 from slosgate.gateway.replicas.books import Books
@@ -74,18 +75,9 @@ async def known(redis_url: str, name: str) -> AsyncIterator[Known]:
             await eventually(lambda: name in fleet.replicas and ledger.available)
             yield Known(fleet, ledger, upkeep.books, server)
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await ended([task])
         await upstream.close()
         await ledger.close()
-
-
-async def stop_beating(server: ScriptedReplica) -> None:
-    assert server.registered is not None
-    server.registered.cancel()
-    with suppress(asyncio.CancelledError):
-        await server.registered
 
 
 @pytest.mark.parametrize(("hangs", "cuts"), [(False, []), (True, ["lost"])], ids=["it drains", "it is gone"])
@@ -96,7 +88,7 @@ async def test_answers_of_a_replica_without_heartbeat_are_cut_only_if_it_is_gone
         replica = here.replica
         stream = replica.answers["x"] = Stream()
         here.server.hangs = hangs
-        await stop_beating(here.server)
+        await here.server.stop_beating()
         await eventually(lambda: not replica.alive)
         assert list(here.fleet.living()) == []
         await asyncio.sleep(0.5)
@@ -106,7 +98,7 @@ async def test_answers_of_a_replica_without_heartbeat_are_cut_only_if_it_is_gone
 async def test_a_replica_that_began_anew_has_lost_its_answers(redis_url: str, model: str) -> None:
     async with known(redis_url, model) as here:
         stream = here.replica.answers["x"] = Stream()
-        await stop_beating(here.server)
+        await here.server.stop_beating()
         async with scripted_replica(redis_url, model, good(), model=model) as again:
             await eventually(lambda: here.replica.url == again.url)
             assert stream.cuts == ["lost"]
@@ -115,7 +107,7 @@ async def test_a_replica_that_began_anew_has_lost_its_answers(redis_url: str, mo
 
 async def test_just_after_redis_came_back_nobody_is_given_up(redis_url: str, model: str) -> None:
     async with known(redis_url, model) as here:
-        await stop_beating(here.server)
+        await here.server.stop_beating()
         await asyncio.sleep(2.5)
         assert here.replica.alive
 
@@ -134,9 +126,7 @@ async def neighbour(redis_url: str, name: str, fleet: Fleet) -> AsyncIterator[Le
         await eventually(lambda: name in fleet.gateways)
         await asyncio.sleep(0.8)  # until it is subscribed to
         yield ledger
-        beating.cancel()
-        with suppress(asyncio.CancelledError):
-            await beating
+        await ended([beating])
 
 
 def of(request_id: str, gateway: str, **changed: object) -> LedgerEntry:

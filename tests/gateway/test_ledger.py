@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
 
+from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import key
 from slosgate.engines.messages import Plan
 from slosgate.gateway.state.ledger import Conflict, Ledger, StoreDown
@@ -30,9 +31,7 @@ async def connected(url: str, gateway: str) -> AsyncIterator[Ledger]:
     try:
         yield ledger
     finally:
-        sending.cancel()
-        with suppress(asyncio.CancelledError):
-            await sending
+        await ended([sending])
         await ledger.close()
 
 

@@ -20,6 +20,7 @@ from tests.gateway.scripted import good, scripted_replica
 from tests.processes import answers, free_port, running_engine, running_gateway, running_valkey, wait_for
 
 PROGRAM = shutil.which("litellm")
+STOP_S = 20.0
 
 
 def _has_proxy() -> bool:
@@ -77,7 +78,10 @@ def proxy(folder: Path, config: str) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @pytest.mark.timeout(600)

@@ -22,7 +22,7 @@ def test_what_a_commit_was_told_of_is_known_unless_it_has_ended_meanwhile() -> N
 
 def test_only_the_next_version_is_known_to_be_whole() -> None:
     mirror = Mirror(PROFILE)
-    mirror.load(3, {"x": entry("x")}, 0.0, set(mirror.entries))
+    mirror.load(3, {"x": entry("x")}, 0.0, ())
     mirror.advanced(5, 1)
     assert mirror.version == 3  # the fourth is missing
     mirror.advanced(5, 2)

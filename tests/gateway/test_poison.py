@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
+from slosgate.engines.cancelling import ended
 from tests.gateway.conftest import eventually, until_known
 from tests.gateway.poison import Poisoner
 from tests.gateway.scripted import MODEL
@@ -67,9 +68,7 @@ async def test_whatever_is_spoilt_requests_are_served(client: aiohttp.ClientSess
             await asyncio.sleep(0.05)
         stop.set()
         await asyncio.gather(*asking)
-        listening.cancel()
-        with suppress(asyncio.CancelledError):
-            await listening
+        await ended([listening])
     assert set(ends) == {"done"}
     assert "Traceback" not in "".join(process.log.read_text() for process in (*cluster.gateways, *cluster.engines))
     for gateway, kb in zip(cluster.gateways, before, strict=True):

@@ -13,9 +13,9 @@ from yarl import URL
 
 from slosgate.gateway.http.paths import canonical
 from slosgate.gateway.promises.completion import parse
-from tests.gateway.conftest import Start
-from tests.gateway.scripted import Call, good, humble
-from tests.processes import Process
+from tests.gateway.conftest import Start, until_known
+from tests.gateway.scripted import Call, good, humble, scripted_replica
+from tests.processes import Process, running_gateway, running_valkey
 
 CLAIMS = {"vllm_xargs": {"slo_guaranteed": 1, "Slo_weight": 9, "mine": 5}, "priority": -9, "request_id": "victim"}
 SPELLINGS = [
@@ -119,9 +119,10 @@ async def test_a_model_can_be_looked_up_by_its_id(
         ("chat", {"max_tokens": 9, "max_completion_tokens": 5}, 5),
         ("chat", {"max_tokens": 9}, 9),
         ("chat", {}, None),
+        ("chat", {"max_tokens": None}, None),
         ("completions", {"max_tokens": 9, "max_completion_tokens": 5}, 9),
         ("completions", {"max_completion_tokens": 5}, 16),
-        ("completions", {"max_tokens": None}, None),
+        ("completions", {"max_tokens": None}, 16),
         ("completions", {"max_tokens": 1e3}, 1000),
         ("completions", {"max_tokens": "12"}, 12),
         ("completions", {"max_tokens": 0, "echo": True}, 1),
@@ -152,6 +153,35 @@ async def test_what_vllm_serves_is_not_refused(
             ask = {"model": model, "max_tokens": 4, **body}
             async with client.post(f"{gateway.url}/v1/completions", json=ask, headers=slo) as answer:
                 assert answer.status == 200, await answer.text()
+
+
+async def test_the_only_model_need_not_be_named(client: aiohttp.ClientSession) -> None:
+    with running_valkey() as redis, running_gateway(redis.url) as gateway:
+        url, body = f"{gateway.url}/v1/completions", {"prompt": "x", "max_tokens": 1}
+        async with client.post(url, json=body) as answer:
+            assert answer.status == 503
+        async with scripted_replica(redis.url, "a", good(), model="first"):
+            await until_known(client, gateway.url, "a")
+            async with client.post(url, json=body) as answer:
+                assert answer.status == 200, await answer.text()
+            async with scripted_replica(redis.url, "b", good(), model="second"):
+                await until_known(client, gateway.url, "b")
+                async with client.post(url, json=body) as answer:
+                    error = (await answer.json())["error"]
+    assert (answer.status, error["param"]) == (400, "model")
+    assert "name one of first, second" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
+async def test_a_byte_order_mark_is_skipped(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, path: str
+) -> None:
+    async with replica("a", humble) as server:
+        data = b"\xef\xbb\xbf" + json.dumps({"model": model, "prompt": "x", **CLAIMS}).encode()
+        async with client.post(gateway.url + path, data=data) as answer:
+            assert answer.status == 200, await answer.text()
+        assert server.calls[0].body["prompt"] == "x"
+        assert "request_id" not in server.calls[0].body
 
 
 @pytest.mark.parametrize("limit", ["9" * 5000, "²", "-1", "1e3"])

@@ -34,6 +34,26 @@ _ADMISSIONS = {"guaranteed": GUARANTEED, "best-effort": BEST_EFFORT}
 Clock = Callable[[], float]
 
 
+class Asking:
+    """How an answer is asked for, and how its tokens are counted: by its length, and by usage in every event."""
+
+    def body(self, request: Offered, call: Call, prompt: list[int]) -> dict[str, Any]:
+        """The fields that say what is wanted; `prompt` may be written to."""
+        return {
+            "prompt": prompt,
+            "max_tokens": call.output_tokens,
+            "ignore_eos": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        }
+
+    def tokens_so_far(self, event: bytes, before: int) -> int:
+        """How many output tokens have come with an event: what its usage says, else one more if it has a choice."""
+        counted = _COUNTED.search(event)
+        if counted:
+            return int(counted.group(1))
+        return before if _NO_CHOICES.search(event) else before + 1
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where requests go: in turn over `urls` (a gateway is one address). Base addresses, without /v1."""
@@ -43,6 +63,7 @@ class Target:
     slo_headers: bool = True
     api_key: str = ""
     slo_args: bool = False  # tell the engine the SLOs itself, as a gateway would: for engines without one
+    asking: Asking = Asking()  # noqa: RUF009  # it has no state
 
 
 @dataclass(slots=True)
@@ -164,14 +185,7 @@ class _Client:
     async def _stage(
         self, url: str, request: Offered, call: Call, prompt: list[int], outcome: RequestOutcome, stage: StageOutcome
     ) -> None:
-        body = {
-            "model": self._target.model,
-            "prompt": prompt,
-            "max_tokens": call.output_tokens,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-        }
+        body = {"model": self._target.model, "stream": True, **self._target.asking.body(request, call, prompt)}
         headers = _slo_headers(request, call) if self._target.slo_headers else {}
         if self._target.slo_args:
             body["vllm_xargs"] = _slo_args(f"r{next(self._ids)}", request, call)
@@ -206,16 +220,8 @@ class _Client:
                     return ""
                 if b'"error"' in event[:64]:
                     return "error event"
-                times.extend([now_s] * (_tokens_so_far(event, len(times)) - len(times)))
+                times.extend([now_s] * (self._target.asking.tokens_so_far(event, len(times)) - len(times)))
         return ""
-
-
-def _tokens_so_far(event: bytes, before: int) -> int:
-    """How many output tokens have come with this event: what its usage says, else one more if it carries a choice."""
-    counted = _COUNTED.search(event)
-    if counted:
-        return int(counted.group(1))
-    return before if _NO_CHOICES.search(event) else before + 1
 
 
 def _slo_headers(request: Offered, call: Call) -> dict[str, str]:

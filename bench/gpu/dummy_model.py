@@ -1,7 +1,8 @@
 """Model folders without weights, for `vllm serve FOLDER --load-format dummy`.
 
-Speed does not depend on the weights' values, so a config and a tokenizer are all that timing needs. The tokenizer
-has one token per byte and is built here, so no hub is asked.
+Speed does not depend on the weights' values, so a config and a tokenizer are all that timing needs. Tokenizers are
+built here, so no hub is asked. One has a token per byte. Of the other each token is a word of four letters: random ones
+decode cheaply, where random bytes that are no UTF-8 make vLLM's server stand still for seconds.
 
     python -m slosgate.bench.gpu.dummy_model opt-13b out/opt-13b
 """
@@ -48,6 +49,43 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
         "pad_token_id": 1,
     },
+    # arXiv 2407.21783, table 3, as in meta-llama/Llama-3.1-8B's config.
+    "llama-3.1-8b": {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "vocab_size": 128256,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    # arXiv 2505.09388, table 1, as in Qwen/Qwen3-32B's config.
+    "qwen3-32b": {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": 5120,
+        "intermediate_size": 25600,
+        "num_hidden_layers": 64,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+        "vocab_size": 151936,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
     # Two small layers: a token takes a CPU about a millisecond.
     "tiny-llama": {
         "architectures": ["LlamaForCausalLM"],
@@ -68,15 +106,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")
+WORD_CHARACTERS = 4
 CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
 
 
-def write_model(name: str, folder: Path) -> Path:
-    """Write the folder of the model called `name`. Raises KeyError for a name that is not in CONFIGS."""
+def write_model(name: str, folder: Path, *, words: bool = False) -> Path:
+    """Write the folder of the model called `name`, with a tokenizer of bytes or of words.
+
+    Raises KeyError for a name that is not in CONFIGS.
+    """
     config = CONFIGS[name]
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "config.json", config)
-    _write(folder / "tokenizer.json", _byte_tokenizer())
+    tokens = [_word(n) for n in range(config["vocab_size"] - len(SPECIAL_TOKENS))] if words else _byte_letters()
+    _write(folder / "tokenizer.json", _tokenizer(tokens))
     _write(
         folder / "tokenizer_config.json",
         {
@@ -96,9 +139,9 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _byte_tokenizer() -> dict[str, Any]:
+def _tokenizer(tokens: list[str]) -> dict[str, Any]:
     """A byte-level BPE without merges, in the format of the `tokenizers` library."""
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *_byte_letters()])}
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *tokens])}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {
         "version": "1.0",
@@ -121,6 +164,15 @@ def _byte_tokenizer() -> dict[str, Any]:
             "vocab": vocabulary, "merges": [],
         },
     }  # fmt: skip
+
+
+def _word(number: int) -> str:
+    """The word of a number, in base 26."""
+    letters = ""
+    for _ in range(WORD_CHARACTERS):
+        number, letter = divmod(number, 26)
+        letters += chr(ord("a") + letter)
+    return letters
 
 
 def _byte_letters() -> list[str]:

@@ -1,193 +1,278 @@
-"""Measure real vLLM on one GPU: the same loads on stock `vllm serve` and on slosgate in front of it.
+"""Measure real vLLM on a GPU: the same loads on stock `vllm serve`, on the plug-in alone and on slosgate as it ships.
 
-    python -m slosgate.bench.gpu.measure vllm     --load coder=2,3,4@560 --load chatbot=6,8 --out out/gpu
-    python -m slosgate.bench.gpu.measure slosgate --load coder=4,5,6,7 --load chatbot=6,8 --out out/gpu
+    python -m slosgate.bench.gpu.measure vllm vllm-best plug-in slosgate --rates 8,12,16 --out out/gpu
+    python -m slosgate.bench.gpu.measure slosgate --model opt-13b --scenario coder --rates 4,6 --out out/gpu
 
-`slosgate` is gateway and plug-in, `plug-in` the engine alone, planning for itself. Every rate offers about the same
-requests: the scenario's first ones.
-Writes OUT/SYSTEM.json (a result file), OUT/SYSTEM-iterations.jsonl (slosgate: what every iteration did and took) and
-the servers' logs. Needs a machine with vLLM and a GPU; the model is OPT-13B's shape with random weights.
+Systems are measured one after the other. Clients state a cap, and nothing but the engine's model knows how long an
+answer gets (`lengths.py`); they ask for usage once, at the end; `/health` is probed all the while. No profile is given:
+a replica of ours measures itself before it registers. A rate is shared equally by the scenario's classes.
+
+Writes OUT/LABEL.json (a result file), OUT/LABEL-iterations-N.jsonl (what every iteration did and took), the servers'
+logs, and prints one table at the end. Needs a machine with vLLM; weights are random.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import subprocess
-import sys
+import shutil
+import statistics
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import httpx
+import msgspec
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
-from slosgate.bench import processes, results, running
+from slosgate.bench import results, scenarios
 from slosgate.bench.attainment import collect
-from slosgate.bench.errors import choose
+from slosgate.bench.errors import RunError, choose
+from slosgate.bench.gpu import launches
+from slosgate.bench.gpu.asking import Capped
 from slosgate.bench.gpu.dummy_model import write_model
+from slosgate.bench.gpu.silence import Silence, probed
+from slosgate.bench.gpu.systems import MODELS, SYSTEMS, Servers
 from slosgate.bench.live import Target, replay
+from slosgate.bench.load import Load, offer
+from slosgate.bench.results import Row
 from slosgate.bench.summary import summarize
-from slosgate.gateway.state import valkey
+from slosgate.engines import profiles
+from slosgate.engines.vllm import kept
+from slosgate.engines.vllm.launch import GRAPH_TOKENS
+from slosgate.planner.profile import HardwareProfile
 
-PROFILE = "h200-opt-13b"
-MODEL = "opt-13b"
-FIRST_PORT = 8100  # of GPU 0: the gateway, then its engines; each further GPU begins 10 ports higher
-START_S = 420.0  # loading, compiling and capturing graphs for the first time takes minutes
-STOP_S = 40.0
-DRAIN_S = 15.0  # answers that take longer than this after the last arrival count as missed
-SYSTEMS = ("vllm", "plug-in", "slosgate")
-# As in the measurements that the hardware profile was fitted to; everything else is vLLM's default.
-ENGINE_OPTIONS = (
-    "--load-format", "dummy", "--dtype", "float16", "--max-model-len", "2048", "--no-enable-prefix-caching",
-    "--served-model-name", MODEL,
-)  # fmt: skip
+SCENARIO = str(Path(__file__).with_name("coder-chatbot.toml"))
+DRAIN_S = 12.0  # answers that take longer than this after the last arrival count as missed
+LONE_PROMPTS = (64, 256, 1024, 2048, 4096, 7000)
+LONE_TIMES = 5
+CAPTURE = "--max-cudagraph-capture-size"
 
 app = typer.Typer(add_completion=False)
 
 
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run measures; stands in its result files."""
+
+    model: str
+    scenario: str
+    rates: tuple[float, ...]
+    seconds: float | None
+    cap: int
+    replicas: int
+    seed: int
+    options: tuple[str, ...]
+
+
 @app.command()
 def measure(
-    system: Annotated[str, typer.Argument(help="vllm, plug-in or slosgate.")],
-    load: Annotated[
-        list[str] | None, typer.Option(help="SCENARIO=RATE,RATE,...[@REQUESTS]; in requests per second.")
-    ] = None,
-    requests: Annotated[int, typer.Option(help="Requests offered at each rate, about, unless a load says.")] = 300,
+    systems: Annotated[list[str], typer.Argument(help="vllm, vllm-best, plug-in, slosgate: one after the other.")],
+    rates: Annotated[str, typer.Option(help="Requests per second, for each GPU; several with commas.")] = "8,12,16",
+    model: Annotated[str, typer.Option(help=f"The model's shape: {', '.join(MODELS)}.")] = "llama-3.1-8b",
+    scenario: Annotated[str, typer.Option(help="A scenario's name or file.")] = SCENARIO,
+    seconds: Annotated[float | None, typer.Option(help="Arrivals of a rate last so long at most.")] = 60.0,
+    cap: Annotated[int, typer.Option(help="max_tokens of every request.")] = 2048,
     gpu: Annotated[int, typer.Option(help="First GPU to use.")] = 0,
-    replicas: Annotated[int, typer.Option(help="Replicas, each on a GPU of its own; without a gateway in turn.")] = 1,
+    replicas: Annotated[int, typer.Option(help="Replicas on GPUs of their own; without a gateway in turn.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for results and logs.")] = Path("out/gpu"),
-    option: Annotated[list[str] | None, typer.Option(help="A further option for `vllm serve`, as NAME=VALUE.")] = None,
-    label: Annotated[str, typer.Option(help="The system's name in the result, if not the system's own.")] = "",
-    profile: Annotated[bool, typer.Option(help="Measure the engine's profile first (slosgate only).")] = False,
-    minutes: Annotated[float, typer.Option(help="No further rate is started after this long.")] = 9.0,
+    option: Annotated[list[str] | None, typer.Option(help="A further option for `vllm serve`, NAME=VALUE.")] = None,
+    label: Annotated[str, typer.Option(help="Goes behind the systems' names in results.")] = "",
+    minutes: Annotated[float, typer.Option(help="Nothing is started that would end later.")] = 8.8,
 ) -> None:
-    """Start one system, offer it every load, write what became of the requests."""
-    choose("system", system, SYSTEMS)
-    out.mkdir(parents=True, exist_ok=True)
-    console = Console(width=100)
-    ends_s = time.monotonic() + minutes * 60
-    name = label or system
-    config = {
-        "system": system,
-        "load": load or [],
-        "requests": requests,
-        "replicas": replicas,
-        "engine_options": [*ENGINE_OPTIONS, *(option or [])],
-    }
-    result = results.begin("gpu-measure", config, seed=seed, hardware=PROFILE)
-    model = write_model(MODEL, out.parent / "model")
-    started = _Servers(system, model, name, [part for each in option or [] for part in each.split("=", 1)], out, gpu)
-    with started.serving(replicas) as urls:
-        target = Target(tuple(urls), MODEL, slo_headers=system == "slosgate", slo_args=system == "plug-in")
-        for url in urls:
-            _warm_up(url)
-        if profile:
-            _profile(started, out / f"{name}-profile")
-        for scenario, rate, count in _loads(load or [], requests):
-            if time.monotonic() + count / rate + DRAIN_S > ends_s:
-                console.print(f"no time left for {scenario} at {rate:g}")
-                continue
-            result.rows.append(_row(name, scenario, rate, count / rate, seed, replicas, target))
-            results.write(result, out / f"{name}.json")
-            console.print(running.table(result.rows[-1:]))
-    console.print(running.table(result.rows))
-
-
-def _warm_up(url: str) -> None:
-    """Send a few requests of all lengths, so that nothing is compiled while it counts."""
-    for prompt_tokens in (16, 200, 700, 1900, 40):
-        body = {"model": MODEL, "prompt": [1000] * prompt_tokens, "max_tokens": 20, "ignore_eos": True}
-        httpx.post(f"{url}/v1/completions", json=body, timeout=60, trust_env=False).raise_for_status()
-
-
-def _profile(servers: _Servers, out: Path) -> None:
-    """`slosbench profile run` against the first engine: OUT.json, its iterations beside it."""
-    command = [sys.executable, "-m", "slosgate.bench", "profile", "run"]
-    command += ["--url", servers.engine_url, "--redis", servers.redis_url, "--out", f"{out}.json"]
-    subprocess.run([*command, "--iterations", f"{out}-iterations.jsonl", "--json", f"{out}-result.json"], check=True)
-
-
-def _row(
-    system: str, scenario: str, rate: float, seconds: float, seed: int, replicas: int, target: Target
-) -> results.Row:
-    """Offer one load and sum up what became of it."""
-    experiment = running.Experiment(
-        scenario=scenario, system=system, rate=rate, hardware=PROFILE, seconds=seconds, seed=seed, url=target.urls[0]
+    """Start the systems in turn, offer each every load, write what became of the requests."""
+    for system in systems:
+        choose("system", system, SYSTEMS)
+    plan = Plan(
+        model=choose("model", model, MODELS),
+        scenario=scenario,
+        rates=tuple(float(rate) for rate in rates.split(",")),
+        seconds=seconds,
+        cap=cap,
+        replicas=replicas,
+        seed=seed,
+        options=tuple(part for each in option or [] for part in each.split("=", 1)),
     )
-    offered, _ = running.prepare(experiment)
-    live = asyncio.run(replay(offered, target, seed=seed, drain_s=DRAIN_S))
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console(width=128)
+    ends_s = time.monotonic() + minutes * 60
+    rows: list[Row] = []
+    failed = False
+    folder = write_model(model, out / "model", words=True)
+    for system in systems:
+        name = system + label
+        servers = Servers(SYSTEMS[system], name, folder, model, plan.options, out, gpu)
+        try:
+            rows += _measure(plan, servers, console, ends_s)
+        except (RunError, httpx.HTTPError) as error:
+            failed = True
+            console.print(f"[bold red]{name} failed:[/] {error}", markup=True, highlight=False)
+    console.print(table(rows))
+    raise typer.Exit(int(failed))
+
+
+def _measure(plan: Plan, servers: Servers, console: Console, ends_s: float) -> list[Row]:
+    """One system at every rate; writes its result file after each."""
+    config = {**msgspec.to_builtins(plan), "system": servers.label, "engine_options": servers.engine_options}
+    reference = _reference(plan)
+    result = results.begin("gpu-measure", config, seed=plan.seed, hardware=reference.name)
+    started_s = time.monotonic()
+    with servers.serving(plan.replicas) as urls:
+        begun_s = time.monotonic()
+        console.print(f"{servers.label}: up after {begun_s - started_s:.0f} s")
+        _tell_measured(servers, console)
+        target = Target(
+            tuple(urls), plan.model, slo_headers=servers.system.gateway,
+            slo_args=servers.system.ours and not servers.system.gateway,
+            asking=Capped(plan.cap, by_deadline=servers.system.by_deadline),
+        )  # fmt: skip
+        lone = _lone_prompts(urls[0], plan, reference if servers.system.ours else None)
+        console.print(f"  zero-load TTFT, ms: {lone}")
+        for rate in plan.rates:
+            load = equal_parts(plan, reference, rate * plan.replicas)
+            if time.monotonic() + load.seconds + DRAIN_S > ends_s:
+                console.print(f"no time left for {servers.label} at {rate:g}")
+                continue
+            row = _row(plan, servers, rate * plan.replicas, load, target)
+            result.rows.append({**row, "start_s": round(begun_s - started_s, 1), "zero_load_ms": lone})
+            results.write(result, servers.out / f"{servers.label}.json")
+            console.print(table([row]))
+    if servers.system.ours:
+        _tell_launches(result, servers, plan, console)
+    return result.rows
+
+
+def _reference(plan: Plan) -> HardwareProfile:
+    """What SLOs that are slowdowns refer to, with this run's window; a replica's own measurement, once there is one."""
+    profile = profiles.load(scenarios.load(plan.scenario).hardware)
+    return msgspec.structs.replace(profile, max_model_tokens=MODELS[plan.model].window - plan.cap)
+
+
+def equal_parts(plan: Plan, profile: HardwareProfile, rate_rps: float) -> Load:
+    """The scenario's load, every class at the same rate."""
+    scenario = scenarios.load(plan.scenario)
+    loads = [
+        offer(
+            msgspec.structs.replace(scenario, classes={name: kind}),
+            profile,
+            rate_rps / len(scenario.classes),
+            seed=plan.seed,
+            seconds=plan.seconds,
+        )
+        for name, kind in scenario.classes.items()
+    ]
+    seconds = min(load.seconds for load in loads)
+    requests = sorted((r for load in loads for r in load.requests if r.arrival_s < seconds), key=lambda r: r.arrival_s)
+    return Load(
+        tuple(requests), seconds, ", ".join(load.trace_source for load in loads), {"parts": [x.record for x in loads]}
+    )
+
+
+def _row(plan: Plan, servers: Servers, rate: float, load: Load, target: Target) -> Row:
+    """Offer one load and sum up what became of it."""
+    with contextlib.ExitStack() as probing:
+        silences = [probing.enter_context(probed(url)) for url in {*servers.engine_urls, *target.urls}]
+        used_s = time.process_time()
+        live = asyncio.run(replay(load, target, seed=plan.seed, drain_s=DRAIN_S))
+        used_s = time.process_time() - used_s
     return {
-        "scenario": scenario, "system": system, "rate_rps": rate, "hardware": PROFILE, "replicas": replicas,
-        "mode": "live", "seed": seed, "trace_source": offered.trace_source, "load": offered.record,
-        **summarize(collect(live.outcomes), offered.seconds), **live.schedule(),
+        "scenario": scenarios.load(plan.scenario).name, "system": servers.label, "rate_rps": rate,
+        "hardware": plan.model, "replicas": plan.replicas, "mode": "live", "seed": plan.seed,
+        "trace_source": load.trace_source, "load": load.record, "client_cpu_s": round(used_s, 1),
+        **_silence(silences), **summarize(collect(live.outcomes), load.seconds), **live.schedule(),
     }  # fmt: skip
 
 
-def _loads(loads: Sequence[str], requests: int) -> Iterator[tuple[str, float, int]]:
-    """(scenario, requests per second, requests)."""
-    for load in loads:
-        scenario, _, rates = load.partition("=")
-        rates, _, count = rates.partition("@")
-        for rate in rates.split(","):
-            yield scenario, float(rate), int(count or requests)
+def _silence(silences: list[Silence]) -> Row:
+    return {
+        "silent_longest_s": round(max(s.longest_s for s in silences), 3),
+        "silent_over_250_ms": sum(s.over_250_ms for s in silences),
+        "probes": sum(s.probes for s in silences),
+    }
 
 
-@dataclasses.dataclass(slots=True)
-class _Servers:
-    """How the servers of one measurement are started."""
+def _lone_prompts(url: str, plan: Plan, profile: HardwareProfile | None) -> dict[str, list[float]]:
+    """Medians of lone requests, in ms; beside them what the replica's own profile predicts, if it has one."""
+    found: dict[str, list[float]] = {}
+    predicting = _measured_profile() if profile else None
+    with httpx.Client(base_url=url, timeout=60.0, trust_env=False) as client:
+        for n, tokens in enumerate(t for t in LONE_PROMPTS if t < MODELS[plan.model].window):
+            took_s = []
+            for again in range(LONE_TIMES + 1):
+                prompt = [3000 + (7919 * (n * LONE_TIMES + again) + 31 * i) % 20_000 for i in range(tokens)]
+                body = {"model": plan.model, "prompt": prompt, "max_tokens": 1, "ignore_eos": True}
+                begun_s = time.perf_counter()
+                client.post("/v1/completions", json=body).raise_for_status()
+                took_s.append(time.perf_counter() - begun_s)
+            found[str(tokens)] = [round(statistics.median(took_s[1:]) * 1e3, 1)]
+            if predicting is not None:
+                found[str(tokens)].append(round(predicting.zero_load_ttft_s(tokens) * 1e3, 1))
+    return found
 
-    system: str
-    model: Path
-    name: str
-    options: list[str]  # further ones for `vllm serve`
-    out: Path
-    first_gpu: int
-    redis_url: str = ""
-    engine_url: str = ""  # of the first one
 
-    @contextlib.contextmanager
-    def serving(self, replicas: int) -> Iterator[list[str]]:
-        """The addresses that requests go to, ready for them."""
-        port = FIRST_PORT + 10 * self.first_gpu
-        ports = range(port + 1, port + 1 + replicas)
-        self.engine_url = f"http://127.0.0.1:{ports[0]}"
-        with contextlib.ExitStack() as ending:
-            if self.system != "slosgate":
-                self._engines(ports, [], ending)
-                yield [f"http://127.0.0.1:{each}" for each in ports]
-                return
-            redis = valkey.start()
-            ending.callback(redis.stop)
-            self.redis_url = redis.url
-            config = "".join(f"[classes.{c}]\n" for c in ("coder", "chatbot", "summarizer"))
-            log = self.out / f"{self.name}-gateway.log"
-            gateway = ending.enter_context(processes.gateway(redis.url, config, port=port, log=log))
-            self._engines(ports, ["--redis", redis.url], ending)
-            gateway.wait_until_up("/ready", [f"vllm-{each}" for each in ports], START_S)
-            yield [gateway.url]
+def _measured_profile() -> HardwareProfile | None:
+    """What a replica on this machine measured of itself last."""
+    files = sorted(kept.folder().glob("*.json"), key=lambda file: file.stat().st_mtime)
+    return profiles.load(str(files[-1])) if files else None
 
-    def _engines(self, ports: Sequence[int], options: list[str], ending: contextlib.ExitStack) -> None:
-        """One engine per port, on GPUs counted up from the first; returns when all are ready."""
-        started = []
-        for n, port in enumerate(ports):
-            gpu = {"CUDA_VISIBLE_DEVICES": str(self.first_gpu + n)}
-            log = self.out / f"{self.name}-engine-{n}.log"
-            command = [*self._command(port, n), *options, *ENGINE_OPTIONS, *self.options]
-            running = processes.started([sys.executable, *command], port, log=log, environment=gpu, stop_s=STOP_S)
-            started.append(ending.enter_context(running))
-        for engine in started:
-            engine.wait_until_up(timeout_s=START_S)
 
-    def _command(self, port: int, n: int) -> list[str]:
-        if self.system == "vllm":
-            return ["-m", "vllm.entrypoints.cli.main", "serve", str(self.model), "--port", str(port)]
-        log = str(self.out / f"{self.name}-iterations-{n}.jsonl")
-        command = ["-m", "slosgate.engines.vllm.command", "--model", str(self.model), "--profile", PROFILE]
-        return [*command, "--port", str(port), "--iteration-log", log]
+def _tell_measured(servers: Servers, console: Console) -> None:
+    """Say and keep what the replicas measured of themselves."""
+    if not servers.system.ours:
+        return
+    for n in range(len(servers.engine_urls)):
+        for line in servers.said(n):
+            console.print(f"  {line}", markup=False, highlight=False)
+    for file in kept.folder().glob("*.json"):
+        shutil.copy(file, servers.out / f"{servers.label}-profile-{file.name}")
+
+
+def _tell_launches(result: results.Result, servers: Servers, plan: Plan, console: Console) -> None:
+    """Launch times by kind of iteration, into the result and onto the screen."""
+    options = servers.engine_options
+    captured = int(options[options.index(CAPTURE) + 1]) if CAPTURE in options else GRAPH_TOKENS
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, title=f"launches of {servers.label}, ms")
+    found: list[Row] = []
+    for n in range(plan.replicas):
+        log = servers.iteration_log(n)
+        found += launches.summary(log, captured) if log.exists() else []
+    for name in found[0] if found else ():
+        shown.add_column(name.removesuffix("_ms").replace("_", " "), justify="right")
+    for row in found:
+        shown.add_row(*map(str, row.values()))
+    console.print(shown)
+    if result.rows:
+        result.rows[-1]["launches"] = found
+        results.write(result, servers.out / f"{servers.label}.json")
+
+
+def table(rows: list[Row]) -> Table:
+    """The points of all systems, for people."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, caption="attained: of all offered, by the paper's rule")
+    heads = (
+        "system", "req/s", "offered", "attained", "95 % CI", "coder", "chatbot", "kept", "of", "TTFT ms p50/p99",
+        "TPOT ms p50/p99", "silent s", "errors",
+    )  # fmt: skip
+    for head in heads:
+        shown.add_column(head, justify="left" if head == "system" else "right", no_wrap=True)
+    for row in rows:
+        classes = {each["slo_class"]: f"{each['attainment']:.1%}" for each in row["classes"]}
+        kept_share = row["guaranteed_attainment"]
+        shown.add_row(
+            row["system"], f"{row['offered_rps']:.3g}", str(row["offered"]), f"{row['attainment']:.1%}",
+            f"{row['ci_low'] * 100:.1f}-{row['ci_high'] * 100:.1f}", classes.get("coder", ""),
+            classes.get("chatbot", ""), "" if kept_share is None else f"{kept_share:.1%}", str(row["guaranteed"]),
+            _ms(row["ttft_p50_s"], row["ttft_p99_s"]), _ms(row["tpot_p50_s"], row["tpot_p99_s"]),
+            f"{row['silent_longest_s']:.2f}", " ".join(f"{k}:{v}" for k, v in row["errors"].items()),
+        )  # fmt: skip
+    return shown
+
+
+def _ms(*seconds: float | None) -> str:
+    return "/".join("–" if each is None else f"{each * 1e3:.0f}" for each in seconds)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class Flight:
     put_off: bool  # decided only after the one before it had ended: its time has the pause for that in it
     first_tokens: list[Any] = field(default_factory=list)  # requests whose first token this iteration makes
     launch_s: float = 0.0  # how long it took to choose and launch, as far as vLLM lets us know
+    lead_s: float = 0.0  # how long before its start it was to be chosen
 
     @property
     def prefills(self) -> bool:
@@ -89,6 +90,7 @@ class Flights:
         return max(0.0, self.expected_end_s(now_s) - self._lead.s - now_s)
 
     def launch(self, flight: Flight) -> None:
+        flight.lead_s = self._lead.s
         self._flights.append(flight)
 
     def launched(self, now_s: float) -> None:

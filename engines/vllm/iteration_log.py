@@ -29,6 +29,7 @@ class IterationLog:
             "free_blocks": free_blocks,
             "put_off": flight.put_off,
             "launch_ms": round(flight.launch_s * 1e3, 3),
+            "lead_ms": round(flight.lead_s * 1e3, 3),
         }
         self._file.write(msgspec.json.encode(line) + b"\n")
         self._lines += 1

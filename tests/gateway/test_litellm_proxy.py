@@ -6,11 +6,14 @@ Needs the proxy on the PATH (pip install 'litellm[proxy]', in an environment of 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
+from textwrap import dedent
 
 import aiohttp
 import pytest
@@ -30,34 +33,25 @@ def _has_proxy() -> bool:
 
 pytestmark = pytest.mark.skipif(not _has_proxy(), reason="the LiteLLM proxy is not on the PATH")
 
-IN_FRONT = """
-model_list:
-  - model_name: here
-    litellm_params: {{model: openai/local, api_base: "{gateway}/v1", api_key: none, max_retries: 0}}
-general_settings: {{forward_client_headers_to_llm_api: true, dangerously_permit_weak_or_unset_master_key: true}}
-router_settings: {{num_retries: 0, disable_cooldowns: true}}
-"""
+KEY = f"sk-{secrets.token_hex(32)}"  # without one, or with a guessable one, the proxy doesn't start
+README = Path(__file__).parents[2] / "README.md"
 BEHIND = """
 model_list:
-  - model_name: cloud
+  - model_name: NAME
     litellm_params: {{model: openai/elsewhere, api_base: "{provider}/v1", api_key: none}}
-general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
 """
-GATEWAY = """
-[classes.interactive]
-ttft_ms = 400
-tpot_ms = 100
-when_full = "overflow"
-overflow = "cloud"
+STRICT = """
 [classes.strict]
 ttft_ms = 400
-tpot_ms = 100
 when_full = "reject"
-[overflow.cloud]
-model = "openai/cloud"
-api_base = "{proxy}/v1"
-api_key_env = "PATH"
 """
+
+
+def from_readme(first_line: str) -> str:
+    """The block of README that begins so."""
+    lines = README.read_text().split("\n")
+    block = takewhile(lambda line: line.startswith("    "), lines[lines.index(f"    {first_line}") :])
+    return dedent("\n".join(block))
 
 
 @contextmanager
@@ -70,7 +64,7 @@ def proxy(folder: Path, config: str) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--telemetry", "False"], stdout=log, stderr=log, cwd=folder,
-            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": KEY},
         )  # fmt: skip
         try:
             wait_for(lambda: process.poll() is not None or answers(f"http://127.0.0.1:{port}/health/liveliness"))
@@ -85,14 +79,20 @@ def proxy(folder: Path, config: str) -> Iterator[str]:
 
 
 @pytest.mark.timeout(600)
-async def test_the_proxy_stands_on_both_sides(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+async def test_the_proxy_stands_on_both_sides(
+    tmp_path: Path, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_front, overflow = from_readme("model_list:"), from_readme("[classes.interactive]")
+    monkeypatch.setenv("LITELLM_KEY", KEY)
     with ExitStack() as stack:
         urls = [stack.enter_context(running_valkey()).url for _ in range(2)]
         provider = stack.enter_context(running_engine(urls[1], "elsewhere", "--model", "elsewhere", "--policy", "vllm"))
         behind = stack.enter_context(proxy(tmp_path / "behind", BEHIND.format(provider=provider.url)))
-        gateway = stack.enter_context(running_gateway(urls[0], GATEWAY.format(proxy=behind)))
-        front = stack.enter_context(proxy(tmp_path / "front", IN_FRONT.format(gateway=gateway.url)))
-        async with scripted_replica(urls[0], "local", good(), model="local") as replica:
+        gateway = stack.enter_context(
+            running_gateway(urls[0], overflow.replace("http://litellm:4000", behind) + STRICT)
+        )
+        front = stack.enter_context(proxy(tmp_path / "front", in_front.replace("http://slosgate:8000", gateway.url)))
+        async with scripted_replica(urls[0], "local", good()) as replica:
             await until_known(client, gateway.url, "local")
             status, headers, text = await _ask(client, front, "interactive", stream=False)
             assert (status, headers["llm_provider-x-slo-admission"]) == (200, "guaranteed"), text
@@ -116,7 +116,7 @@ async def test_the_proxy_stands_on_both_sides(tmp_path: Path, client: aiohttp.Cl
 async def _ask(
     client: aiohttp.ClientSession, url: str, slo_class: str, *, stream: bool
 ) -> tuple[int, dict[str, str], str]:
-    body = {"model": "here", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 3, "stream": stream}
-    headers = {"x-slo-class": slo_class}
+    body = {"model": "code", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 3, "stream": stream}
+    headers = {"x-slo-class": slo_class, "authorization": f"Bearer {KEY}"}
     async with client.post(f"{url}/v1/chat/completions", json=body, headers=headers) as answer:
         return answer.status, {name.lower(): value for name, value in answer.headers.items()}, await answer.text()

@@ -116,9 +116,7 @@ class Mirror:
         if request_id in self.jobs:
             self.jobs.remove(request_id)
 
-    def load(
-        self, version: int, entries: dict[str, LedgerEntry], asked_s: float, before: Collection[str]
-    ) -> None:
+    def load(self, version: int, entries: dict[str, LedgerEntry], asked_s: float, before: Collection[str]) -> None:
         """Replace the ledger by what Redis held when it was asked, at `asked_s`, while `before` were known here.
 
         What has come or ended since then is news that the answer didn't have, and stays as it is.

@@ -21,6 +21,7 @@ class Question:
     replicas: int = 1
     budget: int | None = None
     drafts: int = 0
+    defer_below: float = 0.0
     prefill_replicas: int | None = None
     ahead: bool = True
     seeds: int = SEEDS
@@ -30,6 +31,7 @@ class Question:
         return {
             "budget": self.budget,
             "drafts": self.drafts,
+            "defer_below": self.defer_below,
             "prefill_replicas": self.prefill_replicas,
             "ahead": self.ahead,
         }
@@ -44,6 +46,7 @@ def settings_of(question: Question) -> list[Question]:
             question,
             budget=t.budget,
             drafts=t.drafts,
+            defer_below=t.defer_below,
             replicas=t.replicas or question.replicas,
             prefill_replicas=t.prefill_replicas,
         )
@@ -53,4 +56,10 @@ def settings_of(question: Question) -> list[Question]:
 
 def tunable(question: Question) -> bool:
     """Whether nothing that could be tuned is fixed."""
-    return question.budget is None and not question.drafts and not question.prefill_replicas and question.ahead
+    return (
+        question.budget is None
+        and not question.drafts
+        and not question.defer_below
+        and not question.prefill_replicas
+        and question.ahead
+    )

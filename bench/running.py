@@ -108,6 +108,7 @@ def measure(experiment: Experiment, load: Load, profile: HardwareProfile, consol
                     prefill_replicas=setting.prefill_replicas,
                     budget=setting.budget,
                     drafts=setting.drafts,
+                    defer_below=setting.defer_below,
                 ),
             )
         outcomes, more = served.outcomes, {"replica_totals": served.replicas}

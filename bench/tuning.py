@@ -14,6 +14,10 @@ from slosgate.engines.sim.systems import SystemFactory
 from slosgate.planner.profile import HardwareProfile
 
 BASELINES = ("vllm", "vllm-v0", "sarathi", "distserve")
+RIVALS = ("edf", "qoserve", "scorpio", "jitserve")  # they know SLOs, too
+ROUTED_RIVALS = ("edf-least-work", "polyserve")  # the same as edf on one replica
+RIVAL_BUDGETS = (768, 384, 2048)
+DEFERRING = ("edf", "jitserve", *ROUTED_RIVALS)
 BUDGETS = {
     "sarathi": (1024, 512, 2048, 256, 4096),  # tokens an iteration may take
     "sarathi+sd": (2048, 1024, 512),  # a decode takes several, and a verification's context more than its tokens
@@ -30,6 +34,7 @@ class Setting:
 
     budget: int | None = None
     drafts: int = 0
+    defer_below: float = 0.0  # of the KV memory
     replicas: int | None = None  # as many as were asked for, unless a split needs more
     prefill_replicas: int | None = None
     ahead: bool = True  # iterations are chosen while the one before runs (asynchronous scheduling)
@@ -38,7 +43,11 @@ class Setting:
 def names() -> list[str]:
     """Every system that can be run, as command lines name them."""
     known = systems.names()
-    return known + [name + SPECULATING for name in BASELINES if name in known and name + SPECULATING not in known]
+    return known + [
+        name + SPECULATING
+        for name in (*BASELINES, *RIVALS, *ROUTED_RIVALS)
+        if name in known and name + SPECULATING not in known
+    ]
 
 
 def check(system: str) -> str:
@@ -84,7 +93,10 @@ def settings(system: str, replicas: int = 1) -> list[Setting]:
     splits: tuple[tuple[int | None, int | None], ...] = ((None, None),)
     if name == "distserve":
         splits = SPLITS.get(replicas) or tuple((replicas, n) for n in range(1, replicas))
-    return [Setting(budget, n, *split) for n in drafts for budget in BUDGETS.get(system, (None,)) for split in splits]
+    rival = name in RIVALS or name in ROUTED_RIVALS
+    budgets = RIVAL_BUDGETS if rival else BUDGETS.get(system, (None,))
+    defers = (0.5, 0.0, 1.0) if name in DEFERRING else (0.0,)
+    return [Setting(b, n, d, *split) for n in drafts for b in budgets for d in defers for split in splits]
 
 
 def synchronous(system: str) -> bool:

@@ -30,6 +30,7 @@ class Setup:
     acceptance: float = 0.0  # chance that a drafted token is accepted
     budget: int | None = None  # tokens an iteration may take
     drafts: int = 0
+    defer_below: float = 0.0  # of rivals: share of the KV memory
     prefill_replicas: int | None = None  # of `replicas`, where prefill and decode are apart
     ahead: bool = True  # iterations are chosen while the one before runs (asynchronous scheduling)
 
@@ -63,6 +64,7 @@ def simulate(
             seed=setup.seed,
             budget=setup.budget,
             drafts=setup.drafts,
+            defer_below=setup.defer_below,
             prefill_replicas=setup.prefill_replicas,
             async_scheduling=setup.ahead,
         )

@@ -28,7 +28,7 @@ from slosgate.planner.arrivals import Patience
 from slosgate.planner.batch import Batch
 from slosgate.planner.controller import ReplicaState
 from slosgate.planner.desk import ALONE, run_next
-from slosgate.planner.jobs import JobTable
+from slosgate.planner.jobs import Jobs, JobTable
 from slosgate.planner.lengths import LengthHistogram, firm_tokens
 from slosgate.planner.memory import first_to_yield, recompute, yielding
 from slosgate.planner.obeying import decoding, weigh
@@ -38,6 +38,8 @@ from slosgate.planner.progress import Progress as Progress
 from slosgate.planner.slack import next_batch
 
 Recalibration = Callable[[IterationReport], PerfModel | None]
+Rule = Callable[[Jobs, HardwareProfile, float, int, NDArray[np.float64]], Batch]
+"""Chooses an iteration: (jobs, profile, now, free KV blocks, patience of the latest arrivals) as `slack.next_batch`."""
 
 UNPLANNED_S = 3.0  # without a plan for this long, the follower plans for itself
 ALONE_EVERY_S = 0.25
@@ -49,15 +51,18 @@ class PlanFollower:
     """Owns the job table of one replica.
 
     `table` may be written to directly by an engine that keeps its own count of progress. `recalibrate` sees every
-    iteration that `record` is told of and may return a better performance model.
+    iteration that `record` is told of and may return a better performance model. `rule` stands in for the slack rule.
     """
 
-    def __init__(self, profile: HardwareProfile, recalibrate: Recalibration | None = None) -> None:
+    def __init__(
+        self, profile: HardwareProfile, recalibrate: Recalibration | None = None, rule: Rule = next_batch
+    ) -> None:
         self.profile = profile
         self.table = JobTable()
         self.patience = Patience()  # of what arrived here
         self.plan: Plan | None = None
         self._recalibrate = recalibrate
+        self._rule = rule
         self._registered = profile.perf
         self._as_planned = 0  # iterations since the model last changed
         self._prompts = LengthHistogram()  # of who arrived here
@@ -175,7 +180,7 @@ class PlanFollower:
         return self._announced.awaited_s(start_s, next_s, self.profile.decide_s)
 
     def _by_rule(self, now_s: float, free_blocks: int) -> Batch:
-        return next_batch(self.table.rows, self.profile, now_s, free_blocks, self.patience.latest_s)
+        return self._rule(self.table.rows, self.profile, now_s, free_blocks, self.patience.latest_s)
 
     def undisturbed_s(self) -> float:
         """Until when `next_batch` is the slack rule and nothing else, if no plan comes; -inf: it isn't."""

@@ -6,6 +6,7 @@ from functools import partial
 
 from slosgate.engines.sim.systems.base import Settings, SimRequest, SimStage, StageJob, System, SystemFactory
 from slosgate.engines.sim.systems.distserve import DistServe
+from slosgate.engines.sim.systems.rivals import RIVALS
 from slosgate.engines.sim.systems.sarathi import Sarathi
 from slosgate.engines.sim.systems.slosgate import VARIANTS
 from slosgate.engines.sim.systems.vllm import Vllm
@@ -13,6 +14,7 @@ from slosgate.engines.sim.systems.vllm_v0 import VllmV0
 
 _SYSTEMS: dict[str, SystemFactory] = {
     "distserve": DistServe,
+    **RIVALS,
     "sarathi": Sarathi,
     **VARIANTS,
     "vllm": Vllm,

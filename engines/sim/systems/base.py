@@ -150,6 +150,7 @@ class Settings:
     async_scheduling: bool = True  # vLLM's default on GPUs
     budget: int | None = None
     drafts: int = 0
+    defer_below: float = 0.0  # of rivals: decodes wait for urgent prefills while less of the KV memory is in use
     slowdown: float = 1.0  # iterations take so many times what the profile says
     delays: Delays = Delays()  # of systems with a gateway
     prefill_replicas: int | None = None  # of `replicas`, where prefill and decode are apart; None: half of them

@@ -11,13 +11,11 @@ import gzip
 import hashlib
 import os
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable
-from http.client import HTTPException, HTTPResponse
 from itertools import islice
 from pathlib import Path
 
+import httpx
 import numpy as np
 
 from slosgate.traces.errors import TraceError
@@ -60,13 +58,13 @@ def download(
     cache.mkdir(parents=True, exist_ok=True)
     try:
         _transfer(source, part, progress, timeout_s)
-    except (OSError, HTTPException) as error:
-        kept = ""
+    except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+        why, kept = str(error) or type(error).__name__, ""
         if part.exists():
             kept = f"; {part.stat().st_size:,} bytes are kept: fetch again to go on" if resume else ""
         if not resume:
             part.unlink(missing_ok=True)
-        raise TraceError(f"{dataset.name}: the download from {source} broke off: {_reason(error)}{kept}") from None
+        raise TraceError(f"{dataset.name}: the download from {source} broke off: {why}{kept}") from None
     return _admit(part, target, dataset, dataset.sha256)
 
 
@@ -117,36 +115,24 @@ def sha256_of(path: Path, *, unpacked: bool = False) -> str:
 
 
 def _transfer(url: str, part: Path, progress: Progress, timeout_s: float) -> None:
+    """Raises httpx.HTTPError, also when the server closes before it has sent what it announced."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=timeout_s)
-    except urllib.error.HTTPError as error:
-        if have and error.code == 416:  # nothing follows: the part is complete
-            return
-        raise
-    with response:
-        if have and response.status != 206:  # the server knows no ranges: start over
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with httpx.stream("GET", url, headers=headers, timeout=timeout_s, follow_redirects=True) as response:
+        if have and response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing follows: the part is complete
+        if not response.is_success:
+            raise OSError(f"the server answered {response.status_code} {response.reason_phrase}")
+        if response.status_code != httpx.codes.PARTIAL_CONTENT:  # the server knows no ranges: start over
             have = 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
         with part.open("ab" if have else "wb") as file:
-            _copy(response, file.write, have, progress)
-
-
-def _copy(response: HTTPResponse, write: Callable[[bytes], object], have: int, progress: Progress) -> None:
-    """Raises ConnectionError when the server closes before it has sent what it announced."""
-    length = response.headers.get("Content-Length")
-    total = have + int(length) if length else None
-    progress(have, total)
-    while block := response.read1(CHUNK_BYTES):
-        write(block)
-        have += len(block)
-        progress(have, total)
-    if total is not None and have < total:
-        raise ConnectionError(f"{have} of {total} bytes arrived")
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "reason", "") or error) or type(error).__name__
+            progress(have, total)
+            for block in response.iter_raw():
+                file.write(block)
+                have += len(block)
+                progress(have, total)
 
 
 def _expected(dataset: Dataset, target: Path) -> str:

@@ -116,25 +116,27 @@ def field(row: Mapping[str, Any], name: str, path: Path, line: int) -> Any:
     return row[name]
 
 
+def number(value: object) -> float:
+    """The number that a field holds, also as text; not a number for anything else."""
+    try:
+        return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        return math.nan
+
+
 def tokens(value: object, name: str, path: Path, line: int) -> int:
     """A token count: a whole number from 0, also one written as 12.0. Raises TraceError."""
-    try:
-        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except (ValueError, OverflowError):
-        number = math.nan
-    if not number.is_integer():
+    count = number(value)
+    if not count.is_integer():
         raise malformed(path, line, f"{name} must be a whole number of tokens, not {value!r}")
-    if number < 0:
-        raise malformed(path, line, f"negative tokens: {name} is {number:.0f}; accepted: whole numbers from 0")
-    return int(number)
+    if count < 0:
+        raise malformed(path, line, f"negative tokens: {name} is {count:.0f}; accepted: whole numbers from 0")
+    return int(count)
 
 
 def seconds(value: object, name: str, path: Path, line: int) -> float:
     """A time in seconds, finite and not negative. Raises TraceError."""
-    try:
-        time_s = float(value) if isinstance(value, str | int | float) else math.nan
-    except ValueError:
-        time_s = math.nan
+    time_s = number(value)
     if not 0 <= time_s < math.inf:
         raise malformed(path, line, f"{name} must be a time from 0 in seconds, not {value!r}")
     return time_s

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from slosgate.traces import fetch, fit
 from slosgate.traces.errors import TraceError
 from slosgate.traces.formats import own
-from slosgate.traces.formats.base import CountTokens, Dataset, Format, Reading, about_four_characters
+from slosgate.traces.formats.base import Dataset, Format, Reading
 from slosgate.traces.manifest import dataset
 from slosgate.traces.records import Provenance, Trace
 from slosgate.traces.windows import WHOLE, Slice, between
@@ -22,7 +21,7 @@ from slosgate.traces.windows import WHOLE, Slice, between
 FOLDER_VARIABLE = "SLOSBENCH_TRACES"
 CACHE_VARIABLE = "SLOSBENCH_CACHE"
 OFFLINE_VARIABLE = "SLOSBENCH_OFFLINE"
-LENGTHS_DRAWN = 5000  # from a fit without arrivals, unless a limit is given
+LENGTHS_DRAWN = 5000  # from a fit without arrivals
 CHECKED_BYTES = 64 << 20
 FAILURE_HOLDS_S = 600.0
 AUTOMATIC_TIMEOUT_S = 5.0  # a run should not wait long for a network that is not there
@@ -56,23 +55,21 @@ def load(
     *,
     seed: int = 0,
     part: Slice = WHOLE,
-    limit: int | None = None,
-    count_tokens: CountTokens = about_four_characters,
     generated: bool = False,
 ) -> Trace:
     """The trace called `name` in the manifest, or the file of one's own at that path.
 
-    `limit`: at most so many requests. Without arrivals all requests stand at 0 s. `generated` skips the real trace.
-    Raises TraceError: unknown name, malformed file, or nothing to be had.
+    Without arrivals all requests stand at 0 s. `generated` skips the real trace. Raises TraceError: unknown name,
+    malformed file, or nothing to be had.
     """
-    reading = Reading(rng=np.random.default_rng(seed), count_tokens=count_tokens, end_s=part.end_s)
+    reading = Reading(rng=np.random.default_rng(seed), end_s=part.end_s)
     if "/" in name or Path(name).is_file():
-        return _read(Found(name, Path(name), "file", own.FORMAT), reading, part, limit)
+        return _read(Found(name, Path(name), "file", own.FORMAT), reading, part)
     known = dataset(name)
     found = "asked for" if generated else find(known, places)
     if isinstance(found, str):
-        return generate(known, seed=seed, part=part, limit=limit, because=found)
-    return _read(found, reading, part, limit)
+        return generate(known, seed=seed, part=part, because=found)
+    return _read(found, reading, part)
 
 
 @dataclass(frozen=True)
@@ -118,22 +115,21 @@ def _fetch_unasked(known: Dataset, cache: Path) -> Path:
         raise
 
 
-def generate(known: Dataset, *, seed: int, part: Slice, limit: int | None, because: str) -> Trace:
+def generate(known: Dataset, *, seed: int, part: Slice, because: str) -> Trace:
     """Requests from the data set's fit. Raises TraceError when there is none."""
     if not known.generator:
         raise TraceError(f"{known.name}: {because}; no generator is fitted to it")
     fitted = fit.load(known.generator)
     rng = np.random.default_rng(seed)
-    times = fitted.times(part, rng, lengths_only=limit or LENGTHS_DRAWN)
-    requests = fitted.requests(times[:limit], rng)
+    requests = fitted.requests(fitted.times(part, rng, lengths_only=LENGTHS_DRAWN), rng)
     detail = f"generator fitted to {fitted.fitted_to}, seed {seed}; the real trace: {because}"
     return Trace(requests=requests, provenance=_provenance(known.name, "generated", detail, known.format))
 
 
-def _read(found: Found, reading: Reading, part: Slice, limit: int | None) -> Trace:
+def _read(found: Found, reading: Reading, part: Slice) -> Trace:
     if not found.path.exists():
         raise TraceError(f"{found.path}: no such file")
-    requests = tuple(islice(between(found.form.read(found.path, reading), part), limit))
+    requests = tuple(between(found.form.read(found.path, reading), part))
     if not requests:
         raise TraceError(f"{found.path}: no request arrives between {part.start_s:g} s and {part.end_s:g} s")
     detail = _detail(found) + _left_out(reading)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from slosgate.traces.errors import malformed
-from slosgate.traces.rows import Clock
+from slosgate.traces.rows import Clock, number
 
 EPOCH_FROM_S = 1e8  # larger times count from 1970: three years from a trace's start are none
 EPOCH_UNITS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))  # from so large on a Unix time is in ns, us, ms
@@ -27,27 +27,20 @@ class SinceFirst:
 
     def arrival_s(self, value: object, line: int) -> float:
         """Seconds. Raises TraceError."""
-        number = self._number(value, line)
-        if self._first_s is None and number * self._unit_s >= EPOCH_FROM_S:
-            self._start = number
-            self._unit_s = next((unit_s for least, unit_s in EPOCH_UNITS if number >= least), 1.0)
-        time_s = round((number - self._start) * self._unit_s, 9)
+        time = number(value)
+        if not 0 <= time < math.inf:
+            unit = "milliseconds" if self._unit_s == 1e-3 else "seconds"
+            raise malformed(self._path, line, f"{self._name} must be a time from 0 in {unit}, not {value!r}")
+        if self._first_s is None and time * self._unit_s >= EPOCH_FROM_S:
+            self._start = time
+            self._unit_s = next((unit_s for least, unit_s in EPOCH_UNITS if time >= least), 1.0)
+        time_s = round((time - self._start) * self._unit_s, 9)
         self._first_s = time_s if self._first_s is None else self._first_s
         self._clock.check(time_s, line)
         if time_s - self._first_s > LONGEST_S:
             far = f"{self._name} lies {time_s - self._first_s:g} s after the first row's"
             raise malformed(self._path, line, f"{far}; accepted: up to {LONGEST_S / 86400:g} days")
         return time_s
-
-    def _number(self, value: object, line: int) -> float:
-        try:
-            number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-        except (ValueError, OverflowError):
-            number = math.nan
-        if not 0 <= number < math.inf:
-            unit = "milliseconds" if self._unit_s == 1e-3 else "seconds"
-            raise malformed(self._path, line, f"{self._name} must be a time from 0 in {unit}, not {value!r}")
-        return number
 
 
 class Moments:

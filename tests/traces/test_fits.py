@@ -39,7 +39,7 @@ def test_the_real_figures_kept_with_the_fit_are_the_traces_own(
 )
 def test_generated_lengths_are_like_the_real_ones(name: str, tmp_path: Path) -> None:
     real = columns(sources.load(name, real_places(tmp_path)).requests)
-    made = columns(sources.load(name, real_places(tmp_path), generated=True, limit=5000).requests)
+    made = columns(sources.load(name, real_places(tmp_path), generated=True).requests)
     for wanted, found in zip(real, made, strict=True):
         a, b = summarize(wanted), summarize(found)
         assert (b.mean, b.p50, b.p90) == pytest.approx((a.mean, a.p50, a.p90), rel=0.1)
@@ -53,7 +53,7 @@ def columns(requests: tuple[TraceRequest, ...]) -> np.ndarray:
 
 def test_generated_tool_loops_are_like_the_real_ones(tmp_path: Path) -> None:
     def calls(generated: bool) -> tuple[float, float, float]:
-        requests = sources.load("toolbench", real_places(tmp_path), generated=generated, limit=2000).requests
+        requests = sources.load("toolbench", real_places(tmp_path), generated=generated).requests
         stages = [s for r in requests for s in r.stages]
         prompts = np.mean([s.cached_tokens + s.prompt_tokens for s in stages])
         return len(stages) / len(requests), float(prompts), float(np.mean([s.output_tokens for s in stages]))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from slosgate.traces.formats import plain
 from slosgate.traces.formats.base import Dataset, Format, Reading
-from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.records import TraceRequest
 from slosgate.traces.rows import csv_header, csv_rows, tokens
 from slosgate.traces.times import Moments
 
@@ -30,10 +30,7 @@ def read(path: Path, reading: Reading) -> Iterator[TraceRequest]:
         arrival_s = moments.arrival_s(timestamp, line)
         prompt = tokens(context, "ContextTokens", path, line)
         output = tokens(generated, "GeneratedTokens", path, line)
-        if prompt == 0 or output == 0:
-            reading.dropped["no prompt or no output tokens"] += 1
-            continue
-        yield TraceRequest(arrival_s=arrival_s, stages=(Stage(prompt_tokens=prompt, output_tokens=output),))
+        yield from reading.single(arrival_s, prompt, output)
 
 
 FORMAT = Format(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slosgate.traces.records import TraceRequest
+from slosgate.traces.records import Stage, TraceRequest
 
 CountTokens = Callable[[str], int]
 
@@ -30,6 +30,16 @@ class Reading:
     count_tokens: CountTokens = about_four_characters
     end_s: float = float("inf")  # no row from this time on is asked for; formats that generate need to know
     dropped: Counter[str] = field(default_factory=Counter)
+
+    def single(
+        self, arrival_s: float, prompt_tokens: int, output_tokens: int, lacks: str = "no prompt or no output tokens"
+    ) -> Iterator[TraceRequest]:
+        """The request of one stage; none, but a row that was left out, when it has no prompt or no output."""
+        if prompt_tokens and output_tokens:
+            stage = Stage(prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+            yield TraceRequest(arrival_s=arrival_s, stages=(stage,))
+        else:
+            self.dropped[lacks] += 1
 
 
 @dataclass(frozen=True)

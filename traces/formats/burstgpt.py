@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slosgate.traces.formats.base import Dataset, Format, Reading
-from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.records import TraceRequest
 from slosgate.traces.rows import csv_rows, tokens
 from slosgate.traces.times import SinceFirst
 
@@ -29,11 +29,7 @@ def read(path: Path, reading: Reading) -> Iterator[TraceRequest]:
         first_s = time_s if first_s is None else first_s
         prompt = tokens(request, "Request tokens", path, line)
         output = tokens(response, "Response tokens", path, line)
-        if prompt == 0 or output == 0:
-            reading.dropped["failed: no prompt or no response tokens"] += 1
-            continue
-        stage = Stage(prompt_tokens=prompt, output_tokens=output)
-        yield TraceRequest(arrival_s=time_s - first_s, stages=(stage,))
+        yield from reading.single(time_s - first_s, prompt, output, "failed: no prompt or no response tokens")
 
 
 FORMAT = Format(

@@ -6,7 +6,7 @@ prompt_tokens, output_tokens, cached_tokens and gap_s for requests of several st
 the file's own; Unix times, in seconds or smaller units, and dates start at the first row. Lengths may also have the
 names that other tools give them, and a JSON line the prompt itself (`prompt` or `text`), whose tokens are estimated.
 
-A column that looks like arrival times and isn't called so is refused: nobody should measure a load without its times.
+A column that looks like arrival times and isn't called so is refused: a load should not be measured without its times.
 """
 
 from __future__ import annotations
@@ -45,10 +45,7 @@ def read_lengths(path: Path, columns: tuple[str, str], reading: Reading) -> Iter
     for line, (prompt, output) in csv_rows(path, columns):
         prompt_tokens = tokens(prompt, columns[0], path, line)
         output_tokens = tokens(output, columns[1], path, line)
-        if prompt_tokens == 0 or output_tokens == 0:
-            reading.dropped["no prompt or no output tokens"] += 1
-            continue
-        yield TraceRequest(arrival_s=0.0, stages=(Stage(prompt_tokens=prompt_tokens, output_tokens=output_tokens),))
+        yield from reading.single(0.0, prompt_tokens, output_tokens)
 
 
 def _read_csv(path: Path) -> Iterator[TraceRequest]:

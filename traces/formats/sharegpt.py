@@ -15,7 +15,7 @@ import msgspec
 from slosgate.traces.errors import malformed
 from slosgate.traces.formats import plain
 from slosgate.traces.formats.base import Dataset, Format, Reading
-from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.records import TraceRequest
 from slosgate.traces.rows import csv_header, open_text
 
 SARATHI = ("num_prefill_tokens", "num_decode_tokens")
@@ -54,10 +54,7 @@ def _answers(turns: Sequence[_Turn], reading: Reading) -> Iterator[TraceRequest]
     for turn in turns:
         count = reading.count_tokens(turn.value) if turn.value else 0
         if turn.speaker in ANSWERS_FROM:
-            if before and count:
-                yield TraceRequest(arrival_s=0.0, stages=(Stage(prompt_tokens=before, output_tokens=count),))
-            else:
-                reading.dropped["an answer without a prompt, or empty"] += 1
+            yield from reading.single(0.0, before, count, "an answer without a prompt, or empty")
         before += count
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slosgate.traces.formats.base import Reading
-from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.records import TraceRequest
 from slosgate.traces.rows import field, json_lines
 
 
@@ -14,8 +14,5 @@ def read_pairs(path: Path, prompt: str, output: str, reading: Reading) -> Iterat
     """Requests of one stage, all at 0 s, from two text fields of JSON lines; rows with an empty text are left out."""
     for line, row in json_lines(path):
         texts = [str(field(row, name, path, line)) for name in (prompt, output)]
-        if not all(texts):
-            reading.dropped["an empty text"] += 1
-            continue
-        prompt_tokens, output_tokens = (reading.count_tokens(text) for text in texts)
-        yield TraceRequest(arrival_s=0.0, stages=(Stage(prompt_tokens=prompt_tokens, output_tokens=output_tokens),))
+        prompt_tokens, output_tokens = (reading.count_tokens(text) if text else 0 for text in texts)
+        yield from reading.single(0.0, prompt_tokens, output_tokens, "an empty text")

@@ -4,14 +4,18 @@
 
 One gateway, a private Valkey and two simulated replicas. What they can do is measured first, by clients that each wait
 for their answer before they ask again; then requests come at the given share of that rate, streaming or not, under an
-SLO or not, and some clients hang up before or in the middle of their answer. The exit code is 1 when ledger entries or
-sockets stay, when memory keeps growing, or when an answer fails.
+SLO or not, with tools, media, long uploads and slow readers (`visits.py`), and some clients hang up before or in the
+middle of their answer. Every minute a replica is restarted: the streams that it has begun may end with an error event,
+all other requests are served. The exit code is 1 when ledger entries or sockets stay, when memory keeps growing, or
+when an answer fails.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import math
 import random
 import re
 import time
@@ -31,14 +35,15 @@ from rich.table import Table
 
 from slosgate.bench import processes, results
 from slosgate.bench.errors import positive
+from slosgate.bench.gateway_bench import visits
 from slosgate.bench.gateway_bench.proc import rss_bytes, sockets
+from slosgate.bench.gateway_bench.visits import Visit
 from slosgate.bench.results import Row
+from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import key
 from slosgate.gateway.state import valkey
 
 REPLICAS = ("replica-0", "replica-1")
-MODEL = "facebook/opt-13b"
-SLO = {"x-slo-ttft-ms": "2000", "x-slo-tpot-ms": "100"}
 HANG_UPS = 0.3  # of the clients
 FAILURES_KEPT = 100  # in the result file
 CALIBRATION_S = 20.0
@@ -47,10 +52,44 @@ SPEED = 0.4  # of an H200: the machine must not be what limits
 DRAIN_S = 100.0  # longer than replicas keep idle connections
 IDLE_SOCKETS = 16  # to Redis, to replicas for their health, and listening
 GROWTH_KB_PER_MIN = 512.0  # of resident memory, over the run's second half: less is an allocator's unrest
-# Gateways remember beginnings of prompts and keep records, each up to a number: so few are there long before the
-# second half, which a leak would outlast.
-BEGINNINGS = range(1000, 1200)
+RESTART_S = 60.0
 CONFIG = f"[admin]\nsha256 = '{'0' * 64}'\nrecords = 500\n"
+
+
+class Restarted:
+    """The replicas: one after the other is ended and started again."""
+
+    def __init__(self, options: list[str]) -> None:
+        self.restarts = 0
+        self._options = options
+        self._running: dict[str, contextlib.ExitStack] = {}
+        self._down: list[tuple[str, float, float]] = []  # who, from when, until when
+
+    def start(self, name: str) -> None:
+        self._running[name] = running = contextlib.ExitStack()
+        running.enter_context(processes.simulated_engine("--name", name, *self._options))
+
+    def stop(self) -> None:
+        for running in self._running.values():
+            running.close()
+
+    def restart(self, name: str) -> None:
+        """Takes as long as the replica has to say goodbye."""
+        self._down.append((name, time.monotonic(), math.inf))
+        self._running[name].close()
+        self._down[-1] = (name, self._down[-1][1], time.monotonic())
+        self.start(name)
+        self.restarts += 1
+
+    def was_down(self, name: str, since_s: float) -> bool:
+        """Whether the replica of this name has ended since then."""
+        return any(who == name and until_s >= since_s for who, _, until_s in self._down)
+
+    async def keep_restarting(self, every_s: float) -> None:
+        """Until cancelled."""
+        for name in itertools.cycle(REPLICAS):
+            await asyncio.sleep(every_s)
+            await asyncio.to_thread(self.restart, name)
 
 
 @dataclass
@@ -58,6 +97,7 @@ class Stack:
     url: str
     gateway_pid: int
     redis_url: str
+    fleet: Restarted
 
 
 @dataclass
@@ -72,8 +112,10 @@ class Snapshot:
 
 @dataclass
 class Outcomes:
-    """How requests ended: admissions, "hung up", and "failed: WHY"; of the first failures all that is known."""
+    """How requests ended: admissions, "hung up", "told of a restart", and "failed: WHY"; of the first failures all that
+    is known."""
 
+    offered: Counter[str] = field(default_factory=Counter)  # by kind
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[dict[str, Any]] = field(default_factory=list)
 
@@ -89,6 +131,7 @@ class Soak:
     outcomes: Outcomes = field(default_factory=Outcomes)
     samples: list[Snapshot] = field(default_factory=list)
     left: Snapshot | None = None
+    restarts: int = 0
 
     @property
     def slope_kb_per_min(self) -> float:
@@ -107,6 +150,8 @@ class Soak:
             yield f"{self.left.sockets} sockets stayed open; at most {IDLE_SOCKETS} are idle connections"
         if self.slope_kb_per_min > GROWTH_KB_PER_MIN:
             yield f"memory grew by {self.slope_kb_per_min:.0f} kB a minute; at most {GROWTH_KB_PER_MIN:.0f} is unrest"
+        if unended := self.outcomes.offered.total() - self.outcomes.counts.total():
+            yield f"{unended} requests have no end"
         if self.failed:
             yield f"{sum(self.failed.values())} answers failed: {self.failed}"
 
@@ -121,20 +166,21 @@ def stack() -> Iterator[Stack]:
     with contextlib.ExitStack() as ending:
         redis = valkey.start()
         ending.callback(redis.stop)
-        options = ["--redis", redis.url, "--speed", str(SPEED)]
+        fleet = Restarted(["--redis", redis.url, "--speed", str(SPEED)])
+        ending.callback(fleet.stop)
         for name in REPLICAS:
-            ending.enter_context(processes.simulated_engine("--name", name, *options))
+            fleet.start(name)
         gateway = ending.enter_context(processes.gateway(redis.url, CONFIG))
         gateway.wait_until_up("/ready", needs=[f'"{name}"' for name in REPLICAS])
-        yield Stack(gateway.url, gateway.popen.pid, redis.url)
+        yield Stack(gateway.url, gateway.popen.pid, redis.url, fleet)
 
 
 class Clients:
     """Requests at a rate, whatever becomes of those before."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, draw: random.Random) -> None:
+    def __init__(self, session: aiohttp.ClientSession, found: Stack, draw: random.Random) -> None:
         self._session = session
-        self._url = f"{url}/v1/completions"
+        self._found = found
         self._draw = draw
 
     async def patient(self, clients: int, seconds: float, outcomes: Outcomes) -> float:
@@ -146,7 +192,7 @@ class Clients:
 
         async def one() -> None:
             while time.perf_counter() < end_s:
-                await self._one(outcomes, hangs_up=False)
+                await self._one(visits.plain(self._draw), outcomes)
 
         asking = [asyncio.create_task(one()) for _ in range(clients)]
         await asyncio.sleep(seconds / 4)  # they begin all at once
@@ -162,39 +208,34 @@ class Clients:
             due_s = 0.0
             while (due_s := due_s + self._draw.expovariate(rate_rps)) < seconds:
                 await asyncio.sleep(max(0.0, began_s + due_s - time.perf_counter()))
-                tasks.create_task(self._one(outcomes, self._draw.random() < hang_ups))
+                visit = visits.drawn(self._draw, hangs_up=hang_ups)
+                outcomes.offered[visit.kind] += 1
+                tasks.create_task(self._one(visit, outcomes))
 
-    async def _one(self, outcomes: Outcomes, hangs_up: bool) -> None:
-        draw = self._draw
-        body: dict[str, Any] = {
-            "model": MODEL,
-            "prompt": [draw.choice(BEGINNINGS)] * draw.randint(50, 1000),
-            "max_tokens": draw.randint(10, 100),
-            "ignore_eos": True,
-            "stream": draw.random() < 0.7,
-        }
-        headers = SLO if draw.random() < 0.8 else {}
-        patience_s = draw.uniform(0.0, 1.5) if hangs_up else None
-        asked_s = time.perf_counter()
-        asked = {"prompt_tokens": len(body["prompt"]), "stream": body["stream"], "slo": bool(headers)}
+    async def _one(self, visit: Visit, outcomes: Outcomes) -> None:
+        asked_s = time.monotonic()
         try:
-            async with asyncio.timeout(patience_s) as patience:
-                await self._ask(body, headers, outcomes)
+            async with asyncio.timeout(visit.patience_s) as patience:
+                answer, text = await visit.ask(self._session, self._found.url)
         except (TimeoutError, aiohttp.ClientError) as exc:
             if patience.expired():
                 outcomes.counts["hung up"] += 1
             else:
-                outcomes.failed(type(exc).__name__, said=str(exc), after_s=time.perf_counter() - asked_s, **asked)
-
-    async def _ask(self, body: dict[str, Any], headers: dict[str, str], outcomes: Outcomes) -> None:
-        async with self._session.post(self._url, json=body, headers=headers) as answer:
-            text = await answer.read()
-        whole = text.endswith(b"data: [DONE]\n\n") if body["stream"] else text.startswith(b"{")
-        if answer.status == 200 and whole:
-            outcomes.counts[answer.headers["x-slo-admission"]] += 1
+                after_s = time.monotonic() - asked_s
+                outcomes.failed(type(exc).__name__, said=str(exc), after_s=after_s, kind=visit.kind)
             return
-        said = {"request_id": answer.headers.get("x-request-id"), "said": text[-300:].decode(errors="replace")}
-        outcomes.failed(f"{answer.status} {_error_code(text)}", **said)
+        if visit.complete(answer, text):
+            outcomes.counts[answer.headers["x-slo-admission"]] += 1
+        elif self._found.fleet.was_down(answer.headers.get("x-slo-replica", ""), asked_s) and _is_told(text):
+            outcomes.counts["told of a restart"] += 1
+        else:
+            said = {"request_id": answer.headers.get("x-request-id"), "said": text[-300:].decode(errors="replace")}
+            outcomes.failed(f"{answer.status} {_error_code(text)}", **said, kind=visit.kind)
+
+
+def _is_told(text: bytes) -> bool:
+    """Whether a stream that its replica did not end says so: no client may take it for whole."""
+    return text.startswith(b"data: ") and text.endswith(b"\n\n") and _error_code(text) == "replica_lost"
 
 
 def _error_code(text: bytes) -> str:
@@ -206,13 +247,17 @@ def _error_code(text: bytes) -> str:
 async def soak(found: Stack, *, minutes: float, share: float, seed: int, progress: Progress) -> Soak:
     """Calibrate, load, drain."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        clients = Clients(session, found.url, random.Random(seed))
+        clients = Clients(session, found, random.Random(seed))
         task = progress.add_task("measuring what the replicas can do", total=None)
         run = Soak(share * await clients.patient(CALIBRATION_CLIENTS, CALIBRATION_S, Outcomes()))
         progress.update(task, description=f"{run.rate_rps:.1f} requests/s", total=minutes * 60)
-        watching = asyncio.create_task(_watch(found, run, progress, task))
+        beside = [
+            asyncio.create_task(_watch(found, run, progress, task)),
+            asyncio.create_task(found.fleet.keep_restarting(RESTART_S)),
+        ]
         await clients.offer(run.rate_rps, minutes * 60, run.outcomes, hang_ups=HANG_UPS)
-        watching.cancel()
+        await ended(beside)
+    run.restarts = found.fleet.restarts
     await asyncio.sleep(2.0)
     end_s = time.monotonic() + DRAIN_S
     while time.monotonic() < end_s:
@@ -267,7 +312,9 @@ def _row(run: Soak) -> Row:
         "rate_rps": round(run.rate_rps, 2),
         "requests": sum(run.outcomes.counts.values()),
         **{name.replace(" ", "_").replace("-", "_"): run.outcomes.counts[name] for name in
-           ("guaranteed", "best-effort", "hung up")},
+           ("guaranteed", "best-effort", "hung up", "told of a restart")},
+        "by_kind": dict(run.outcomes.offered),
+        "restarts": run.restarts,
         "failed": sum(run.failed.values()),
         "failures": run.outcomes.failures,
         "most_ledger_entries": max((s.ledger for s in run.samples), default=0),

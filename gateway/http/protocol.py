@@ -9,6 +9,7 @@ RFC 9110 7.8 says, by answering the request; and an HTTP/1.0 client gets no chun
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ MAX_HEADERS = 200
 FRAMING_BYTES = 64 * 1024  # chunk sizes, extensions and trailers, beside FRAMING_SHARE of the body itself
 FRAMING_SHARE = 8  # of a body in chunks of one byte
 HOP_BY_HOP = (b"upgrade", b"http2-settings")
+IDLE_S = 1.0  # a client that asks again has done so by then
 ABORT_S = 10.0  # what a closing connection has to take its last bytes
 _HEAD = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
@@ -53,6 +55,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._in_head = False
+        self._idle_since_s = math.inf
         self._declining = False  # the head offers an upgrade: it is read again without the offer
         self._head_bytes = 0  # of the headers that are complete
         self._received = 0  # bytes since the read in which the message began
@@ -131,6 +134,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
+        self._idle_since_s = math.inf
         self._head_bytes = self._received = self._delivered = 0
         self._wait_for_head()
 
@@ -196,7 +200,14 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if not self._in_head and (self.cycle is None or self.cycle.response_complete):
+            self._idle_since_s = self.loop.time()
         if self.transport.is_closing():
+            self._close()
+
+    def make_room(self) -> None:
+        """Others wait for a connection: end this one if it has had its answer and has been idle for a while."""
+        if self._idle_since_s + IDLE_S < self.loop.time() and not self._in_head:
             self._close()
 
     def timeout_keep_alive_handler(self) -> None:

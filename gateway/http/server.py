@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import resource
+import socket
 import time
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
+from slosgate.gateway.http.door import Door
+
 ENOUGH_FILES = 65_536  # a stream takes two: its client's connection and its replica's
 FEW_FILES = 8_192
+SPARE_FILES = 64  # for Redis, for looking after replicas, and for logs
 
 
 class Server(uvicorn.Server):
     """uvicorn's, which on a signal first lets /ready be false for `notice_s`, and only then closes its listener.
 
-    A second signal ends the notice.
+    A second signal ends the notice. Where few files may be open, it accepts no more connections than those hold.
     """
 
     def __init__(self, config: uvicorn.Config, *, notice_s: float) -> None:
         super().__init__(config)
         self._notice_s = notice_s
         self._closes_s: float | None = None
+        self._doors: list[Door] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        files = open_files()
+        if files >= FEW_FILES or sockets is not None:
+            await super().startup(sockets)
+            return
+        listener = self.config.bind_socket()
+        await super().startup(sockets=[])
+        listener.setblocking(False)
+        listener.listen(self.config.backlog)
+        most = max(1, (int(files) - SPARE_FILES) // 2)
+        self._doors = [Door(listener, self._protocol, self.server_state.connections, most, self.config.ssl)]
+        self.servers = cast(list[asyncio.base_events.Server], self._doors)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._closes_s is None and self._notice_s > 0 and self.started:
@@ -32,6 +58,8 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
+        for door in self._doors:
+            door.open()
         over = self._closes_s is not None and time.monotonic() >= self._closes_s
         return await super().on_tick(counter) or over
 
@@ -49,7 +77,15 @@ def raise_file_limit() -> str:
             break
         except (ValueError, OSError):
             continue
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY or soft >= FEW_FILES:
+    files = open_files()
+    if files >= FEW_FILES:
         return ""
-    return f"only {soft} files may be open, enough for {soft // 2} streams: raise the limit (ulimit -n {ENOUGH_FILES})"
+    return (
+        f"only {files} files may be open, enough for {files // 2} streams: raise the limit (ulimit -n {ENOUGH_FILES})"
+    )
+
+
+def open_files() -> float:
+    """How many files this process may open; inf without a limit."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return math.inf if soft == resource.RLIM_INFINITY else soft

@@ -32,6 +32,7 @@ def put(jobs: JobTable, entry: LedgerEntry) -> None:
         prompt_left=entry.prompt_tokens,
         output=entry.output_tokens,
         guaranteed=entry.guaranteed,
+        has_slo=entry.has_slo,
         weight=entry.weight,
         acceptance=entry.acceptance,
         arrival_s=entry.dispatched_s,
@@ -116,9 +117,7 @@ class Mirror:
         if request_id in self.jobs:
             self.jobs.remove(request_id)
 
-    def load(
-        self, version: int, entries: dict[str, LedgerEntry], asked_s: float, before: Collection[str]
-    ) -> None:
+    def load(self, version: int, entries: dict[str, LedgerEntry], asked_s: float, before: Collection[str]) -> None:
         """Replace the ledger by what Redis held when it was asked, at `asked_s`, while `before` were known here.
 
         What has come or ended since then is news that the answer didn't have, and stays as it is.
@@ -184,6 +183,7 @@ class Mirror:
             prompt_left=p.prompt_left,
             output=entry.output_tokens if entry else p.generated_tokens + UNKNOWN_OUTPUT_TOKENS,
             guaranteed=entry.guaranteed if entry else False,
+            has_slo=entry.has_slo if entry else False,
             weight=entry.weight if entry else 1.0,
             acceptance=entry.acceptance if entry else 0.0,
         )

@@ -38,7 +38,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slosgate.bench.attainment import PAPER, ROUNDING_S
-from slosgate.bench.load import Call, Load, Offered
+from slosgate.bench.load import Load
+from slosgate.engines.sim.systems import Call, Offered
 from slosgate.planner.compiling import compiled
 from slosgate.planner.perf_model import Term
 from slosgate.planner.profile import HardwareProfile
@@ -237,7 +238,7 @@ def _lost_from(
     first: int, lost: Ints, arrival_s: Floats, due_s: Floats, by_due: Ints, cost_s: Floats, once_s: float
 ) -> int:
     start_s = arrival_s[first]
-    taken = [0.0]  # a heap of negative costs; what nobody costs is never the longest
+    taken = [0.0]  # a heap of negative costs; what costs nothing is never the longest
     busy_s, out, worst = once_s, 0, 0
     for j in by_due:
         if j < first:

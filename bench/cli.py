@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from slosgate import __version__
 from slosgate.bench.commands import capacity, gateway_bench, plan_bench, profile, report, reproduce, run, traces
 from slosgate.bench.errors import InputError, RunError
+from slosgate.engines.options import version_of
 
 
 class _Commands(TyperGroup):
@@ -43,16 +43,11 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"slosbench {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def slosbench(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", callback=version_of("slosbench"), is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     """Measure what SLO planning buys."""

@@ -22,6 +22,7 @@ from slosgate.bench.load import Load, offer
 from slosgate.bench.questions import Question
 from slosgate.bench.results import Row
 from slosgate.bench.virtual import VirtualRun
+from slosgate.engines.sim.systems import Settings
 
 ACCEPTANCE = 0.7  # of drafted tokens, in every comparison with speculation
 SURE_Z = 2.576  # an attainment whose 99 % interval leaves the target out needs no further seed
@@ -126,18 +127,16 @@ def _files(question: Question) -> Row:
 
 
 def _simulate(question: Question, load: Load, seed: int, misses_allowed: int | None = None) -> VirtualRun:
-    return virtual.simulate(
-        load,
-        question.system,
-        hardware_profile(question.hardware),
-        virtual.Setup(
-            replicas=question.replicas,
-            seed=seed,
-            acceptance=ACCEPTANCE if tuning.speculates(question.system) else 0.0,
-            **question.tuned(),
-        ),
-        misses_allowed=misses_allowed,
+    settings = Settings(
+        hardware_profile(question.hardware), question.replicas, seed, **dataclasses.asdict(question.tuning)
     )
+    return virtual.simulate(
+        load, question.system, settings, acceptance=_acceptance(question), misses_allowed=misses_allowed
+    )
+
+
+def _acceptance(question: Question) -> float:
+    return ACCEPTANCE if tuning.speculates(question.system) else 0.0
 
 
 def _told(run: VirtualRun, load: Load) -> Row:
@@ -156,7 +155,7 @@ def _told(run: VirtualRun, load: Load) -> Row:
 
 def bound_rps_per_gpu(question: Question, target: float) -> float:
     """The bound, as far as a question's system speculates."""
-    acceptance = ACCEPTANCE if tuning.speculates(question.system) else 0.0
+    acceptance = _acceptance(question)
 
     def compute() -> float:
         return bound.bound_rps_per_gpu(

@@ -71,10 +71,9 @@ def demo(
     result.rows += [measure(dataclasses.replace(experiment, system=s), load, profile, console) for s in SYSTEMS]
     console.print(table(result.rows))
     console.print(verdict(result.rows, load))
-    results.write(result, out / "result.json")
-    page = report.build([("result.json", result)], title="slosgate demo: a burst of the Azure code trace")
-    (out / "report.html").write_text(page, encoding="utf-8")
-    console.print(f"wrote {out / 'result.json'} and {out / 'report.html'}")
+    results.keep(result, console, out / "result.json")
+    report.write([("result.json", result)], "slosgate demo: a burst of the Azure code trace", out / "report.html")
+    console.print(f"wrote {out / 'report.html'}")
 
 
 def verdict(rows: list[Row], load: Load) -> str:

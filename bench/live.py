@@ -22,8 +22,9 @@ import numpy as np
 
 from slosgate.bench.attainment import BEST_EFFORT, GUARANTEED, REJECTED, UNSAID, RequestOutcome, StageOutcome
 from slosgate.bench.errors import InputError
-from slosgate.bench.load import Call, Load, Offered, unserved
+from slosgate.bench.load import Load, unserved
 from slosgate.bench.results import Row
+from slosgate.engines.sim.systems import Call, Offered
 
 LATE_S = 0.010  # a request that leaves later than this after its time counts as late
 TOKEN_IDS = (1000, 20_000)  # ordinary tokens of every vocabulary in use

@@ -5,42 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
+import numpy as np
 
-from slosgate.bench import scenarios
 from slosgate.bench.attainment import RequestOutcome, StageOutcome
-from slosgate.bench.scenarios import Making, Scenario, StageSlo
+from slosgate.bench.errors import choose, positive
+from slosgate.bench.results import Row
+from slosgate.bench.scenarios import Pool, Scenario, StageSlo, bad_traces_are_bad_input, drawing, pool
+from slosgate.engines.sim.systems import Call, Offered
 from slosgate.planner.profile import HardwareProfile
+from slosgate.traces.burstiness import burstiness
 from slosgate.traces.records import Stage
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call to the server. SLOs are in seconds, inf without one.
-
-    With `switch_at` above 0 the model thinks for so many output tokens at the pace of `tpot_slo_s`, then responds at
-    that of `next_tpot_slo_s`.
-    """
-
-    prompt_tokens: int  # new ones
-    output_tokens: int
-    ttft_slo_s: float
-    tpot_slo_s: float
-    cached_tokens: int = 0  # left behind by earlier calls; they stand before the new ones
-    gap_s: float = 0.0  # from the end of this call to the arrival of the next
-    switch_at: int = 0
-    next_tpot_slo_s: float = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """One request; its calls run one after the other. `arrival_s` counts from the start of the run."""
-
-    arrival_s: float
-    slo_class: str
-    calls: tuple[Call, ...]
+from slosgate.traces.scaling import METHODS, Scaled, repeat
+from slosgate.traces.sources import Places
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +28,7 @@ class Load:
     requests: tuple[Offered, ...]
     seconds: float
     trace_source: str
-    record: dict[str, Any] = field(default_factory=dict)
+    record: Row = field(default_factory=dict)
 
     @property
     def generated(self) -> bool:
@@ -66,26 +44,52 @@ def offer(
     seed: int,
     seconds: float | None = None,
     scaling: str = "stretch",
-    generated: bool = False,
+    places: Places | None = None,
 ) -> Load:
-    """The load of a scenario at a rate over all replicas. Raises InputError."""
-    made = scenarios.requests(
-        scenario,
-        rate_rps,
-        seed,
-        seconds,
-        profile.max_model_tokens,
-        making=Making(scaling=scaling, generated=generated),
-    )
+    """The requests of a scenario at `rate_rps` in total, over all replicas; classes keep their shares.
+
+    `seconds`: how long requests arrive; the slices start over when that is longer than they last, None takes each
+    slice once. Requests that outgrow a class's window or the model's are dropped. The seed decides what is drawn
+    (Poisson arrivals, thinning, generated traces); a stretched real slice is the same for all. Raises InputError.
+    """
+    method = METHODS[choose("scaling", scaling, METHODS)]
+    positive("the rate", rate_rps)
+    if seconds is not None:
+        positive("seconds", seconds)
+    with bad_traces_are_bad_input():
+        known = places or Places.from_env()
+        pools = [pool(name, kind, seed, profile.max_model_tokens, known) for name, kind in scenario.classes.items()]
+        factor = rate_rps / sum(len(one.requests) / one.span_s for one in pools)
+        scaled = [method(one.times, one.span_s, factor, drawing(one.name, seed, "scaling")) for one in pools]
+    span_s = seconds or min(one.span_s for one in scaled)
+    offered = sorted(_offered(scenario, profile, pools, scaled, span_s), key=lambda request: request.arrival_s)
+    origins = {p.name: p for one in pools for p in one.provenance}.values()
     return Load(
-        requests=tuple(
-            Offered(one.request.arrival_s, one.class_name, tuple(_calls(one.request.stages, one.slos, profile)))
-            for one in made.requests
-        ),
-        seconds=made.record.achieved.span_s,
-        trace_source=", ".join(f"{p.name} ({p.source})" for p in made.record.provenance),
-        record=msgspec.to_builtins(made.record),
+        tuple(offered),
+        span_s,
+        trace_source=", ".join(f"{p.name} ({p.source})" for p in origins),
+        record={
+            "scenario": scenario.name,
+            "scaling": scaling,
+            "seed": seed,
+            "asked_rps": rate_rps,
+            "achieved": msgspec.to_builtins(burstiness(np.array([r.arrival_s for r in offered]), span_s)),
+            "scale_factor": factor,  # offered rate / the traces' own
+            "dropped": sum(one.dropped for one in pools),  # requests of the traces that outgrow the window
+            "trace_source": " + ".join(dict.fromkeys(p.source for one in pools for p in one.provenance)),
+            "provenance": msgspec.to_builtins(list(origins)),
+        },
     )
+
+
+def _offered(
+    scenario: Scenario, profile: HardwareProfile, pools: list[Pool], scaled: list[Scaled], span_s: float
+) -> Iterator[Offered]:
+    for one, again in zip(pools, (repeat(s, span_s) for s in scaled), strict=True):
+        for arrival_s, row in zip(again.times.tolist(), again.rows.tolist(), strict=True):
+            stages = one.requests[row].stages
+            slos = scenario.classes[one.name].slos(len(stages))
+            yield Offered(arrival_s, tuple(_calls(stages, slos, profile)), one.name)
 
 
 def unserved(request: Offered) -> RequestOutcome:
@@ -105,7 +109,7 @@ def unserved(request: Offered) -> RequestOutcome:
 
 
 def _calls(stages: Sequence[Stage], slos: Sequence[StageSlo], profile: HardwareProfile) -> Iterator[Call]:
-    """Stages as calls; one without new prompt tokens goes on in the call before it."""
+    """Stages as calls; one without new prompt tokens goes on in the call before it (a response after its thinking)."""
     pairs = list(zip(stages, slos, strict=True))
     for n, (stage, slo) in enumerate(pairs):
         if stage.prompt_tokens == 0 and n > 0:

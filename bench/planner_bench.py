@@ -19,7 +19,6 @@ from slosgate.bench.results import Row
 from slosgate.planner.admission import admit
 from slosgate.planner.controller import ReplicaState, rehearsed
 from slosgate.planner.jobs import JobTable
-from slosgate.planner.machine import coefficients
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.slack import next_batch
 
@@ -75,7 +74,6 @@ def draw_jobs(case: Case, profile: HardwareProfile, rng: np.random.Generator) ->
 def measure(case: Case, profile: HardwareProfile, calls: int, seed: int) -> Row:
     """A row of results: percentiles over `calls` different tables."""
     rng = np.random.default_rng(seed)
-    coef = coefficients(profile.perf)
     wall, cpu, rehearsal, exact, accepted = [], [], [], 0, 0
     collecting = gc.isenabled()
     gc.disable()
@@ -84,7 +82,7 @@ def measure(case: Case, profile: HardwareProfile, calls: int, seed: int) -> Row:
         rows, state = jobs.rows, ReplicaState("", profile, jobs, profile.kv_blocks // 2)
         candidate = ~rows["guaranteed"]
         started, ran = time.perf_counter(), time.thread_time()
-        admission = admit(rows, candidate, profile, coef, 0.0, profile.kv_blocks // 2)
+        admission = admit(rows, candidate, profile, 0.0, profile.kv_blocks // 2)
         promised = rows.copy()
         promised["guaranteed"] |= admission.accepted
         next_batch(promised, profile, 0.0, profile.kv_blocks // 2)

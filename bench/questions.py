@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from slosgate.bench import tuning
-from slosgate.bench.results import Row
+from slosgate.engines.sim.systems import AS_IT_COMES, Tuning
 
 SEEDS = 3  # loads that each rate is measured with, where they differ
 
@@ -19,47 +19,18 @@ class Question:
     system: str
     hardware: str
     replicas: int = 1
-    budget: int | None = None
-    drafts: int = 0
-    defer_below: float = 0.0
-    prefill_replicas: int | None = None
-    ahead: bool = True
+    tuning: Tuning = AS_IT_COMES
     seeds: int = SEEDS
 
-    def tuned(self) -> Row:
-        """What a baseline may be tuned by, as rows show it and virtual runs take it."""
-        return {
-            "budget": self.budget,
-            "drafts": self.drafts,
-            "defer_below": self.defer_below,
-            "prefill_replicas": self.prefill_replicas,
-            "ahead": self.ahead,
-        }
+    @property
+    def tunable(self) -> bool:
+        """Whether nothing that could be tuned is fixed."""
+        return self.tuning == AS_IT_COMES
 
 
 def settings_of(question: Question) -> list[Question]:
     """What there is to tune, the likeliest first."""
-    if not tunable(question):
+    if not question.tunable:
         return [question]
-    return [
-        dataclasses.replace(
-            question,
-            budget=t.budget,
-            drafts=t.drafts,
-            defer_below=t.defer_below,
-            replicas=t.replicas or question.replicas,
-            prefill_replicas=t.prefill_replicas,
-        )
-        for t in tuning.settings(question.system, question.replicas)
-    ]
-
-
-def tunable(question: Question) -> bool:
-    """Whether nothing that could be tuned is fixed."""
-    return (
-        question.budget is None
-        and not question.drafts
-        and not question.defer_below
-        and not question.prefill_replicas
-        and question.ahead
-    )
+    tries = tuning.settings(question.system, question.replicas)
+    return [dataclasses.replace(question, replicas=replicas, tuning=tuned) for replicas, tuned in tries]

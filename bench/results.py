@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import csv as tables
 import datetime
 import os
 import subprocess
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.console import Console
 
 from slosgate.bench.errors import InputError
 
@@ -52,9 +53,19 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     columns = dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, dict | list))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns, extrasaction="ignore")
+        table = tables.DictWriter(file, columns, extrasaction="ignore")
         table.writeheader()
         table.writerows(rows)
+
+
+def keep(result: Result, console: Console, json: Path | None, csv: Path | None = None) -> None:
+    """Write the files that were asked for, and say so."""
+    if json is not None:
+        write(result, json)
+        console.print(f"wrote {json}")
+    if csv is not None:
+        write_csv(result.rows, csv)
+        console.print(f"wrote {csv}")
 
 
 def read(path: Path) -> Result:

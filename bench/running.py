@@ -8,7 +8,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -16,11 +15,13 @@ from rich.table import Table
 from slosgate.bench import results, scenarios, stack, tuning, virtual
 from slosgate.bench.attainment import collect
 from slosgate.bench.errors import InputError
-from slosgate.bench.hardware import hardware_profile, is_file
+from slosgate.bench.hardware import hardware_profile
 from slosgate.bench.live import LiveRun, Target, model_at, replay
 from slosgate.bench.load import Load, offer
 from slosgate.bench.results import Result, Row
+from slosgate.bench.show import plain_table
 from slosgate.bench.summary import summarize
+from slosgate.engines.sim.systems import Settings
 from slosgate.planner.profile import HardwareProfile
 
 
@@ -41,7 +42,6 @@ class Experiment:
     scaling: str = "stretch"
     acceptance: float = 0.7
     drain_s: float = 60.0  # live: how long after the last arrival answers are waited for
-    generated: bool = False
 
 
 def run(experiment: Experiment, console: Console, json: Path | None = None, csv: Path | None = None) -> Result:
@@ -51,12 +51,7 @@ def run(experiment: Experiment, console: Console, json: Path | None = None, csv:
     result = results.begin("run", dataclasses.asdict(experiment), seed=experiment.seed, hardware=profile.name)
     result.rows.append(measure(experiment, load, profile, console))
     console.print(table(result.rows))
-    if json:
-        results.write(result, json)
-        console.print(f"wrote {json}")
-    if csv:
-        results.write_csv(result.rows, csv)
-        console.print(f"wrote {csv}")
+    results.keep(result, console, json, csv)
     return result
 
 
@@ -73,7 +68,6 @@ def prepare(experiment: Experiment) -> tuple[Load, HardwareProfile]:
         seed=experiment.seed,
         seconds=experiment.seconds,
         scaling=experiment.scaling,
-        generated=experiment.generated,
     )
     if not load.requests:
         raise InputError(
@@ -95,22 +89,10 @@ def announce(load: Load, console: Console) -> None:
 def measure(experiment: Experiment, load: Load, profile: HardwareProfile, console: Console) -> Row:
     """Serve the load and make the row."""
     if experiment.mode == "sim":
-        setting = tuning.settings(experiment.system, experiment.replicas)[0]
+        replicas, tuned = tuning.settings(experiment.system, experiment.replicas)[0]
+        settings = Settings(profile, replicas, experiment.seed, **dataclasses.asdict(tuned))
         with console.status(f"{experiment.system} in virtual time"):
-            served = virtual.simulate(
-                load,
-                experiment.system,
-                profile,
-                virtual.Setup(
-                    replicas=setting.replicas or experiment.replicas,
-                    seed=experiment.seed,
-                    acceptance=experiment.acceptance,
-                    prefill_replicas=setting.prefill_replicas,
-                    budget=setting.budget,
-                    drafts=setting.drafts,
-                    defer_below=setting.defer_below,
-                ),
-            )
+            served = virtual.simulate(load, experiment.system, settings, acceptance=experiment.acceptance)
         outcomes, more = served.outcomes, {"replica_totals": served.replicas}
     else:
         live = asyncio.run(_live(experiment, load, console))
@@ -136,8 +118,6 @@ async def _live(experiment: Experiment, load: Load, console: Console) -> LiveRun
         url, key = experiment.url.rstrip("/"), _api_key(experiment.api_key_env)
         target = Target((url,), await model_at(url, key), api_key=key)
         return await _replay(experiment, load, target, console)
-    if is_file(experiment.hardware):
-        raise InputError("--hardware must be the name of a shipped profile for replicas that --mode live starts")
     with console.status(f"starting {experiment.system}"):
         deployment = stack.Deployment(
             system=experiment.system,
@@ -176,26 +156,14 @@ async def _replay(experiment: Experiment, load: Load, target: Target, console: C
 
 def table(rows: list[Row]) -> Table:
     """Rows of runs, for people; it fits 80 columns."""
-    shown = Table(
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
-        pad_edge=False,
+    shown = plain_table(
+        (
+            "system", "req/s", "offered", "attained", "95 % CI", "strict", "good\n/s", "TTFT s\np50/p99",
+            "TPOT ms\np50/p99",
+        ),
+        texts=1,
         caption="attained: of all offered, by the paper's rule; strict: every token in time",
-    )
-    shown.add_column("system", no_wrap=True)
-    heads = (
-        "req/s",
-        "offered",
-        "attained",
-        "95 % CI",
-        "strict",
-        "good\n/s",
-        "TTFT s\np50/p99",
-        "TPOT ms\np50/p99",
-    )
-    for head in heads:
-        shown.add_column(head, justify="right", no_wrap=True)
+    )  # fmt: skip
     for row in rows:
         shown.add_row(row["system"], f"{row['rate_rps']:g}", str(row["offered"]), *_cells(row))
         for each in row["classes"] if len(row["classes"]) > 1 else []:

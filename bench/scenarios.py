@@ -1,10 +1,6 @@
 """Scenarios: what load is offered and what it is promised. They are data, in bench/scenarios.toml.
 
-    load = requests(scenarios.load("coder"), rate_rps=2.0, seed=0, seconds=None, max_model_tokens=2048)
-    for offered in load.requests:
-        offered.request.arrival_s, offered.request.stages, offered.slos
-
-A stage without new prompt tokens goes on in the call before it (a reasoning model's response after its thinking).
+`bench/load.py` makes a load of one, at a rate.
 """
 
 from __future__ import annotations
@@ -21,14 +17,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from slosgate.bench.errors import InputError, choose, positive
+from slosgate.bench.errors import InputError, choose
 from slosgate.planner.profile import HardwareProfile
 from slosgate.traces import sources
 from slosgate.traces.arrivals import Poisson
-from slosgate.traces.burstiness import Burstiness, Times, burstiness
+from slosgate.traces.burstiness import Times
 from slosgate.traces.errors import TraceError
 from slosgate.traces.records import Provenance, Stage, TraceRequest
-from slosgate.traces.scaling import METHODS, Scaled, repeat
 from slosgate.traces.sources import Places
 from slosgate.traces.windows import WHOLE, Slice, arrival_times, drop_longer, pair
 
@@ -95,52 +90,6 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     classes: dict[str, RequestClass]
 
 
-class Offered(msgspec.Struct, frozen=True, kw_only=True):
-    """One request to send at `request.arrival_s`, and what each of its stages is promised."""
-
-    request: TraceRequest
-    class_name: str
-    slos: tuple[StageSlo, ...]
-
-
-class Making(msgspec.Struct, frozen=True, kw_only=True):
-    """How requests are made of the traces."""
-
-    scaling: str = "stretch"  # how the traces get to a rate
-    generated: bool = False  # leave the real traces aside
-    independent: bool = False  # draw lengths independently of arrivals
-
-
-FROM_TRACES = Making()
-
-
-class LoadRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How a load came about; every result repeats it."""
-
-    scenario: str
-    scaling: str
-    pairing: str  # "row": lengths stay with their arrivals; "independent": drawn for each arrival by the seed
-    seed: int
-    asked_rps: float
-    achieved: Burstiness  # rate, CV, peaks of the offered arrivals
-    scale_factor: float  # offered rate / the traces' own
-    dropped: int  # requests of the traces that outgrow the window
-    trace_source: str  # "$SLOSBENCH_TRACES", "cache", "fetched", "generated"; several joined by " + "
-    provenance: tuple[Provenance, ...]
-
-
-class ScenarioLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests sorted by arrival, and the record of how they were made."""
-
-    requests: tuple[Offered, ...]
-    record: LoadRecord
-
-
-def names() -> list[str]:
-    """All scenarios, in the file's order."""
-    return list(_read_file()["scenario"])
-
-
 def load(name: str) -> Scenario:
     """A scenario by its name, or the one in a .toml file like scenarios.toml. Raises InputError."""
     if name.endswith(".toml"):
@@ -169,52 +118,6 @@ def _scenario(name: str, table: dict[str, Any]) -> Scenario:
     return Scenario(name=name, title=entry["title"], hardware=entry["hardware"], classes=classes)
 
 
-def requests(
-    scenario: Scenario,
-    rate_rps: float,
-    seed: int,
-    seconds: float | None,
-    max_model_tokens: int,
-    *,
-    making: Making = FROM_TRACES,
-    places: Places | None = None,
-) -> ScenarioLoad:
-    """The requests of a scenario at `rate_rps` in total; classes keep their shares.
-
-    `seconds`: how long requests arrive; the slices start over when that is longer than they last, None takes each
-    slice once. Requests that outgrow a class's window or the model's are dropped. The seed decides what is drawn
-    (Poisson arrivals, thinning, generated traces); a stretched real slice is the same for every seed. Raises
-    InputError.
-    """
-    method = METHODS[choose("scaling", making.scaling, METHODS)]
-    positive("the rate", rate_rps)
-    if seconds is not None:
-        positive("seconds", seconds)
-    with bad_traces_are_bad_input():
-        known = places or Places.from_env()
-        pools = [
-            pool(name, kind, seed, max_model_tokens, known, generated=making.generated, independent=making.independent)
-            for name, kind in scenario.classes.items()
-        ]
-        factor = rate_rps / sum(len(one.requests) / one.span_s for one in pools)
-        scaled = [method(one.times, one.span_s, factor, _rng(one.name, seed, "scaling")) for one in pools]
-    span_s = seconds or min(one.span_s for one in scaled)
-    offered = sorted(_offered(scenario, pools, scaled, span_s), key=lambda one: one.request.arrival_s)
-    record = LoadRecord(
-        scenario=scenario.name,
-        scaling=making.scaling,
-        pairing="independent" if making.independent else "row",
-        seed=seed,
-        asked_rps=rate_rps,
-        achieved=burstiness(arrival_times([one.request for one in offered]), span_s),
-        scale_factor=factor,
-        dropped=sum(one.dropped for one in pools),
-        trace_source=" + ".join(dict.fromkeys(p.source for one in pools for p in one.provenance)),
-        provenance=tuple({p.name: p for one in pools for p in one.provenance}.values()),
-    )
-    return ScenarioLoad(requests=tuple(offered), record=record)
-
-
 @dataclass(frozen=True)
 class Pool:
     """A class's requests before scaling: arrivals in [0, span_s)."""
@@ -240,7 +143,6 @@ def pool(
     places: Places,
     *,
     generated: bool = False,
-    independent: bool = False,
 ) -> Pool:
     """Raises TraceError, also when no request fits the window.
 
@@ -258,14 +160,14 @@ def pool(
         )
     times, origins = arrival_times(fitting), [lengths.provenance]
     if not isinstance(kind.arrivals, str):
-        times = Poisson(rate_rps=kind.arrivals).draw(kind.part.span_s, _rng(name, seed, "arrivals"))
+        times = Poisson(rate_rps=kind.arrivals).draw(kind.part.span_s, drawing(name, seed, "arrivals"))
     elif not own_arrivals:
         arrivals = sources.load(kind.arrivals, places, seed=seed, part=kind.part, generated=generated)
         times = arrival_times(arrivals.requests)
         origins.append(arrivals.provenance)
     return Pool(
         name=name,
-        requests=tuple(pair(times, fitting, independent=_rng(name, seed, "pairing") if independent else None)),
+        requests=tuple(pair(times, fitting)),
         lengths=tuple(fitting),
         span_s=kind.part.span_s,
         dropped=len(lengths.requests) - len(fitting),
@@ -282,18 +184,7 @@ def bad_traces_are_bad_input() -> Iterator[None]:
         raise InputError(str(error)) from None
 
 
-def _offered(scenario: Scenario, pools: list[Pool], scaled: list[Scaled], span_s: float) -> Iterator[Offered]:
-    for one, again in zip(pools, (repeat(s, span_s) for s in scaled), strict=True):
-        for arrival_s, row in zip(again.times.tolist(), again.rows.tolist(), strict=True):
-            stages = one.requests[row].stages
-            yield Offered(
-                request=TraceRequest(arrival_s=arrival_s, stages=stages),
-                class_name=one.name,
-                slos=scenario.classes[one.name].slos(len(stages)),
-            )
-
-
-def _rng(class_name: str, seed: int, purpose: str) -> np.random.Generator:
+def drawing(class_name: str, seed: int, purpose: str) -> np.random.Generator:
     """A class draws the same in every scenario, and for each purpose on its own."""
     return np.random.default_rng([seed, zlib.crc32(f"{class_name} {purpose}".encode())])
 

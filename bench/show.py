@@ -14,6 +14,14 @@ from slosgate.bench.results import Row
 from slosgate.bench.sweeps import Searched
 
 
+def plain_table(heads: Sequence[str], *, texts: int = 0, title: str | None = None, caption: str | None = None) -> Table:
+    """A table that fits a console: `texts` columns of words, then numbers."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False, title=title, caption=caption)
+    for n, head in enumerate(heads):
+        table.add_column(head, justify="left" if n < texts else "right", no_wrap=True)
+    return table
+
+
 @contextmanager
 def searching(console: Console, total: int) -> Iterator[Callable[[Searched], None]]:
     """A progress bar over searches; yields what to call when one is done."""
@@ -35,11 +43,8 @@ def searching(console: Console, total: int) -> Iterator[Callable[[Searched], Non
 
 def capacity_table(rows: Sequence[Row]) -> Table:
     """Capacities, for people."""
-    shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
-    for head in ("scenario", "system", "hardware"):
-        shown.add_column(head, no_wrap=True)
-    for head in ("GPUs", "req/s/GPU", "attained", "95 % CI", "bound", "share"):
-        shown.add_column(head, justify="right", no_wrap=True)
+    heads = "scenario", "system", "hardware", "GPUs", "req/s/GPU", "attained", "95 % CI", "bound", "share"
+    shown = plain_table(heads, texts=3)
     for r in rows:
         share = r["share_of_bound"]
         shown.add_row(

@@ -15,7 +15,7 @@ from functools import partial
 from slosgate.bench import counts, tuning
 from slosgate.bench.attainment import wilson
 from slosgate.bench.capacity import STRIDE, Capacity, Count, rate_of, search, step_of
-from slosgate.bench.questions import Question, settings_of, tunable
+from slosgate.bench.questions import Question, settings_of
 from slosgate.bench.results import Row
 from slosgate.bench.workers import Workers
 
@@ -57,7 +57,7 @@ class Searched(Best):
             "ci_high": round(high, 5),
             "bound_rps_per_gpu": round(self.bound_rps_per_gpu, 4),
             "share_of_bound": round(self.per_gpu_rps / self.bound_rps_per_gpu, 4) if self.bound_rps_per_gpu else None,
-            **q.tuned(),
+            **dataclasses.asdict(q.tuning),
             "requests": count.offered,
         }
 
@@ -102,15 +102,20 @@ def best_of(
     search begins at `start_rps_per_gpu`. The best one is tried without asynchronous scheduling, too.
     """
     best = known or Best(questions[0], questions[0], Capacity(0.0, Count(0, 0)))
-    first = dataclasses.replace(likely, ahead=True) if likely else None
+    first = _scheduling(likely, ahead=True) if likely else None
     tries = [(question, setting) for question in questions for setting in settings_of(question)]
     for question, setting in sorted(tries, key=lambda one: one[1] != first):
         best = _best(best, question, setting, target, workers, start_rps_per_gpu, stride)
     found = best is not known and best.capacity.rate_rps > 0
-    if found and tunable(best.asked) and tuning.synchronous(best.asked.system):
-        plain = dataclasses.replace(best.question, ahead=False)
+    if found and best.asked.tunable and tuning.synchronous(best.asked.system):
+        plain = _scheduling(best.question, ahead=False)
         best = _best(best, best.asked, plain, target, workers, start_rps_per_gpu, stride)
     return best
+
+
+def _scheduling(question: Question, *, ahead: bool) -> Question:
+    """The same with asynchronous scheduling, or without it."""
+    return dataclasses.replace(question, tuning=dataclasses.replace(question.tuning, async_scheduling=ahead))
 
 
 def _best(

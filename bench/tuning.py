@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from slosgate.bench import own
 from slosgate.bench.errors import choose
 from slosgate.engines.sim import systems
-from slosgate.engines.sim.systems import SystemFactory
+from slosgate.engines.sim.systems import SystemFactory, Tuning
 from slosgate.planner.profile import HardwareProfile
 
 BASELINES = ("vllm", "vllm-v0", "sarathi", "distserve")
@@ -26,18 +24,6 @@ DRAFTS = (4, 2, 1)
 ASYNCHRONOUS = ("vllm", "sarathi", "distserve")  # they may choose an iteration while the one before runs, or not
 SPLITS = {1: ((2, 1), (3, 1), (3, 2))}  # one GPU can't be split: pools of two and three, counted per GPU
 SPECULATING = "+sd"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a baseline is tuned by; None and 0 leave the system as it comes."""
-
-    budget: int | None = None
-    drafts: int = 0
-    defer_below: float = 0.0  # of the KV memory
-    replicas: int | None = None  # as many as were asked for, unless a split needs more
-    prefill_replicas: int | None = None
-    ahead: bool = True  # iterations are chosen while the one before runs (asynchronous scheduling)
 
 
 def names() -> list[str]:
@@ -86,17 +72,23 @@ def budget_within(profile: HardwareProfile, tpot_s: float) -> int:
     return meeting[-1] if meeting else budgets[0]
 
 
-def settings(system: str, replicas: int = 1) -> list[Setting]:
-    """Every setting to try, the likeliest first; of the best one also its `synchronous` form."""
+def settings(system: str, replicas: int = 1) -> list[tuple[int, Tuning]]:
+    """Every setting to try, the likeliest first, with the replicas that it takes: more than were asked for only where
+    a split needs them. Of the best one also its `synchronous` form."""
     name = system.removesuffix(SPECULATING)
     drafts = DRAFTS if system.endswith(SPECULATING) else (0,)
-    splits: tuple[tuple[int | None, int | None], ...] = ((None, None),)
+    splits: tuple[tuple[int, int | None], ...] = ((replicas, None),)
     if name == "distserve":
         splits = SPLITS.get(replicas) or tuple((replicas, n) for n in range(1, replicas))
-    rival = name in RIVALS or name in ROUTED_RIVALS
-    budgets = RIVAL_BUDGETS if rival else BUDGETS.get(system, (None,))
+    budgets = RIVAL_BUDGETS if name in (*RIVALS, *ROUTED_RIVALS) else BUDGETS.get(system, (None,))
     defers = (0.5, 0.0, 1.0) if name in DEFERRING else (0.0,)
-    return [Setting(b, n, d, *split) for n in drafts for b in budgets for d in defers for split in splits]
+    return [
+        (needed, Tuning(budget=budget, drafts=n, defer_below=defer, prefill_replicas=prefills))
+        for n in drafts
+        for budget in budgets
+        for defer in defers
+        for needed, prefills in splits
+    ]
 
 
 def synchronous(system: str) -> bool:

@@ -10,32 +10,14 @@ import numpy as np
 
 from slosgate.bench import tuning
 from slosgate.bench.attainment import BEST_EFFORT, PAPER, UNSAID, Floats, RequestOutcome, attained, collect, judged
-from slosgate.bench.load import Call, Load, Offered, unserved
+from slosgate.bench.load import Load, unserved
 from slosgate.bench.results import Row
 from slosgate.engines.sim.cluster import Run, Watch
 from slosgate.engines.sim.cluster import simulate as simulate_cluster
-from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, StageJob
-from slosgate.planner.profile import HardwareProfile
+from slosgate.engines.sim.systems import Offered, Settings, StageJob
 
 DRAIN_S = 300.0  # what has not ended so long after the last arrival counts as unfinished
 LOOKS = 16  # at the misses so far, while requests arrive
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """How many replicas serve, and what a baseline is tuned by."""
-
-    replicas: int = 1
-    seed: int = 0
-    acceptance: float = 0.0  # chance that a drafted token is accepted
-    budget: int | None = None  # tokens an iteration may take
-    drafts: int = 0
-    defer_below: float = 0.0  # of rivals: share of the KV memory
-    prefill_replicas: int | None = None  # of `replicas`, where prefill and decode are apart
-    ahead: bool = True  # iterations are chosen while the one before runs (asynchronous scheduling)
-
-
-ONE_REPLICA = Setup()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +28,15 @@ class VirtualRun:
 
 
 def simulate(
-    load: Load,
-    system: str,
-    profile: HardwareProfile,
-    setup: Setup = ONE_REPLICA,
-    *,
-    misses_allowed: int | None = None,
+    load: Load, system: str, settings: Settings, *, acceptance: float = 0.0, misses_allowed: int | None = None
 ) -> VirtualRun:
     """Serve a load in virtual time. The same arguments give the same result. Raises systems.UnknownSystem.
 
-    Abandons the run once more than `misses_allowed` requests have missed by the paper's rule for certain.
+    `acceptance` is the chance that a drafted token is accepted. Abandons the run once more than `misses_allowed`
+    requests have missed by the paper's rule for certain.
     """
-    built = tuning.factory(system)(
-        Settings(
-            profile=profile,
-            replicas=setup.replicas,
-            seed=setup.seed,
-            budget=setup.budget,
-            drafts=setup.drafts,
-            defer_below=setup.defer_below,
-            prefill_replicas=setup.prefill_replicas,
-            async_scheduling=setup.ahead,
-        )
-    )
-    offered = [_request(n, r, setup.acceptance) for n, r in enumerate(load.requests)]
+    built = tuning.factory(system)(settings)
+    offered = [dataclasses.replace(r, id=f"r{n}", acceptance=acceptance) for n, r in enumerate(load.requests)]
     misses = _Misses(load, misses_allowed) if misses_allowed is not None else None
     watch = Watch(load.seconds / LOOKS, misses.too_many) if misses else None
     run = simulate_cluster(built, offered, until_s=load.seconds + DRAIN_S, watch=watch)
@@ -97,29 +64,6 @@ class _Misses:
         hopeful = attained(served, PAPER)
         self.missed = int(len(hopeful) - hopeful.sum())
         return self.missed > self._allowed
-
-
-def _request(number: int, request: Offered, acceptance: float) -> SimRequest:
-    return SimRequest(
-        id=f"r{number}",
-        arrival_s=request.arrival_s,
-        stages=tuple(_stage(call) for call in request.calls),
-        slo_class=request.slo_class,
-        acceptance=acceptance,
-    )
-
-
-def _stage(call: Call) -> SimStage:
-    return SimStage(
-        prompt_tokens=call.prompt_tokens,
-        output_tokens=call.output_tokens,
-        cached_tokens=call.cached_tokens,
-        ttft_slo_s=call.ttft_slo_s,
-        tpot_slo_s=call.tpot_slo_s,
-        gap_s=call.gap_s,
-        switch_at=call.switch_at,
-        next_tpot_slo_s=call.next_tpot_slo_s,
-    )
 
 
 def _outcome(request: Offered, jobs: Iterator[StageJob]) -> RequestOutcome:

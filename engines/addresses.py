@@ -1,4 +1,4 @@
-"""Where gateways reach a replica of this machine, and what it is called if nobody says."""
+"""Where gateways reach a replica of this machine, and what it is called by default."""
 
 from __future__ import annotations
 

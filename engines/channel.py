@@ -27,8 +27,9 @@ from redis.exceptions import ResponseError
 
 from slosgate.engines.cancelling import check_cancelled, failure_of
 from slosgate.engines.door import Door, shown
-from slosgate.engines.messages import Announcement, Moment, Name, Plan, Telemetry
+from slosgate.engines.messages import Announcement, Moment, Plan, Telemetry
 from slosgate.engines.store import STORE_ERRORS, connect, why
+from slosgate.planner.plans import Name
 from slosgate.planner.profile import HardwareProfile
 
 HEARTBEAT_S = 1.0
@@ -77,7 +78,7 @@ class Registered(msgspec.Struct, frozen=True):
 
 
 async def registered(redis: Redis, door: Door) -> Registered:
-    """Who is registered. Raises one of STORE_ERRORS."""
+    """The replicas that are registered. Raises one of STORE_ERRORS."""
     prefix = key("replica", "").encode()
     found = sorted({k async for k in redis.scan_iter(match=key("replica", "*"), count=1000)})
     values = await redis.mget(found) if found else []
@@ -138,7 +139,10 @@ async def _latest_plan(redis: Redis, name: str, door: Door) -> Plan | None:
 
 
 async def arrivals_for(redis: Redis, name: str, door: Door) -> AsyncIterator[Announcement]:
-    """Who is sent to one replica, as gateways announce it. Raises one of STORE_ERRORS when the connection breaks."""
+    """Requests that are sent to one replica, as gateways announce them.
+
+    Raises one of STORE_ERRORS when the connection breaks.
+    """
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
         await pubsub.subscribe(key("arrivals", name))
         async for _, announcement in _messages(pubsub, door, Announcement):
@@ -168,7 +172,7 @@ class ReplicaChannel:
     """A replica's end: registers, beats, reports, and hands plans over. Losing Redis never raises.
 
     While Redis is away `connected` is False and reports are dropped; when it is back the replica registers again
-    and fetches the newest plan. `snapshot` builds a report, `on_plan` takes a plan, `on_arrival` hears who is on the
+    and fetches the newest plan. `snapshot` builds a report, `on_plan` takes a plan, `on_arrival` hears what is on its
     way; all run on the event loop.
 
     A name belongs to the replica that had it first, for as long as that one lives. Another that asks for it registers
@@ -208,7 +212,7 @@ class ReplicaChannel:
         """Serve until cancelled, then unregister if Redis is there."""
         while True:
             error = await failure_of(self._connected())
-            if error is not None:  # whatever it was: a replica that nobody sees is worse
+            if error is not None:  # whatever it was: a replica that is not seen is worse
                 self._note_trouble(error)
             await asyncio.sleep(RECONNECT_S)
 

@@ -16,13 +16,11 @@ from numpy.typing import NDArray
 from slosgate.engines.announced import Announced
 from slosgate.engines.messages import (
     Announcement,
-    DraftReport,
     IterationReport,
     Plan,
     PlannedIteration,
     RequestProgress,
     SloArgs,
-    Telemetry,
 )
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.batch import Batch
@@ -65,7 +63,7 @@ class PlanFollower:
         self._rule = rule
         self._registered = profile.perf
         self._as_planned = 0  # iterations since the model last changed
-        self._prompts = LengthHistogram()  # of who arrived here
+        self._prompts = LengthHistogram()  # of what arrived here
         self._horizon: list[PlannedIteration] = []  # what is left of the plan's, next one last
         self._preempt: set[str] = set()  # ordered by the plan and not yet done
         self._held: set[str] = set()  # by the newest orders
@@ -218,35 +216,6 @@ class PlanFollower:
             self._as_planned = 0
             self.profile = msgspec.structs.replace(self.profile, perf=model)
 
-    def progress(self) -> tuple[RequestProgress, ...]:
-        """Where every job stands."""
-        return progress_of(self.table)
-
-    def telemetry(
-        self,
-        *,
-        replica: str,
-        sent_at_s: float,
-        busy_for_s: float,
-        kv_blocks_total: int,
-        kv_blocks_free: int,
-        iterations: tuple[IterationReport, ...] = (),
-        drafts: tuple[DraftReport, ...] = (),
-    ) -> Telemetry:
-        """The replica's report."""
-        return Telemetry(
-            replica=replica,
-            sent_at_s=sent_at_s,
-            epoch=self.epoch,
-            busy_for_s=busy_for_s,
-            kv_blocks_total=kv_blocks_total,
-            kv_blocks_free=kv_blocks_free,
-            iterations=iterations,
-            progress=self.progress(),
-            drafts=drafts,
-            perf=self.recalibrated,
-        )
-
     @property
     def recalibrated(self) -> PerfModel | None:
         """The model it plans with, where that is not the one it began with."""
@@ -323,6 +292,7 @@ def add_job(
         context=cached_tokens,
         output=min(slo.slo_output_tokens or max_tokens, max_tokens),
         guaranteed=bool(slo.slo_guaranteed) and slo.slo_ttft_ms is not None,
+        has_slo=bool(slo.slo_promises) and slo.slo_ttft_ms is not None,
         weight=slo.slo_weight,
         acceptance=slo.slo_acceptance,
         switch_at=slo.slo_switch_at,

@@ -14,32 +14,17 @@ import msgspec
 from msgspec import Meta
 
 from slosgate.planner.perf_model import PerfModel
+from slosgate.planner.plans import Count, Duration, Name
+from slosgate.planner.plans import PlannedIteration as PlannedIteration
 
-Count = Annotated[int, Meta(ge=0, le=1 << 31)]  # tokens, blocks, sequences: sums of thousands of them fit 64 bits
 Epoch = Annotated[int, Meta(ge=0, le=1 << 52)]  # Redis's scripts count in doubles
-Duration = Annotated[float, Meta(ge=0, le=86_400)]
-Pace = Annotated[float, Meta(ge=1e-6)]  # seconds per token; inf without an SLO
 Moment = Annotated[float, Meta(ge=-1e11, le=1e11)]  # on a wall clock
 Due = Annotated[float, Meta(ge=-1e11)]  # on a wall clock; inf: never
 Share = Annotated[float, Meta(ge=0, le=1)]
 Weight = Annotated[float, Meta(ge=0, le=1e9)]
-Name = Annotated[str, Meta(max_length=512)]
 
 MOST_REQUESTS = 1 << 14  # on one replica: reading a report must not hold up a gateway's streams
 MOST_ITERATIONS = 1 << 14  # in one report
-
-
-class PlannedIteration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One iteration of a plan's horizon.
-
-    `speculation` holds (TPOT of the tier in seconds, draft tokens): a tier that is not named does not decode in
-    this iteration; a length of 0 decodes without drafts. `prefill` holds (request id, prompt tokens).
-    """
-
-    token_budget: Count
-    duration_s: Duration
-    speculation: tuple[tuple[Pace, Count], ...] = ()
-    prefill: tuple[tuple[Name, Count], ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,6 +109,7 @@ class SloArgs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     slo_ttft_ms: float | None = None
     slo_tpot_ms: float | None = None
     slo_guaranteed: int = 0  # 1: an admitted guarantee, 0: best effort
+    slo_promises: int = 1  # 0: no SLO; then `slo_ttft_ms` is how much longer others may go first
     slo_weight: float = 1.0
     slo_output_tokens: int = 0  # the planning value for the output's length; 0 means max_tokens
     slo_acceptance: float = 0.0  # planning value for the chance that a drafted token is accepted; 0: don't draft

@@ -1,11 +1,50 @@
-"""What the command lines of all replicas make of `--redis`, `--host` and `--url`."""
+"""What command lines share: options as a record, and what replicas make of `--redis`, `--host` and `--url`."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, get_type_hints
+
 import typer
 
+from slosgate import __version__
 from slosgate.engines import addresses
 from slosgate.engines.store import url_problem
+
+T = TypeVar("T")
+
+
+def taking(record: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
+    """Make a typer command of a function that takes a record: the fields of its class are the options."""
+    hints = get_type_hints(record, include_extras=True)
+    parameters = [
+        parameter.replace(annotation=hints[name]) for name, parameter in inspect.signature(record).parameters.items()
+    ]
+
+    def command_of(function: Callable[[T], None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(**options: Any) -> None:
+            function(record(**options))
+
+        # What typer reads a command's options from.
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = hints
+        return command
+
+    return command_of
+
+
+def version_of(program: str) -> Callable[[bool], None]:
+    """What `--version` does."""
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            typer.echo(f"{program} {__version__}")
+            raise typer.Exit
+
+    return show
 
 
 def registered_url(host: str, port: int, url: str | None, redis: str | None) -> str:

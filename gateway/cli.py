@@ -23,8 +23,9 @@ import msgspec
 import typer
 import uvicorn
 
-from slosgate import __version__, planner
+from slosgate import planner
 from slosgate.engines import profiles, secrets
+from slosgate.engines.options import version_of
 from slosgate.engines.profiles.command import app as profile_app
 from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
@@ -51,16 +52,11 @@ engine_app.command("sim")(sim)
 engine_app.command("vllm", context_settings=CONTEXT_SETTINGS)(vllm)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"slosgate {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def slosgate(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", callback=version_of("slosgate"), is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     """SLO-guaranteed serving in front of vLLM."""

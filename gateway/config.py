@@ -89,12 +89,12 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     headroom_ms: Annotated[float, Meta(ge=0)] = SHIPPED.headroom_s * 1000
     # While Redis is away nothing can be guaranteed: requests are served as best effort, or refused with a 503.
     when_state_is_away: Literal["best-effort", "refuse"] = "best-effort"
-    patience_s: Positive = SHIPPED.patience_s  # how long a request without an SLO may be overtaken by best effort
+    patience_s: Positive = SHIPPED.overtaken_s  # how long a request without an SLO may be overtaken by best effort
 
     @property
     def desk(self) -> DeskSettings:
         """How requests are judged, for the planner."""
-        return DeskSettings(headroom_s=self.headroom_ms / 1000, hop_limit=self.hop_limit, patience_s=self.patience_s)
+        return DeskSettings(headroom_s=self.headroom_ms / 1000, hop_limit=self.hop_limit, overtaken_s=self.patience_s)
 
 
 class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

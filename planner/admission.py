@@ -60,11 +60,11 @@ class Admission:
 
 
 def admit(
-    jobs: Jobs, candidate: NDArray[np.bool_], profile: HardwareProfile, coef: Floats, now_s: float, free_blocks: int
+    jobs: Jobs, candidate: NDArray[np.bool_], profile: HardwareProfile, now_s: float, free_blocks: int
 ) -> Admission:
     """The most valuable set of `candidate` rows that can be guaranteed with all that is guaranteed already."""
     best = Admission(np.zeros(len(jobs), np.bool_), 0.0, True)
-    for problem in problems(jobs, candidate, profile, coef, now_s, free_blocks):
+    for problem in problems(jobs, candidate, profile, now_s, free_blocks):
         chosen, value, exact = solve(problem)
         if value > best.value:
             accepted = np.zeros(len(jobs), np.bool_)

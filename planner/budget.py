@@ -1,4 +1,4 @@
-"""The budget model of admission: one description that the DP, the greedy reference and brute force share.
+"""The budget model of admission, which `planner.admission` solves.
 
 Candidates k = 1..N by prefill deadline d_k. Iterations last tau, the shortest time in which the tightest tier must gain
 its tokens: tau = min over tiers of A(s) TPOT (s: draft tokens, 0 without speculation). An iteration costs b + v s for
@@ -61,7 +61,8 @@ MOST_TIERS = 16
 FAR_S = 30.0  # a TPOT SLO without a TTFT SLO is admitted as if its first token were due then
 
 
-# Columns of a problem's table, as the kernels index it.
+# Columns of a problem's table: d, p, u and m of a candidate, what it is worth, whether it must be in (it is guaranteed
+# already) or can't be (its tier is tighter than tau allows for), and P and M at its deadline.
 DEADLINE, PREFILL, LOAD, MEMORY, VALUE, FORCED, BARRED, BUDGET, ROOM = range(9)
 
 
@@ -69,52 +70,13 @@ class Problem(NamedTuple):
     """Which of the candidates to admit under one choice of tau; candidates by deadline."""
 
     row: NDArray[np.int64]  # rows of the job array the problem was made from
-    table: NDArray[np.float64]  # shape (N, 9): the columns below
+    table: NDArray[np.float64]  # shape (N, 9): the columns above
     load_left: float  # 1 - T(0, 0, 0, s) / tau - U_running
-
-    @property
-    def deadline_s(self) -> Floats:
-        """d, from now."""
-        return self.table[:, DEADLINE]
-
-    @property
-    def prefill_s(self) -> Floats:
-        """p."""
-        return self.table[:, PREFILL]
-
-    @property
-    def load(self) -> Floats:
-        """u."""
-        return self.table[:, LOAD]
-
-    @property
-    def memory(self) -> Floats:
-        """m, tokens."""
-        return self.table[:, MEMORY]
-
-    @property
-    def value(self) -> Floats:
-        return self.table[:, VALUE]
 
     @property
     def forced(self) -> Bools:
         """Guaranteed already: must be in."""
         return self.table[:, FORCED] > 0
-
-    @property
-    def barred(self) -> Bools:
-        """Of a tier tighter than tau allows for: can't be in."""
-        return self.table[:, BARRED] > 0
-
-    @property
-    def budget_s(self) -> Floats:
-        """P."""
-        return self.table[:, BUDGET]
-
-    @property
-    def room(self) -> Floats:
-        """M, tokens."""
-        return self.table[:, ROOM]
 
 
 class Scene(NamedTuple):
@@ -135,7 +97,7 @@ class Pattern(NamedTuple):
 
 
 def problems(
-    jobs: Jobs, candidate: NDArray[np.bool_], profile: HardwareProfile, coef: Floats, now_s: float, free_blocks: int
+    jobs: Jobs, candidate: NDArray[np.bool_], profile: HardwareProfile, now_s: float, free_blocks: int
 ) -> list[Problem]:
     """One problem for each tau worth trying: a set is feasible when it is in one of them.
 
@@ -161,7 +123,7 @@ def takes_part(jobs: Jobs, candidate: Bools, row: int) -> bool:
 def begun_in_time(job: Any) -> bool:
     """Whether best effort decodes after a first token in time: it has its memory, and what is left is promised next."""
     decodes = job.prompt_left == 0 and not job.held
-    return bool(decodes and job.deadline_s < np.inf and in_time(job))
+    return bool(decodes and job.has_slo and job.deadline_s < np.inf and in_time(job))
 
 
 @compiled
@@ -239,9 +201,9 @@ def token_cost_s(coef: Floats, context: float, drafts: int, acceptance: float) -
 @compiled
 def drafts_of(job: Any, pattern: Pattern) -> int:
     """The draft length of a job's tier."""
-    tier = strictest_s(job)
-    for at in range(len(pattern.tiers)):
-        if pattern.tiers[at] == tier:
+    tier, tiers = strictest_s(job), pattern.tiers
+    for at in range(len(tiers)):
+        if tiers[at] == tier:
             return int(pattern.lengths[at])
     return 0
 
@@ -292,20 +254,21 @@ def formulate(scene: Scene, machine: Machine, tightest: float, broken: Bools, fi
 @compiled
 def demands(scene: Scene, machine: Machine, pattern: Pattern, row: Ints, tightest: float) -> Floats:
     """The table of a problem, but for its bounds."""
-    coef, now_s, big = machine.coef, scene.now_s, steepest_term(machine.coef)
+    jobs, candidate, now_s, _ = scene
+    coef, block_tokens, big = machine.coef, machine.block_tokens, steepest_term(machine.coef)
     table = np.zeros((len(row), 9))
     for k in range(len(row)):
-        job = scene.jobs[row[k]]
+        job = jobs[row[k]]
         context = job.context + job.prompt_left
         decode_s = token_cost_s(coef, context + 0.5 * job.output, drafts_of(job, pattern), job.acceptance)
         table[k, DEADLINE] = min(job.deadline_s - now_s, FAR_S)
         table[k, PREFILL] = coef[big, 0] * job.prompt_left + coef[big, 1] * context
         table[k, LOAD] = decode_s / strictest_s(job)
-        table[k, MEMORY] = blocks_for(context + job.output, machine.block_tokens) * machine.block_tokens
+        table[k, MEMORY] = blocks_for(context + job.output, block_tokens) * block_tokens
         if midway(job, now_s):
             table[k, MEMORY] = 0.0
         table[k, VALUE] = job.weight
-        table[k, FORCED] = 0.0 if scene.candidate[row[k]] else 1.0
+        table[k, FORCED] = 0.0 if candidate[row[k]] else 1.0
         table[k, BARRED] = 1.0 if strictest_s(job) < tightest else 0.0
     return table
 
@@ -313,15 +276,16 @@ def demands(scene: Scene, machine: Machine, pattern: Pattern, row: Ints, tightes
 @compiled
 def charge_running(scene: Scene, coef: Floats, pattern: Pattern, table: Floats) -> float:
     """Take what running jobs decode from every bound on time; their load."""
+    jobs, candidate, now_s, _ = scene
     load = 0.0
-    for j in range(len(scene.jobs)):
-        job = scene.jobs[j]
+    for j in range(len(jobs)):
+        job = jobs[j]
         decodes = job.prompt_left == 0 and tier_s(job) < np.inf
-        if not decodes or scene.candidate[j] or not takes_part(scene.jobs, scene.candidate, j):
+        if not decodes or candidate[j] or not takes_part(jobs, candidate, j):
             continue
         cost_s = token_cost_s(coef, job.context, drafts_of(job, pattern), job.acceptance)
         load += cost_s / tier_s(job)
-        charge(table, job, cost_s, scene.now_s)
+        charge(table, job, cost_s, now_s)
     return load
 
 
@@ -386,8 +350,8 @@ def memory_room(scene: Scene, block_tokens: int, row: Ints, constant_s: float, t
     A running job holds c + (t - now) / TPOT tokens until its output ends at e; the sum is largest just before one ends,
     so it is read off at the ends, latest first, from running sums.
     """
-    jobs, now_s = scene.jobs, scene.now_s
-    capacity = float(scene.free_blocks * block_tokens)
+    jobs, candidate, now_s, free_blocks = scene
+    capacity = float(free_blocks * block_tokens)
     ends, context, rate = np.empty(len(jobs)), np.empty(len(jobs)), np.empty(len(jobs))
     n = 0
     for j in range(len(jobs)):
@@ -395,7 +359,7 @@ def memory_room(scene: Scene, block_tokens: int, row: Ints, constant_s: float, t
         capacity += blocks_for(job.context, block_tokens) * block_tokens
         if midway(job, now_s):
             capacity -= blocks_for(job.context + job.prompt_left + job.output, block_tokens) * block_tokens
-        if scene.candidate[j] or job.prompt_left > 0 or not takes_part(jobs, scene.candidate, j):
+        if candidate[j] or job.prompt_left > 0 or not takes_part(jobs, candidate, j):
             continue
         tpot = tier_s(job)
         ends[n] = np.inf if tpot == np.inf else max(still_to_emit(job) * tpot, token_due_s(job, job.output) - now_s)
@@ -417,19 +381,3 @@ def memory_room(scene: Scene, block_tokens: int, row: Ints, constant_s: float, t
         while i < n and ends[order[i]] >= start:
             i += 1
         table[k, ROOM] = capacity - (peak[i - 1] if i else 0.0)
-
-
-def feasible(problem: Problem, chosen: NDArray[np.bool_]) -> bool:
-    """The inequalities above, term by term, for one set. The reference that the solvers are tested against."""
-    if (problem.forced & ~chosen).any() or (problem.barred & chosen).any():
-        return False
-    picked = np.flatnonzero(chosen)
-    if problem.load[picked].sum() > problem.load_left + MARGIN:
-        return picked.size == 0
-    for at, k in enumerate(picked):
-        due = picked[: at + 1]
-        waited_s = problem.deadline_s[k] - problem.deadline_s[due]
-        need_s = (problem.prefill_s[due] + problem.load[due] * waited_s).sum()
-        if need_s > problem.budget_s[k] + MARGIN or problem.memory[due].sum() > problem.room[k] + MARGIN:
-            return False
-    return True

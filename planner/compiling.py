@@ -3,6 +3,8 @@
 A kernel's machine code is cached beside its module, else in the user's cache folder, else nowhere (numba itself would
 refuse to compile then). The cache goes stale with *any* file of this package, since kernels call each other across
 modules and numba only watches the file a kernel is written in.
+
+A kernel takes arrays out of a NamedTuple before it loops: each look-up counts a reference to the array, atomically.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Placing, promoting, planning: where an arrival goes, who can be promoted, what runs next (asked by `planner.desk`).
+"""Placing, promoting, planning: where an arrival goes, what can be promoted, what runs next (asked by `planner.desk`).
 
-Whoever the budget model admits is rehearsed (`planner.rehearsal`), and promised its SLO if it and every other promise
-hold then: who is not sure to be in time is served all the same, and promised once it is.
+What the budget model admits is rehearsed (`planner.rehearsal`), and promised its SLO if it and every other promise
+hold then: what is not sure to be in time is served all the same, and promised once it is.
 
-A promise is final, so it is given once it costs nobody anything. In a burst most requests are kept by dropping the
-longest prompts (Moore and Hodgson, see `planner.slack`), which may be the first to come: one that is promised on
-arrival takes the place of several short ones. Hence only a prompt of which at most `firm_tokens` are left, the median
-prompt of late, is promised; a longer one competes with its deadline until so little of it is left. Who has to know at
-once, because the alternative is a refusal, is told at once (`Arrival.at_once`).
+A promise is final, so it is given once it costs no other request anything. In a burst most requests are kept by
+dropping the longest prompts (Moore and Hodgson, see `planner.slack`), which may be the first to come: one that is
+promised on arrival takes the place of several short ones. Hence only a prompt of which at most `firm_tokens` are left,
+the median prompt of late, is promised; a longer one competes with its deadline until so little of it is left. A request
+that must know at once, because the alternative is a refusal, is told at once (`Arrival.at_once`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from slosgate.planner.admission import Admission, admit
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.budget import problems
 from slosgate.planner.compiling import compiled
-from slosgate.planner.dues import first_tokens_open
-from slosgate.planner.jobs import Jobs, JobTable
+from slosgate.planner.dues import first_tokens_open, in_time
+from slosgate.planner.jobs import Jobs, JobTable, describe
 from slosgate.planner.kernels import Bools, token_due_s
-from slosgate.planner.machine import coefficients
+from slosgate.planner.memory import first_to_yield
+from slosgate.planner.plans import PlannedIteration, ReplicaPlan
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.rehearsal import Rehearsal, rehearse
 from slosgate.planner.rollout import roll_forward
@@ -36,8 +37,6 @@ WhenFull: TypeAlias = Literal["best-effort", "reject", "overflow"]  # what becom
 
 SHORTEST_RETRY_S = 0.05
 STARTING_SOON = 4  # best-effort requests without hope that are rehearsed with the others before they have begun
-# By which a replica sees a deadline later than its gateway: it counts from when the request has come there, and rounds.
-ON_THE_WAY_S = 0.005
 MOST_PLANNED = 32  # iterations of a plan
 PROMOTION_LIMIT = 32  # best-effort requests examined per call of `promote`
 
@@ -100,30 +99,13 @@ class Decision:
     preempt: tuple[str, ...] = ()  # best-effort requests that must make room
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedStep:
-    """One iteration of a plan's horizon, by request ids."""
-
-    token_budget: int
-    duration_s: float
-    speculation: tuple[tuple[float, int], ...]  # (TPOT of the tier, draft tokens); a tier not named does not decode
-    prefill: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaPlan:
-    horizon: tuple[PlannedStep, ...] = ()
-    hold: tuple[str, ...] = ()
-    preempt: tuple[str, ...] = field(default=())
-
-
 def place(
     arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, hop_limit: int | None = None
 ) -> Decision:
     """Route and admit in one call. Raises ValueError without replicas.
 
     Replicas are asked in the order of what the request would cost there; the first that can guarantee it, with all it
-    has guaranteed already, takes it, with a promise if that costs nobody anything. After `hop_limit` of them it is
+    has guaranteed already, takes it, with a promise if that costs no other anything. After `hop_limit` of them it is
     best effort where it waits least.
     """
     if not replicas:
@@ -217,7 +199,7 @@ def _kept(
     broken = shown.missed & given
     if broken.any() and (broken & ~rehearsal(given, shown.end_s).missed).any():
         return np.zeros(len(rows), np.bool_), shown.first_token_s
-    # Whoever isn't reached within the rehearsal is in time as far as the budget can tell, unless it waits for memory.
+    # What isn't reached within the rehearsal is in time as far as the budget can tell, unless it waits for memory.
     reached = shown.first_token_s < math.inf
     return candidate & ~shown.missed & (reached | (not shown.stuck)), shown.first_token_s
 
@@ -239,51 +221,51 @@ def with_arrival(arrival: Arrival, replica: ReplicaState, now_s: float) -> Jobs:
     jobs = replica.jobs.rows
     rows = np.empty(len(jobs) + 1, jobs.dtype)
     rows[:-1] = jobs
-    deadline_s = now_s + arrival.ttft_s
-    rows[-1] = (
-        deadline_s, arrival.tpot_s, deadline_s, arrival.weight, arrival.acceptance, arrival.prompt_tokens, 0,
-        0, arrival.output_tokens, arrival.switch_at, arrival.next_tpot_s, False, False, now_s,
+    describe(
+        rows, len(jobs), deadline_s=now_s + arrival.ttft_s, tpot_s=arrival.tpot_s, weight=arrival.weight,
+        acceptance=arrival.acceptance, prompt_left=arrival.prompt_tokens, output=arrival.output_tokens,
+        switch_at=arrival.switch_at, next_tpot_s=arrival.next_tpot_s, guaranteed=False, arrival_s=now_s,
     )  # fmt: skip
     return rows
 
 
 def admitted(rows: Jobs, candidate: NDArray[np.bool_], replica: ReplicaState, now_s: float) -> Admission:
     """The admission DP for one replica, from the end of the iteration in flight."""
-    coef = coefficients(replica.profile.perf)
-    return admit(rows, candidate, replica.profile, coef, now_s + replica.busy_for_s, replica.free_blocks)
+    return admit(rows, candidate, replica.profile, now_s + replica.busy_for_s, replica.free_blocks)
 
 
 def make_room(rows: Jobs, replica: ReplicaState) -> tuple[str, ...]:
     """Best effort that must give its memory back, so that every guaranteed prefill and the last row can start.
 
-    Those with the latest deadlines go first; nobody goes when even all of them would not be enough.
+    In the order of `planner.memory`; none when even all of them would not be enough.
     """
     profile, ids = replica.profile, replica.jobs.ids
     waiting = (rows["guaranteed"] | (np.arange(len(rows)) == len(ids))) & (rows["prompt_left"] > 0)
     short = int((-(-rows["prompt_left"][waiting] // profile.block_tokens)).sum()) - replica.free_blocks
-    if short <= 0:
-        return ()
-    loose = np.flatnonzero(~rows["guaranteed"][: len(ids)] & (rows["context"][: len(ids)] > 0))
-    victims = []
-    for row in loose[np.argsort(-rows["deadline_s"][loose], kind="stable")]:
-        if short <= 0:
-            break
+    spared = rows["guaranteed"].copy()
+    victims: list[str] = []
+    while short > 0:
+        row = first_to_yield(rows, spared)
+        if row < 0:
+            return ()
+        spared[row] = True
         victims.append(ids[row])
         short -= profile.blocks_for(int(rows["context"][row]))
-    return tuple(victims) if short <= 0 else ()
+    return tuple(victims)
 
 
 def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
     """Best-effort requests that can be guaranteed from now on without harm to a guarantee.
 
     Those whose first token came in time hold their memory already, and are promised the others while they are not
-    behind and all decodes can keep their pace; of those who wait, by deadline, whoever is admitted and rehearsed.
+    behind and all decodes can keep their pace; those that wait, by deadline, if they are admitted and rehearsed.
     """
     rows = state.jobs.rows
-    hopeful = ~rows["guaranteed"] & ~rows["held"] & (rows["deadline_s"] < math.inf)
-    begun = hopeful & (rows["prompt_left"] == 0) & (rows["due_base_s"] <= rows["deadline_s"] + ON_THE_WAY_S)
+    hopeful = ~rows["guaranteed"] & ~rows["held"] & rows["has_slo"] & (rows["deadline_s"] < math.inf)
+    begun = hopeful & (rows["prompt_left"] == 0)
     for row in np.flatnonzero(begun):
-        begun[row] = now_s + state.busy_for_s <= token_due_s(rows[row], int(rows["generated"][row]))
+        on_pace = now_s + state.busy_for_s <= token_due_s(rows[row], int(rows["generated"][row]))
+        begun[row] = on_pace and in_time(rows[row])
     if begun.any() and not sustained(state, now_s):
         begun[:] = False
     waiting = hopeful & (rows["prompt_left"] > 0) & (rows["deadline_s"] > now_s) & (rows["generated"] == 0)
@@ -298,9 +280,9 @@ def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
 
 def sustained(state: ReplicaState, now_s: float) -> bool:
     """Whether the decodes of the promised, and of those whose first token came in time, can keep their pace."""
-    rows, coef = state.jobs.rows, coefficients(state.profile.perf)
-    nobody = np.zeros(len(rows), np.bool_)
-    found = problems(rows, nobody, state.profile, coef, now_s + state.busy_for_s, state.free_blocks)
+    rows = state.jobs.rows
+    none = np.zeros(len(rows), np.bool_)
+    found = problems(rows, none, state.profile, now_s + state.busy_for_s, state.free_blocks)
     return found[0].load_left >= 0.0
 
 
@@ -318,15 +300,19 @@ def _admissible(state: ReplicaState, waiting: NDArray[np.bool_], now_s: float) -
 def plan_replica(state: ReplicaState, now_s: float, *, horizon_s: float) -> ReplicaPlan:
     """The next iterations of a replica, from the end of the one in flight."""
     rows, ids = state.jobs.rows, state.jobs.ids
-    rollout = roll_forward(
+    steps = []
+    for batch in roll_forward(
         rows, state.profile, now_s + state.busy_for_s, state.free_blocks,
         patience_s=state.patience.latest_s, horizon_s=horizon_s, max_iterations=MOST_PLANNED,
-    )  # fmt: skip
-    steps = []
-    for batch in rollout.batches:
-        tiers = {}
-        for row, drafts in zip(batch.decode.tolist(), batch.drafts.tolist(), strict=True):
-            tiers[float(rows["tpot_s"][row])] = drafts
-        prefill = tuple((ids[row], n) for row, n in zip(batch.prefill.tolist(), batch.tokens.tolist(), strict=True))
-        steps.append(PlannedStep(batch.new_tokens, batch.duration_s, tuple(sorted(tiers.items())), prefill))
-    return ReplicaPlan(tuple(steps), preempt=make_room(rows, state))
+    ):  # fmt: skip
+        tiers = dict(zip(rows["tpot_s"][batch.decode].tolist(), batch.drafts.tolist(), strict=True))
+        prefill = zip([ids[row] for row in batch.prefill.tolist()], batch.tokens.tolist(), strict=True)
+        steps.append(
+            PlannedIteration(
+                token_budget=batch.new_tokens,
+                duration_s=batch.duration_s,
+                speculation=tuple(sorted(tiers.items())),
+                prefill=tuple(prefill),
+            )
+        )
+    return ReplicaPlan(tuple(steps), make_room(rows, state))

@@ -1,7 +1,7 @@
 """The desk: whatever decides about a request or a replica, in one place.
 
     decide(arrival, replicas, now_s, settings)   where a request goes and what it is promised, or why it is refused
-    run_next(replica, now_s, settings)           what a replica is to run next, and who can be promoted there
+    run_next(replica, now_s, settings)           what a replica is to run next, and what can be promoted there
 
 The gateway, the simulated system and an engine without a gateway all ask here, with settings that have their defaults
 here and nowhere else. What is decided by (placing, promotion, the plan itself) stands in `planner.controller`.
@@ -10,11 +10,12 @@ here and nowhere else. What is decided by (placing, promotion, the plan itself) 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from slosgate.planner.controller import Arrival, Decision, ReplicaPlan, ReplicaState, place, plan_replica, promote
+from slosgate.planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
+from slosgate.planner.plans import ReplicaPlan
 from slosgate.planner.profile import HardwareProfile
 
 WITHOUT_SLO_WEIGHT = 1e-3  # of a request that only stands in line: one with an SLO goes first
@@ -30,7 +31,7 @@ class DeskSettings:
     headroom_s: float = 0.015
     headroom_share: float = 1 / 3
     hop_limit: int = 8  # replicas asked for a guarantee before a request becomes best effort
-    patience_s: float = 30.0  # how long a request without an SLO may be overtaken by best effort that has one
+    overtaken_s: float = 30.0  # how long a request without an SLO may be overtaken by best effort that has one
     horizon_s: float = 0.5  # how far ahead the plan of a replica reaches
 
 
@@ -81,20 +82,9 @@ def decide(
     return _as_policy_wants(arrival, _without_empty_promise(arrival, decision))
 
 
-def run_next(
-    state: ReplicaState,
-    now_s: float,
-    settings: DeskSettings = SHIPPED,
-    *,
-    promotes: bool = True,
-    without_slo: Collection[str] = (),
-) -> Orders:
-    """Whom to promote on a replica, and its next iterations with those promises given. Changes nothing.
-
-    `without_slo` are requests that are owed nothing: their deadline is when nobody may overtake them any more.
-    """
-    found = promote(state, now_s) if promotes else ()
-    promoted = tuple(job_id for job_id in found if job_id not in without_slo)
+def run_next(state: ReplicaState, now_s: float, settings: DeskSettings = SHIPPED, *, promotes: bool = True) -> Orders:
+    """What to promote on a replica, and its next iterations with those promises given. Changes nothing."""
+    promoted = promote(state, now_s) if promotes else ()
     if promoted:
         jobs = state.jobs.copy()
         for job_id in promoted:
@@ -172,9 +162,9 @@ def _as_policy_wants(arrival: Arrival, decision: Decision) -> Verdict:
 
 
 def due_in_s(arrival: Arrival, settings: DeskSettings = SHIPPED) -> float:
-    """How long from now until the first token is planned for; without an SLO, until nobody may overtake it any more."""
+    """How long from now until the first token is planned for; without an SLO, until no other may go first."""
     if not arrival.has_slo:
-        return settings.patience_s - arrival.waited_s
+        return settings.overtaken_s - arrival.waited_s
     return planned_ttft_s(arrival.ttft_s + arrival.waited_s, settings) - arrival.waited_s
 
 

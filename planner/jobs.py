@@ -10,30 +10,40 @@ Times are absolute seconds on one clock (whatever clock `now_s` is read from); t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, Required, TypeAlias, TypedDict, Unpack, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-JOB = np.dtype(
-    [
-        ("deadline_s", "f8"),  # when the first token is due: arrival + TTFT SLO; inf without an SLO
-        ("tpot_s", "f8"),  # TPOT SLO of the current stage: the job's tier; inf without an SLO
-        ("due_base_s", "f8"),  # token k after the first is due at due_base_s + k * tpot_s
-        ("weight", "f8"),  # what an attained SLO is worth to the operator
-        ("acceptance", "f8"),  # alpha: chance that a drafted token is accepted
-        ("prompt_left", "i8"),  # prompt tokens still to be computed; 0 means the job decodes
-        ("context", "i8"),  # tokens whose KV is on the replica (a cached prefix counts)
-        ("generated", "i8"),  # output tokens emitted so far in this stage
-        ("output", "i8"),  # output tokens expected in all in this stage (a planning value, not a promise)
-        ("switch_at", "i8"),  # after this many output tokens the tier becomes next_tpot_s; 0 means never
-        ("next_tpot_s", "f8"),  # tier after the switch (reasoning: think, then respond)
-        ("guaranteed", "?"),  # an admitted SLO: never dropped; False means best effort
-        ("held", "?"),  # best effort that must not run now
-        ("arrival_s", "f8"),  # when it reached the replica; -inf when that is long ago
-    ],
-    align=True,
-)
+
+class JobFields(TypedDict, total=False):
+    """The fields of a job; what is left out is as in `LEFT_OUT`."""
+
+    deadline_s: Required[float]  # when the first token is due: arrival + TTFT SLO; inf without an SLO
+    tpot_s: Required[float]  # TPOT SLO of the current stage: the job's tier; inf without an SLO
+    due_base_s: float  # token k after the first is due at due_base_s + k * tpot_s; the deadline by default
+    weight: float  # what an attained SLO is worth to the operator
+    acceptance: float  # alpha: chance that a drafted token is accepted
+    prompt_left: Required[int]  # prompt tokens still to be computed; 0 means the job decodes
+    context: int  # tokens whose KV is on the replica (a cached prefix counts)
+    generated: int  # output tokens emitted so far in this stage
+    output: Required[int]  # output tokens expected in all in this stage (a planning value, not a promise)
+    switch_at: int  # after this many output tokens the tier becomes next_tpot_s; 0 means never
+    next_tpot_s: float  # tier after the switch (reasoning: think, then respond)
+    guaranteed: Required[bool]  # an admitted SLO: never dropped; False means best effort
+    held: bool  # best effort that must not run now
+    arrival_s: float  # when it reached the replica; -inf when that is long ago
+    has_slo: bool  # False: its deadline only says until when others may go first, and nothing is promised
+
+
+KINDS = {float: "f8", int: "i8", bool: "?"}
+JOB = np.dtype([(name, KINDS[kind]) for name, kind in get_type_hints(JobFields).items()], align=True)
+LEFT_OUT = dict.fromkeys(JOB.names or (), 0) | {
+    "weight": 1.0,
+    "next_tpot_s": np.inf,
+    "arrival_s": -np.inf,
+    "has_slo": True,
+}
 
 Jobs: TypeAlias = NDArray[np.void]  # one-dimensional, dtype JOB
 
@@ -71,36 +81,14 @@ class JobTable:
         """The job's record, a live view. Raises KeyError for an unknown id."""
         return self._rows[self._row_of[job_id]]
 
-    def add(
-        self,
-        job_id: str,
-        *,
-        deadline_s: float,
-        tpot_s: float,
-        prompt_left: int,
-        output: int,
-        guaranteed: bool,
-        due_base_s: float | None = None,
-        context: int = 0,
-        generated: int = 0,
-        weight: float = 1.0,
-        acceptance: float = 0.0,
-        switch_at: int = 0,
-        next_tpot_s: float = float("inf"),
-        held: bool = False,
-        arrival_s: float = float("-inf"),
-    ) -> int:
+    def add(self, job_id: str, **fields: Unpack[JobFields]) -> int:
         """Add a job and return its row. Raises ValueError for an id that is already here."""
         if job_id in self._row_of:
             raise ValueError(f"job {job_id!r} is already in the table")
         row = len(self.ids)
         if row == len(self._rows):
             self._rows = np.concatenate([self._rows, np.zeros(len(self._rows), dtype=JOB)])
-        base_s = deadline_s if due_base_s is None else due_base_s
-        self._rows[row] = (
-            deadline_s, tpot_s, base_s, weight, acceptance, prompt_left, context, generated, output,
-            switch_at, next_tpot_s, guaranteed, held, arrival_s,
-        )  # fmt: skip
+        describe(self._rows, row, **fields)
         self.ids.append(job_id)
         self._row_of[job_id] = row
         return row
@@ -122,3 +110,8 @@ class JobTable:
         twin.ids = list(self.ids)
         twin._row_of = dict(self._row_of)
         return twin
+
+
+def describe(jobs: Jobs, row: int, **fields: Unpack[JobFields]) -> None:
+    """Write a job into a row."""
+    jobs[row] = tuple((LEFT_OUT | {"due_base_s": fields["deadline_s"]} | fields).values())

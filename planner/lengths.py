@@ -1,9 +1,8 @@
-"""Output lengths and acceptance that nobody announces: learned online, per class. Pure: records in, records out.
+"""Output lengths and acceptance, which are not announced: learned online, per class. Pure: records in, records out.
 
 Lengths: a quantile over logarithmic bins (each 1/8 octave wide), counts halved every so often, so that old behaviour
 fades. Until a class has been seen often enough the answer is the cap (`max_tokens`), or, where that is only what the
-model's window leaves, a usual length or the longest seen. A request that outlives its estimate keeps its guarantee: its
-planning value grows with it (`planning_tokens`).
+model's window leaves, a usual length or the longest seen.
 
 Acceptance: with s drafts and k of them accepted, every draft before the first rejection was a trial of its own:
 alpha = accepted / (accepted + rejected), with k < s meaning one rejection; both sums fade exponentially.
@@ -12,12 +11,15 @@ alpha = accepted / (accepted + rejected), with k < s meaning one rejection; both
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 BINS = 160  # up to 2^20 tokens
 PER_OCTAVE = 8
 HALVE_AFTER = 512  # observations
 ENOUGH = 20
+PLANNED = 0.9  # quantile of outputs that is planned for
 USUAL_TOKENS = 512  # expected of an output of a class that nothing is known of, when the request sets no limit
 FADE = 0.998  # per draft
 PRIOR = 0.6  # before anything was seen: published rates of draft models lie between 0.5 and 0.8
@@ -41,18 +43,12 @@ class LengthHistogram:
         counts = (*self.counts[:at], self.counts[at] + 1, *self.counts[at + 1 :])
         return LengthHistogram(counts, self.total + 1, self.since_halving + 1)
 
-    def quantile(self, q: float, at_least: int = 0) -> int | None:
-        """The q-quantile of outputs longer than `at_least`, rounded up to its bin; None while too few are known."""
-        first = bin_of(at_least) + 1 if at_least > 0 else 0
-        known = sum(self.counts[first:])
-        if self.total < ENOUGH or known <= 0:
+    def quantile(self, q: float) -> int | None:
+        """The q-quantile, rounded up to its bin; None while too few are known."""
+        if self.total < ENOUGH:
             return None
-        below = 0.0
-        for at in range(first, BINS):
-            below += self.counts[at]
-            if below >= q * known:
-                return upper_edge(at)
-        return upper_edge(BINS - 1)
+        known = list(accumulate(self.counts))
+        return upper_edge(bisect_left(known, q * known[-1]))
 
     @property
     def longest(self) -> int:
@@ -62,7 +58,7 @@ class LengthHistogram:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """How often drafts of one class are accepted. It begins with what is usual: who never drafts never learns."""
+    """How often drafts of one class are accepted. It begins with what is usual: without drafts nothing is learned."""
 
     accepted: float = PRIOR * PRIOR_TRIALS
     rejected: float = (1.0 - PRIOR) * PRIOR_TRIALS
@@ -91,18 +87,16 @@ class ClassStatistics:
         histogram = self.lengths.get(name, LengthHistogram()).observe(tokens)
         return replace(self, lengths={**self.lengths, name: histogram})
 
-    def planning_tokens(
-        self, name: str, max_tokens: int, usual_tokens: int | None = None, generated: int = 0, q: float = 0.9
-    ) -> int:
-        """What to plan for: the q-quantile of the class among outputs that got this far, capped by max_tokens.
+    def planning_tokens(self, name: str, max_tokens: int, usual_tokens: int | None = None) -> int:
+        """What to plan for: a high quantile of the class, capped by max_tokens.
 
         While too few are known: max_tokens, or, with `usual_tokens`, those or the longest seen.
         """
         histogram = self.lengths.get(name, LengthHistogram())
-        value = histogram.quantile(q, generated)
+        value = histogram.quantile(PLANNED)
         if value is None:
             value = max_tokens if usual_tokens is None else max(usual_tokens, histogram.longest)
-        return max(1, min(max_tokens, max(value, generated + 1)))
+        return max(1, min(max_tokens, value))
 
 
 def firm_tokens(prompts: LengthHistogram) -> float:

@@ -4,12 +4,11 @@
 
 x new tokens, c context tokens (the KV entries that the iteration attends to, its own new tokens included),
 n sequences, v draft steps (sequential runs of a draft model). All coefficients are non-negative, so T never falls
-when work is added and every inverse below has a closed form.
+when work is added.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import msgspec
@@ -43,26 +42,6 @@ class PerfModel(msgspec.Struct, frozen=True, cache_hash=True):
             + t.constant_s
             for t in self.terms
         )
-
-    def token_budget(self, tau_s: float, context_tokens: int, sequences: int, draft_steps: int = 0) -> float:
-        """B(tau): the most new tokens x with T(x, c + x, n, v) <= tau; 0 when nothing fits, inf when no term counts x.
-
-        The x new tokens also extend the context that is attended to, hence c + x.
-        """
-        budget = math.inf
-        for t in self.terms:
-            rest_s = tau_s - (
-                t.per_context_token_s * context_tokens
-                + t.per_sequence_s * sequences
-                + t.per_draft_step_s * draft_steps
-                + t.constant_s
-            )
-            if rest_s < 0:
-                return 0
-            slope_s = t.per_new_token_s + t.per_context_token_s
-            if slope_s > 0:
-                budget = min(budget, math.floor(rest_s / slope_s + 1e-9))
-        return budget
 
     def coefficients(self) -> NDArray[np.float64]:
         """Shape (terms, 5): new token, context token, sequence, draft step, constant; for compiled kernels."""

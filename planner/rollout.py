@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from slosgate.planner.arrivals import NO_ARRIVALS
 from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import gain, next_late_s
@@ -19,21 +16,11 @@ from slosgate.planner.slack import next_batch
 from slosgate.planner.speculation import expected_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """The predicted iterations, by rows of the table they were rolled from."""
-
-    batches: tuple[Batch, ...]
-    first_token_s: NDArray[np.float64]  # absolute, per row; inf when not reached, -inf for rows that had theirs before
-    missed: NDArray[np.bool_]  # rows that break their TTFT or TPOT SLO within the horizon
-    end_s: float  # absolute end of the last iteration
-
-
 class Seen(NamedTuple):
     """What was seen of each row so far; `advance` writes to it."""
 
-    first_token_s: Floats
-    missed: Bools
+    first_token_s: Floats  # absolute; inf when not reached, -inf for rows that had theirs before
+    missed: Bools  # a first token or a later one was late
     carry: Floats  # fractions of expected tokens that have not become a token yet
 
 
@@ -43,13 +30,13 @@ def roll_forward(
     now_s: float,
     free_blocks: int,
     *,
-    patience_s: Floats = NO_ARRIVALS,
-    horizon_s: float = 1.0,
-    max_iterations: int = 64,
-) -> Rollout:
+    patience_s: Floats,
+    horizon_s: float,
+    max_iterations: int,
+) -> list[Batch]:
     """Apply `next_batch` until `horizon_s` has passed, `max_iterations` are planned or nothing runs.
 
-    `jobs` stay as they are.
+    `jobs` stay as they are; the iterations are by rows of theirs.
     """
     jobs = jobs.copy()
     seen = nothing_seen(jobs)
@@ -62,8 +49,7 @@ def roll_forward(
         end_s += batch.duration_s
         batches.append(batch)
         free_blocks += advance(jobs, batch, end_s, profile.block_tokens, seen, True)
-    waiting = (seen.first_token_s == np.inf) & (jobs["deadline_s"] < end_s)
-    return Rollout(tuple(batches), seen.first_token_s, seen.missed | waiting, end_s)
+    return batches
 
 
 @compiled
@@ -81,28 +67,30 @@ def advance(jobs: Jobs, batch: Batch, end_s: float, block_tokens: int, seen: See
 
     A finished job keeps its row: held, without context; unless `finishing`, outputs go on for ever.
     """
+    decode, drafts, prefill, tokens_of, _ = batch
+    first_token_s, missed, carry = seen
     freed = 0
-    for i in range(len(batch.prefill)):
-        row, tokens = batch.prefill[i], batch.tokens[i]
+    for i in range(len(prefill)):
+        row, tokens = prefill[i], tokens_of[i]
         job = jobs[row]
         freed -= blocks_for(job.context + tokens, block_tokens) - blocks_for(job.context, block_tokens)
         emits, first = job.prompt_left == tokens, job.generated == 0
         if emits and first:
-            seen.first_token_s[row] = end_s
+            first_token_s[row] = end_s
         if emits:
-            seen.missed[row] |= end_s > (job.deadline_s if first else next_late_s(job))
+            missed[row] |= end_s > (job.deadline_s if first else next_late_s(job))
         gain(job, tokens, tokens, int(emits), end_s)
         if emits:
             freed += leave_if_done(jobs, row, block_tokens) if finishing else 0
-    for i in range(len(batch.decode)):
-        row = batch.decode[i]
+    for i in range(len(decode)):
+        row = decode[i]
         job = jobs[row]
-        seen.carry[row] += expected_tokens(job.acceptance, batch.drafts[i])
-        gained = int(seen.carry[row] + 1e-9)
+        carry[row] += expected_tokens(job.acceptance, drafts[i])
+        gained = int(carry[row] + 1e-9)
         if finishing:
             gained = min(gained, max(1, job.output - job.generated))
-        seen.carry[row] -= gained
-        seen.missed[row] |= end_s > next_late_s(job)
+        carry[row] -= gained
+        missed[row] |= end_s > next_late_s(job)
         freed -= blocks_for(job.context + gained, block_tokens) - blocks_for(job.context, block_tokens)
         gain(job, gained, 0, gained, end_s)
         freed += leave_if_done(jobs, row, block_tokens) if finishing else 0

@@ -1,4 +1,4 @@
-"""Profiles for hardware nobody measured for us: the roofline, with the efficiencies of the measured H200.
+"""Profiles for hardware that was not measured for us: the roofline, with the efficiencies of the measured H200.
 
     T = max(t_weights, (2/3) t_weights + (2/3) x t_token, x t_token) + c t_kv + n t_seq + v t_draft + t_host, roughly:
     t_weights = parameter bytes / (bandwidth 80 %)     t_token = 2 FLOP a parameter / (peak 64 %)

@@ -192,20 +192,20 @@ def due_now(
     Those run that are due by `until_s`, as long as none is made late by it, and guarantees that are late beyond repair,
     which still deserve to move on. A decode without a free block waits.
     """
-    lengths = np.full(len(decodes.rows), -1)
+    rows, due, coef, block_tokens = decodes.rows, decodes.due_s, machine.coef, machine.block_tokens
+    lengths = np.full(len(rows), -1)
     load = Load(0, 0, 0, 0)
-    for i in range(len(decodes.rows)):
-        job, due_s = jobs[decodes.rows[i]], decodes.due_s[i]
+    for i in range(len(rows)):
+        job, due_s = jobs[rows[i]], due[i]
         if due_s > until_s and not (due_s == np.inf and job.guaranteed):
             continue
         length = draft_length(job, drafts)
-        blocks = blocks_for(job.context + 1 + length, machine.block_tokens)
-        blocks -= blocks_for(job.context, machine.block_tokens)
+        blocks = blocks_for(job.context + 1 + length, block_tokens) - blocks_for(job.context, block_tokens)
         if blocks > free_blocks and length:
             length = 0
-            blocks = grows(job, machine.block_tokens)
+            blocks = grows(job, block_tokens)
         wider = with_decode(load, job, length)
-        took_s = load_s(machine.coef, wider)
+        took_s = load_s(coef, wider)
         if blocks > free_blocks or wider.new > machine.max_tokens or (took_s > tau_s and now_s + took_s < due_s):
             continue
         lengths[i] = length

@@ -1,11 +1,11 @@
-"""Cutting and pairing: windows of time, windows of length, arrivals of one trace with the lengths of another."""
+"""Cutting and pairing: windows of time, requests that fit a window, arrivals of one trace with lengths of another."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle
 
 import msgspec
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from slosgate.traces.burstiness import Times, burstiness
 from slosgate.traces.errors import TraceError
-from slosgate.traces.records import Stage, TraceRequest
+from slosgate.traces.records import TraceRequest
 
 
 @dataclass(frozen=True)
@@ -68,46 +68,11 @@ def drop_longer(requests: Sequence[TraceRequest], window_tokens: int) -> list[Tr
     return [request for request in requests if request.total_tokens <= window_tokens]
 
 
-def clip(requests: Sequence[TraceRequest], window_tokens: int) -> list[TraceRequest]:
-    """All requests, cut to the window: outputs first, down to one token, then a first prompt; later stages that no
-    longer fit are dropped.
-    """
-    if window_tokens < 2:
-        raise TraceError(f"a window of {window_tokens} tokens holds no prompt and output: at least 2 are needed")
-    return [
-        msgspec.structs.replace(request, stages=tuple(_clipped(request.stages, window_tokens))) for request in requests
-    ]
-
-
-def _clipped(stages: Sequence[Stage], window_tokens: int) -> Iterator[Stage]:
-    for i, stage in enumerate(stages):
-        prompt = stage.cached_tokens + stage.prompt_tokens
-        if prompt + stage.output_tokens <= window_tokens:
-            yield stage
-            continue
-        if prompt < window_tokens:
-            yield msgspec.structs.replace(stage, output_tokens=window_tokens - prompt)
-        elif i == 0:
-            cached = min(stage.cached_tokens, window_tokens - 2)
-            new = window_tokens - 1 - cached
-            yield msgspec.structs.replace(stage, prompt_tokens=new, cached_tokens=cached, output_tokens=1)
-        return  # contexts only grow
-
-
-def pair(
-    times: Times, lengths: Sequence[TraceRequest], *, independent: np.random.Generator | None = None
-) -> list[TraceRequest]:
-    """Requests at `times`: row by row, starting over when the lengths run out, or drawn independently of the arrivals
-    when a generator of randomness is given. Raises TraceError without lengths.
-    """
+def pair(times: Times, lengths: Sequence[TraceRequest]) -> list[TraceRequest]:
+    """Requests at `times`, row by row, starting over when the lengths run out. Raises TraceError without lengths."""
     if not lengths:
         raise TraceError("there are no lengths to pair with the arrivals")
-    rows: Iterable[TraceRequest]
-    if independent is None:
-        rows = islice(cycle(lengths), len(times))
-    else:
-        rows = (lengths[i] for i in independent.integers(len(lengths), size=len(times)))
-    return [TraceRequest(arrival_s=float(t), stages=row.stages) for t, row in zip(times, rows, strict=True)]
+    return [TraceRequest(arrival_s=float(t), stages=row.stages) for t, row in zip(times, cycle(lengths), strict=False)]
 
 
 def arrival_times(requests: Sequence[TraceRequest]) -> NDArray[np.float64]:

@@ -56,9 +56,4 @@ def capacity(
         found = sweeps.capacities(asked, attainment, pool, on_done)
     result.rows = [one.row(attainment) for one in found]
     console.print(capacity_table(result.rows))
-    if json:
-        results.write(result, json)
-        console.print(f"wrote {json}")
-    if csv:
-        results.write_csv(result.rows, csv)
-        console.print(f"wrote {csv}")
+    results.keep(result, console, json, csv)

@@ -62,9 +62,9 @@ def gateway_bench(
     for row in measure.run(workload):
         result.rows.append(row)
         table.add_row(str(row["target"]), str(row["mode"]), *(_cell(name, row.get(name)) for name in COLUMNS))
-    Console().print(table)
-    if json is not None:
-        results.write(result, json)
+    console = Console()
+    console.print(table)
+    results.keep(result, console, json)
 
 
 def _cell(name: str, value: object) -> str:

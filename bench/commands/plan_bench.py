@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from slosgate import planner
 from slosgate.bench import results
-from slosgate.bench.errors import InputError
+from slosgate.bench.hardware import hardware_profile
 from slosgate.bench.planner_bench import TIERS_S, Case, growth, measure
 from slosgate.bench.results import Row
-from slosgate.engines import profiles
+from slosgate.bench.show import plain_table
 
 
 def plan_bench(
@@ -29,10 +28,7 @@ def plan_bench(
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
 ) -> None:
     """Time the complete planning call (admission of all new requests and the next batch) after warm-up."""
-    try:
-        profile = profiles.load(hardware)
-    except profiles.UnknownProfile as error:
-        raise InputError(str(error)) from None
+    profile = hardware_profile(hardware)
     planner.warm_up()
     cases = [Case(running, new, tiers, speculation) for speculation in (False, True)]
     if scaling:
@@ -40,18 +36,15 @@ def plan_bench(
     config = {"running": running, "new": new, "tiers": tiers, "calls": calls, "scaling": scaling}
     result = results.begin("plan-bench", config, seed=seed, hardware=hardware)
     result.rows = [measure(case, profile, calls, seed) for case in cases]
-    Console().print(plan_table(result.rows))
-    if json:
-        results.write(result, json)
+    console = Console()
+    console.print(plan_table(result.rows))
+    results.keep(result, console, json)
 
 
 def plan_table(rows: list[Row]) -> Table:
     """The measured times, for people."""
-    table = Table(
-        title="complete planning call; rehearsal: of all accepted, p99 ms of CPU", box=box.SIMPLE_HEAD, padding=0
-    )
-    for name in ("running", "new", "tiers", "drafts", "p50 ms", "p99 ms", "CPU p99", "rehearsal", "accepted", "exact"):
-        table.add_column(name, justify="right")
+    heads = "running", "new", "tiers", "drafts", "p50 ms", "p99 ms", "CPU p99", "rehearsal", "accepted", "exact"
+    table = plain_table(heads, title="complete planning call; rehearsal: of all accepted, p99 ms of CPU")
     for row in rows:
         table.add_row(
             str(row["running"]), str(row["new"]), str(row["tiers"]), "yes" if row["speculation"] else "no",

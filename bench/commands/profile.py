@@ -16,7 +16,9 @@ from rich.table import Table
 
 from slosgate.bench import profiling, results
 from slosgate.bench.errors import InputError, RunError, require
+from slosgate.bench.hardware import hardware_profile
 from slosgate.bench.predictor import Fitted, draw, fit_file
+from slosgate.bench.show import plain_table
 from slosgate.engines import profiles
 from slosgate.planner.fit import FAULT, NEIGHBOURS
 from slosgate.planner.perf_model import PerfModel
@@ -51,19 +53,18 @@ def fit(
     except (OSError, ValueError) as error:
         raise InputError(f"cannot fit {str(iterations)!r}: {error}") from None
     console = Console()
-    console.print(terms_table(fitted.model))
-    console.print(errors_table(fitted))
-    console.print(left_out(fitted))
-    if json:
-        result = results.begin(
-            "profile fit", {"file": iterations.name, "terms": terms, "base": base}, seed=seed, hardware=base
-        )
-        result.rows = fitted.rows()
-        results.write(result, json)
+    show(fitted, console)
+    result = results.begin(
+        "profile fit", {"file": iterations.name, "terms": terms, "base": base}, seed=seed, hardware=base
+    )
+    result.rows = fitted.rows()
+    results.keep(result, console, json)
     if figure:
         draw(fitted, figure)
     if out:
-        write_profile(fitted, base, iterations.name, out)
+        count = len(fitted.data.seconds)
+        said = f"slosbench profile fit of {iterations.name}: {count} iterations; all else from {base}"
+        save(fitted, msgspec.structs.replace(hardware_profile(base), source=said), out)
 
 
 @app.command("run")
@@ -91,29 +92,36 @@ def run(
         except ValueError as error:
             raise RunError(f"cannot fit what {measured.info.name} reported: {error}") from None
     console = Console()
-    console.print(terms_table(fitted.model))
-    console.print(errors_table(fitted))
-    console.print(left_out(fitted))
+    show(fitted, console)
     console.print(f"request overhead {measured.overhead_s * 1e3:.1f} ms")
-    if json:
-        config = {"url": url, "replica": measured.info.name, "seconds": seconds, "terms": terms}
-        result = results.begin("profile run", config, seed=seed, hardware=measured.info.profile.name)
-        result.rows = [*fitted.rows(), {"phase": "overhead", "request_overhead_s": measured.overhead_s}]
-        results.write(result, json)
+    config = {"url": url, "replica": measured.info.name, "seconds": seconds, "terms": terms}
+    result = results.begin("profile run", config, seed=seed, hardware=measured.info.profile.name)
+    result.rows = [*fitted.rows(), {"phase": "overhead", "request_overhead_s": measured.overhead_s}]
+    results.keep(result, console, json)
     if out:
         said = (
             f"slosbench profile run against {measured.info.name} ({measured.info.engine}): {len(fitted.data.seconds)} "
             f"iterations; request overhead: TTFT of lone prompts over HTTP less their iterations"
         )
         known = msgspec.structs.replace(measured.info.profile, request_overhead_s=measured.overhead_s, source=said)
-        save(with_model(known, fitted), out)
+        save(fitted, known, out)
+
+
+def show(fitted: Fitted, console: Console) -> None:
+    """The model and its errors, for people."""
+    console.print(terms_table(fitted.model))
+    console.print(errors_table(fitted))
+    console.print(
+        f"Left out but for the last line: {fitted.faults} iterations more than {FAULT:.0%} off the median of the "
+        f"{NEIGHBOURS} most like them in size, whatever the model says of them. Engines that schedule asynchronously "
+        "note some completions late, which makes one iteration look long and another one short."
+    )
 
 
 def terms_table(model: PerfModel) -> Table:
     """The fitted coefficients, in microseconds a unit."""
-    table = Table(title="T = max over terms")
-    for name in ("us/new token", "us/context token", "us/sequence", "us/draft step", "constant ms"):
-        table.add_column(name, justify="right")
+    heads = "us/new token", "us/context token", "us/sequence", "us/draft step", "constant ms"
+    table = plain_table(heads, title="T = max over terms")
     for a, c, s, v, b in model.coefficients():
         table.add_row(f"{a * 1e6:.3f}", f"{c * 1e6:.4f}", f"{s * 1e6:.2f}", f"{v * 1e6:.1f}", f"{b * 1e3:.3f}")
     return table
@@ -121,45 +129,18 @@ def terms_table(model: PerfModel) -> Table:
 
 def errors_table(fitted: Fitted) -> Table:
     """R2 and MAPE by phase on iterations that the fit did not see."""
-    table = Table(title=f"held-out iterations ({fitted.faults} of {len(fitted.data.seconds)} mistimed in all)")
-    for name in ("phase", "iterations", "MAPE", "median error", "R2"):
-        table.add_column(name, justify="right")
+    title = f"held-out iterations ({fitted.faults} of {len(fitted.data.seconds)} mistimed in all)"
+    table = plain_table(("phase", "iterations", "MAPE", "median error", "R2"), title=title)
     for e in fitted.errors:
         table.add_row(e.phase, str(e.iterations), f"{e.mape:.1%}", f"{e.median:.1%}", f"{e.r2:.3f}")
     return table
 
 
-def left_out(fitted: Fitted) -> str:
-    """Which iterations the fit and all lines but the last leave out, and why."""
-    return (
-        f"Left out but for the last line: {fitted.faults} iterations more than {FAULT:.0%} off the median of the "
-        f"{NEIGHBOURS} most like them in size, whatever the model says of them. Engines that schedule asynchronously "
-        "note some completions late, which makes one iteration look long and another one short."
-    )
-
-
-def write_profile(fitted: Fitted, base: str, source: str, out: Path) -> None:
-    """The base profile with the fitted model, under the file's name."""
-    try:
-        known = profiles.load(base)
-    except profiles.UnknownProfile as error:
-        raise InputError(str(error)) from None
-    said = f"slosbench profile fit of {source}: {len(fitted.data.seconds)} iterations; all else from {base}"
-    save(with_model(msgspec.structs.replace(known, source=said), fitted), out)
-
-
-def with_model(known: HardwareProfile, fitted: Fitted) -> HardwareProfile:
-    """A profile with the fitted model in place of its own."""
+def save(fitted: Fitted, known: HardwareProfile, out: Path) -> None:
+    """Write a known profile with the fitted model in place of its own, under the file's name."""
     # Iterations without drafts say nothing of draft steps: those keep their known cost.
     step_s = max(term.per_draft_step_s for term in known.perf.terms)
     kept = tuple(
         msgspec.structs.replace(term, per_draft_step_s=term.per_draft_step_s or step_s) for term in fitted.model.terms
     )
-    return msgspec.structs.replace(known, perf=PerfModel(kept))
-
-
-def save(profile: HardwareProfile, out: Path) -> None:
-    """Write a profile under the file's name."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    named = msgspec.structs.replace(profile, name=out.stem)
-    out.write_bytes(msgspec.json.format(msgspec.json.encode(named), indent=2) + b"\n")
+    profiles.save(msgspec.structs.replace(known, perf=PerfModel(kept), name=out.stem), out)

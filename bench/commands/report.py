@@ -20,6 +20,5 @@ def report(
 ) -> None:
     """Draw result files as one HTML page that opens offline."""
     loaded = [(file.name, results.read(file)) for file in files]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(pages.build(loaded, title), encoding="utf-8")
+    pages.write(loaded, title, out)
     typer.echo(f"wrote {out}")

@@ -45,9 +45,8 @@ def reproduce(
 ) -> None:
     """Reproduce a table or figure of the paper's evaluation."""
     run = REPRODUCTIONS[choose("reproduction", name, REPRODUCTIONS)]
-    result = run(Console(), seed)
-    if json:
-        results.write(result, json)
+    console = Console()
+    result = run(console, seed)
+    results.keep(result, console, json)
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(report.build([(json.name if json else name, result)], title=f"slosbench reproduce {name}"))
+        report.write([(json.name if json else name, result)], f"slosbench reproduce {name}", out)

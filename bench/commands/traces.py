@@ -93,7 +93,7 @@ def stats(
         config = {"name": name, "scenario": scenario, "start": start, "end": end, "generated": generated}
         result = results.begin("traces stats", config, seed=seed, hardware="")
         result.rows = [part.row() for part in parts] + checked
-        results.write(result, json)
+        results.keep(result, console, json)
 
 
 @dataclass(frozen=True)

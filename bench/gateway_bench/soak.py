@@ -298,8 +298,7 @@ def main(
         run = asyncio.run(soak(found, minutes=minutes, share=load, seed=seed, progress=progress))
     result.rows.append(_row(run))
     console.print(_table(result.rows[0]))
-    if json is not None:
-        results.write(result, json)
+    results.keep(result, console, json)
     if faults := list(run.faults()):
         console.print(*faults, sep="\n")
         raise typer.Exit(1)

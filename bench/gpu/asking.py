@@ -9,7 +9,7 @@ from typing import Any
 from slosgate.bench.gpu.dummy_model import WORD_CHARACTERS
 from slosgate.bench.gpu.lengths import told
 from slosgate.bench.live import Asking
-from slosgate.bench.load import Call, Offered
+from slosgate.engines.sim.systems import Call, Offered
 
 _TEXT = re.compile(rb'"text":\s*"(\w*)"')
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
+from pathlib import Path
 
 from slosgate.bench.report import capacities, runs, tables
 from slosgate.bench.report.html import section
@@ -27,6 +28,12 @@ def build(results: Sequence[tuple[str, Result]], title: str = "slosbench report"
         body += section("Rows", tables.plain_table(others))
     body += section("Where this comes from", tables.origins(results))
     return _page(title, _lead(results), body)
+
+
+def write(results: Sequence[tuple[str, Result]], title: str, out: Path) -> None:
+    """Write the page; missing folders are made."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(build(results, title), encoding="utf-8")
 
 
 def _lead(results: Sequence[tuple[str, Result]]) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from html import escape
 
 Scale = Callable[[float], float]
-FONT = 12  # px; labels are placed with this size in mind
 
 
 @dataclass
@@ -26,13 +25,9 @@ class Drawing:
     def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
         self._add("line", css, x1=x1, y1=y1, x2=x2, y2=y2)
 
-    def circle(self, x: float, y: float, r: float, css: str, hint: str = "") -> None:
-        self._add("circle", css, hint, cx=x, cy=y, r=r)
-
-    def path(self, points: Sequence[tuple[float, float]], css: str, hint: str = "", close: bool = False) -> None:
+    def path(self, points: Sequence[tuple[float, float]], css: str, hint: str = "") -> None:
         if points:
-            d = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + ("Z" if close else "")
-            self._add("path", css, hint, d=d)
+            self._add("path", css, hint, d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points))
 
     def text(self, x: float, y: float, text: str, css: str = "", anchor: str = "start", turn: bool = False) -> None:
         turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turn else ""

@@ -6,16 +6,15 @@ requests that attained their SLOs over the whole slices of the Azure traces, of 
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 from rich.console import Console
 
 from slosgate.bench import results, scenarios, virtual
 from slosgate.bench.attainment import PAPER, attained, collect
-from slosgate.bench.load import Call, Load, Offered, offer
+from slosgate.bench.load import Load, offer
 from slosgate.bench.results import Result, Row
 from slosgate.engines import profiles
+from slosgate.engines.sim.systems import Call, Offered, Settings
 from slosgate.planner.profile import HardwareProfile
 
 HARDWARE = "h200-opt-13b"
@@ -41,9 +40,8 @@ def run(console: Console, seed: int) -> Result:
 
 
 def _zero_load(prompt_tokens: int, measured_ms: float, profile: HardwareProfile) -> Row:
-    call = Call(prompt_tokens, output_tokens=1, ttft_slo_s=math.inf, tpot_slo_s=math.inf)
-    alone = Load((Offered(0.0, "alone", (call,)),), seconds=1.0, trace_source="one request")
-    ttft_ms = 1e3 * collect(virtual.simulate(alone, SYSTEM, profile).outcomes).token_s[0]
+    alone = Load((Offered(0.0, (Call(prompt_tokens, output_tokens=1),)),), seconds=1.0, trace_source="one request")
+    ttft_ms = 1e3 * collect(virtual.simulate(alone, SYSTEM, Settings(profile)).outcomes).token_s[0]
     figure = f"zero-load TTFT of {prompt_tokens} tokens, ms"
     return _row(figure, measured_ms, round(float(ttft_ms), 2), ttft_ms / measured_ms - 1, TTFT_WITHIN)
 
@@ -52,7 +50,7 @@ def _attained(scenario: str, rate_rps: float, measured: float, profile: Hardware
     loaded = scenarios.load(scenario)
     classes = {name: msgspec.structs.replace(kind, window=WINDOW) for name, kind in loaded.classes.items()}
     load = offer(msgspec.structs.replace(loaded, classes=classes), profile, rate_rps, seed=seed)
-    share = float(attained(collect(virtual.simulate(load, SYSTEM, profile).outcomes), PAPER).mean())
+    share = float(attained(collect(virtual.simulate(load, SYSTEM, Settings(profile)).outcomes), PAPER).mean())
     row = _row(
         f"attained, {scenario} at {rate_rps:g} requests/s", measured, round(share, 4), share - measured, ATTAINED_WITHIN
     )

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, product
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -24,6 +23,7 @@ from slosgate.bench.capacity import STRIDE
 from slosgate.bench.questions import Question
 from slosgate.bench.reproduce.searches import SCENARIOS
 from slosgate.bench.results import Result, Row
+from slosgate.bench.show import plain_table
 from slosgate.bench.sweeps import Best
 from slosgate.bench.workers import Workers
 from slosgate.engines import profiles
@@ -115,7 +115,7 @@ def _row(case: Case, best: Best, system: str, workers: Workers) -> Row:
         "hardware": case.hardware,
         "attainment_target": case.target,
         "baseline": best.question.system,
-        **best.question.tuned(),
+        **asdict(best.question.tuning),
         "gpus": gpus,
         "baseline_rps_per_gpu": round(best.per_gpu_rps, 4),
         "baseline_attainment": round(best.capacity.count.attainment, 5),
@@ -129,9 +129,8 @@ def _row(case: Case, best: Best, system: str, workers: Workers) -> Row:
 
 def table(rows: list[Row]) -> Table:
     """The comparisons, for people."""
-    shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
-    for head in ("scenario", "hardware", "at", "best baseline", "GPUs", "req/s/GPU", "system", "attains there", ""):
-        shown.add_column(head, no_wrap=True)
+    heads = "scenario", "hardware", "at", "best baseline", "GPUs", "req/s/GPU", "system", "attains there", ""
+    shown = plain_table(heads, texts=len(heads))
     for row in rows:
         shown.add_row(
             row["scenario"],

@@ -21,6 +21,7 @@ from slosgate.bench.questions import Question
 from slosgate.bench.reproduce.searches import SCENARIOS, capacity, fates, geometric_mean, questions, searched
 from slosgate.bench.results import Result, Row
 from slosgate.engines import profiles
+from slosgate.engines.sim.systems import Tuning
 
 TARGET = 0.9
 TIGHT_TPOT_S = 0.05
@@ -79,11 +80,11 @@ def _at_one_budget(question: Question) -> Question:
     if question.system != "sarathi":
         return question
     budget = tuning.budget_within(profiles.load(question.hardware), TIGHT_TPOT_S)
-    return dataclasses.replace(question, budget=budget)
+    return dataclasses.replace(question, tuning=Tuning(budget=budget))
 
 
 def _name(question: Question) -> str:
-    return TUNED if question.system == "sarathi" and question.budget is None else question.system
+    return TUNED if question.system == "sarathi" and question.tunable else question.system
 
 
 def _gains(rows: Sequence[Row], baselines: Sequence[str]) -> dict[str, float]:

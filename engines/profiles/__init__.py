@@ -51,7 +51,7 @@ def to_json(profile: HardwareProfile) -> bytes:
 
 
 def parse(text: bytes) -> HardwareProfile:
-    """A profile's file. Raises ValueError for what is none, has a field that nobody knows or a value out of range."""
+    """A profile's file. Raises ValueError for what is none, has an unknown field or a value out of range."""
     profile = msgspec.json.decode(text, type=HardwareProfile)
     known = msgspec.to_builtins(profile)
     if misspelt := sorted(_beyond(msgspec.json.decode(text), known)):

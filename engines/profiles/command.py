@@ -1,4 +1,4 @@
-"""`slosgate profile derive`: a hardware profile for a model and a GPU that nobody has measured.
+"""`slosgate profile derive`: a hardware profile for a model and a GPU that were not measured.
 
 slosgate profile derive --model meta-llama/Llama-3.1-8B-Instruct --gpu h200 --out llama.json
 slosgate profile derive --model ./my-model --gpu "NVIDIA A100-SXM4-80GB" --tp 2

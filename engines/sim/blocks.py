@@ -68,5 +68,5 @@ class BlockPool:
         if left:
             self._anonymous += 1
             self._unused[self._anonymous] = left
-            # Contents nobody will claim are the first to go.
+            # Contents that will not be claimed are the first to go.
             self._unused.move_to_end(self._anonymous, last=False)

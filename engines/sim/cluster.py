@@ -21,7 +21,7 @@ from slosgate.engines.sim.kernel import Event, Kernel
 from slosgate.engines.sim.replica import Counters, SimReplica
 from slosgate.engines.sim.state import EngineRequest, Sequences, Slots
 from slosgate.engines.sim.steps import accepted_from
-from slosgate.engines.sim.systems.base import BEST_EFFORT, SimRequest, StageJob, System
+from slosgate.engines.sim.systems.base import BEST_EFFORT, Offered, StageJob, System
 from slosgate.planner.compiling import compiled
 
 # Events of one time: what ends makes room before what arrives is placed, and both before an iteration is chosen.
@@ -61,7 +61,7 @@ class Watch:
 
 
 def simulate(
-    system: System, requests: Sequence[SimRequest], *, until_s: float = math.inf, watch: Watch | None = None
+    system: System, requests: Sequence[Offered], *, until_s: float = math.inf, watch: Watch | None = None
 ) -> Run:
     """Serve the requests until all have ended or `until_s` is reached. Deterministic for seeded systems."""
     return Cluster(system, requests).run(until_s, watch)
@@ -70,12 +70,12 @@ def simulate(
 class Cluster:
     """Drives a system's replicas with one event kernel and records every token."""
 
-    def __init__(self, system: System, requests: Sequence[SimRequest]) -> None:
+    def __init__(self, system: System, requests: Sequence[Offered]) -> None:
         self._system = system
         self._kernel = Kernel()
         self._until_s = math.inf
         self._arrivals_s: list[float] = []  # a heap of when something arrives that is known of now
-        stages = [[StageJob(request, n) for n in range(len(request.stages))] for request in requests]
+        stages = [[StageJob(request, n) for n in range(len(request.calls))] for request in requests]
         self.jobs = [job for jobs in stages for job in jobs]
         self._next = {job.id: following for jobs in stages for job, following in pairwise(jobs)}
         total = 0

@@ -6,55 +6,66 @@ slosgate engine sim --policy vllm --port 8002 --profile ./derived.json
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from slosgate.engines import profiles
-from slosgate.engines.options import registered_url
+from slosgate.engines.options import registered_url, taking
 from slosgate.engines.secrets import REDIS
 from slosgate.engines.sim import policies
 from slosgate.engines.sim.server import ServerConfig, serve
 from slosgate.planner.profile import HardwareProfile
 
 
-def sim(
+@dataclass(frozen=True, slots=True)
+class SimOptions:
+    """The options of `slosgate engine sim`."""
+
     hardware: Annotated[
         str, typer.Option("--hardware", "--profile", help="Hardware profile, by name or file: how fast it is.")
-    ] = "h200-opt-13b",
-    model: Annotated[str, typer.Option(help="Name of the model it serves; the profile's by default.")] = "",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    ] = "h200-opt-13b"
+    model: Annotated[str, typer.Option(help="Name of the model it serves; the profile's by default.")] = ""
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000
     url: Annotated[
         str | None, typer.Option(help="Where gateways reach it; by default HOST, or this machine's address.")
-    ] = None,
-    policy: Annotated[str, typer.Option(help="Scheduler: sarathi, slosgate, vllm or vllm-v0.")] = "slosgate",
+    ] = None
+    policy: Annotated[str, typer.Option(help="Scheduler: sarathi, slosgate, vllm or vllm-v0.")] = "slosgate"
     redis: Annotated[
         str | None, typer.Option(help="Redis to register in; without it the server stands alone.", envvar=REDIS)
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name of the replica; this machine's and the port by default.")] = "",
-    seed: Annotated[int, typer.Option(help="Seed of output lengths, noise and draft verdicts.")] = 0,
-    noise: Annotated[float, typer.Option(help="Relative deviation of iteration times.", min=0, max=0.5)] = 0.0,
+    ] = None
+    name: Annotated[str, typer.Option(help="Name of the replica; this machine's and the port by default.")] = ""
+    seed: Annotated[int, typer.Option(help="Seed of output lengths, noise and draft verdicts.")] = 0
+    noise: Annotated[float, typer.Option(help="Relative deviation of iteration times.", min=0, max=0.5)] = 0.0
     acceptance: Annotated[
         float, typer.Option(help="Chance that a drafted token is accepted; 0: there is no draft model.", min=0, max=1)
-    ] = 0.0,
-    speed: Annotated[float, typer.Option(help="Run iterations this many times as fast.", min=0.01, max=1000)] = 1.0,
-) -> None:
+    ] = 0.0
+    speed: Annotated[float, typer.Option(help="Run iterations this many times as fast.", min=0.01, max=1000)] = 1.0
+    slowdown: Annotated[
+        float, typer.Option(help="Take this many times as long as the profile says.", min=0.1, max=10)
+    ] = 1.0
+
+
+@taking(SimOptions)
+def sim(options: SimOptions) -> None:
     """Serve the OpenAI API with a simulated replica, in real time."""
     serve(
         ServerConfig(
-            profile=_profile(hardware),
-            model=model,
-            host=host,
-            port=port,
-            policy=_policy(policy),
-            name=name,
-            redis=redis,
-            url=registered_url(host, port, url, redis),
-            seed=seed,
-            noise=noise,
-            acceptance=acceptance,
-            speed=speed,
+            profile=_profile(options.hardware),
+            model=options.model,
+            host=options.host,
+            port=options.port,
+            policy=_policy(options.policy),
+            name=options.name,
+            redis=options.redis,
+            url=registered_url(options.host, options.port, options.url, options.redis),
+            seed=options.seed,
+            noise=options.noise,
+            acceptance=options.acceptance,
+            speed=options.speed,
+            slowdown=options.slowdown,
         )
     )
 

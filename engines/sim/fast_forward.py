@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from slosgate.engines.messages import IterationReport
 from slosgate.engines.sim.state import Sequences, Slots
 from slosgate.engines.sim.steps import SlotBatch, accepted, blocks_needed
 from slosgate.planner.compiling import compiled
@@ -41,7 +42,13 @@ class InFlight(NamedTuple):
     end_s: float
     load: Load
     prompt_tokens: int
-    ended: bool
+    ended: bool = False
+
+    @property
+    def report(self) -> IterationReport:
+        """What it computes, and how long that takes."""
+        load = self.load
+        return IterationReport(self.end_s - self.start_s, load.new, load.context, load.sequences, load.drafts)
 
 
 class Totals(NamedTuple):
@@ -61,7 +68,8 @@ def repeat(engine: Engine, flight: InFlight, until_s: float, log: TokenLog, paus
     Between two of them `pause_s` passes. Also returns the iteration that is then in flight.
     """
     sequences, batch, load = engine.sequences, flight.batch, flight.load
-    emitted = np.empty(len(batch.decode), np.int64)
+    decode, drafts = batch.decode, batch.drafts
+    emitted = np.empty(len(decode), np.int64)
     start_s, end_s = flight.start_s, flight.end_s
     rounds, total, taken, busy_s = 0, 0, 0, 0.0
     while end_s < until_s and not ends(sequences, batch, emitted):
@@ -69,9 +77,9 @@ def repeat(engine: Engine, flight: InFlight, until_s: float, log: TokenLog, paus
         if taken + needed > engine.free_blocks:
             break
         total += advance(sequences, batch, emitted, end_s, log)
-        for i in range(len(batch.decode)):
-            slot = batch.decode[i]
-            sequences[slot].blocks += blocks_needed(sequences, slot, batch.drafts[i] + 1, engine.block_tokens)
+        for i in range(len(decode)):
+            needs = blocks_needed(sequences, decode[i], drafts[i] + 1, engine.block_tokens)
+            sequences[decode[i]].blocks += needs
         rounds, taken, load, busy_s = rounds + 1, taken + needed, wider, busy_s + end_s - start_s
         start_s = end_s + pause_s
         end_s = start_s + iteration_s(engine.coef, load.new, load.context, load.sequences, load.drafts)
@@ -81,28 +89,29 @@ def repeat(engine: Engine, flight: InFlight, until_s: float, log: TokenLog, paus
 @compiled
 def next_step(sequences: Sequences, batch: SlotBatch, emitted: Slots, block_tokens: int) -> tuple[int, Load]:
     """(KV blocks, load) of one more decode step after each of the decodes has emitted so much."""
+    decode, drafts = batch.decode, batch.drafts
     needed, new, context, steps = 0, 0, 0, 0
-    for i in range(len(batch.decode)):
-        wanted = batch.drafts[i] + 1
-        needed += blocks_needed(sequences, batch.decode[i], emitted[i] + wanted, block_tokens)
+    for i in range(len(decode)):
+        wanted = drafts[i] + 1
+        needed += blocks_needed(sequences, decode[i], emitted[i] + wanted, block_tokens)
         new += wanted
-        context += sequences[batch.decode[i]].context + emitted[i] + wanted
-        steps = max(steps, batch.drafts[i])
-    return needed, Load(new, context, len(batch.decode), steps)
+        context += sequences[decode[i]].context + emitted[i] + wanted
+        steps = max(steps, drafts[i])
+    return needed, Load(new, context, len(decode), steps)
 
 
 @compiled
 def ends(sequences: Sequences, batch: SlotBatch, emitted: Slots) -> bool:
     """Whether a sequence ends with this iteration; if not, `emitted` says what each emits."""
-    decode, prefill = batch.decode, batch.prefill
+    decode, drafts, prefill, tokens, _ = batch
     for i in range(len(decode)):
         s = sequences[decode[i]]
-        emitted[i] = 1 + accepted(s, batch.drafts[i])
+        emitted[i] = 1 + accepted(s, drafts[i])
         if s.generated + emitted[i] >= s.output:
             return True
     for i in range(len(prefill)):
         s = sequences[prefill[i]]
-        emitted[len(decode) + i] = s.prompt_left == batch.tokens[i]
+        emitted[len(decode) + i] = s.prompt_left == tokens[i]
         if emitted[len(decode) + i] and s.generated + 1 >= s.output:
             return True
     return False
@@ -111,18 +120,20 @@ def ends(sequences: Sequences, batch: SlotBatch, emitted: Slots) -> bool:
 @compiled
 def advance(sequences: Sequences, batch: SlotBatch, emitted: Slots, end_s: float, log: TokenLog) -> int:
     """Carry out an iteration in which no sequence ends; its output tokens."""
-    total, decode = 0, batch.decode
+    decode, _, prefill, tokens, _ = batch
+    token_s, cursor = log
+    total = 0
     for i in range(len(emitted)):
-        slot = decode[i] if i < len(decode) else batch.prefill[i - len(decode)]
+        slot = decode[i] if i < len(decode) else prefill[i - len(decode)]
         s = sequences[slot]
         if i < len(decode):
             s.context += emitted[i]
         else:
-            s.context += batch.tokens[i - len(decode)]
-            s.prompt_left -= batch.tokens[i - len(decode)]
+            s.context += tokens[i - len(decode)]
+            s.prompt_left -= tokens[i - len(decode)]
         s.generated += emitted[i]
         total += emitted[i]
         for _ in range(emitted[i]):
-            log.token_s[log.cursor[slot]] = end_s
-            log.cursor[slot] += 1
+            token_s[cursor[slot]] = end_s
+            cursor[slot] += 1
     return total

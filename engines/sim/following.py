@@ -90,8 +90,9 @@ def follow(
 @compiled
 def progress(table: Table, batch: SlotBatch, emitted: Slots, end_s: float) -> None:
     """Write an iteration into the planner's table."""
-    for i in range(len(batch.decode)):
-        gain(table.jobs[table.row_of_slot[batch.decode[i]]], emitted[i], 0, emitted[i], end_s)
-    for i in range(len(batch.prefill)):
-        job = table.jobs[table.row_of_slot[batch.prefill[i]]]
-        gain(job, batch.tokens[i], batch.tokens[i], emitted[len(batch.decode) + i], end_s)
+    jobs, _, row_of_slot = table
+    decode, _, prefill, tokens, _ = batch
+    for i in range(len(decode)):
+        gain(jobs[row_of_slot[decode[i]]], emitted[i], 0, emitted[i], end_s)
+    for i in range(len(prefill)):
+        gain(jobs[row_of_slot[prefill[i]]], tokens[i], tokens[i], emitted[len(decode) + i], end_s)

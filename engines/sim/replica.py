@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from slosgate.engines.messages import IterationReport, Plan, RequestProgress, Telemetry
-from slosgate.engines.sim.fast_forward import TokenLog
-from slosgate.engines.sim.policies.base import Iteration, Outcome, PolicyFactory
+from slosgate.engines.sim.fast_forward import InFlight, TokenLog
+from slosgate.engines.sim.policies.base import Outcome, PolicyFactory
 from slosgate.engines.sim.state import EngineRequest, EngineState
 from slosgate.engines.sim.steps import SlotBatch, carry_out, place
 from slosgate.planner.arrivals import ANNOUNCED_S
@@ -65,12 +65,12 @@ class SimReplica:
         self.policy = policy(self.state)
         self.counters = Counters()
         self.reports: deque[IterationReport] = deque(maxlen=REPORTS_KEPT)
-        self.in_flight: Iteration | None = None
+        self.in_flight: InFlight | None = None
         self._noise = noise
         self._random = np.random.default_rng(seed)
         self._overhead_s = overhead_s
         self.unseen: deque[tuple[int, float]] = deque()  # slots the policy has not been told of, with arrivals
-        self._previous: Iteration | None = None
+        self._previous: InFlight | None = None
         self._gone: list[int] = []  # cancelled while their iteration runs
 
     def submit(self, request: EngineRequest, now_s: float) -> int:
@@ -99,7 +99,7 @@ class SimReplica:
         """When a request submitted then can first be chosen."""
         return submitted_s + self._overhead_s
 
-    def start(self, now_s: float) -> Iteration | None:
+    def start(self, now_s: float) -> InFlight | None:
         """Choose and start the next iteration; None when nothing may run. None must be in flight."""
         if self.in_flight is not None:
             raise RuntimeError("an iteration is still in flight")
@@ -115,11 +115,11 @@ class SimReplica:
         iteration, self.in_flight = self.in_flight, None
         if iteration is None:
             raise RuntimeError("no iteration is in flight")
-        batch = iteration.batch
+        batch, report = iteration.batch, iteration.report
         slots, emitted, done, total = carry_out(self.state.sequences, batch)
-        outcome = Outcome(batch, slots, emitted, done, iteration.report, iteration.end_s)
-        self.reports.append(iteration.report)
-        self._add(1, iteration.report.duration_s, iteration.prompt_tokens, total)
+        outcome = Outcome(batch, slots, emitted, done, report, iteration.end_s)
+        self.reports.append(report)
+        self._add(1, report.duration_s, iteration.prompt_tokens, total)
         self.counters.finished += len(done)
         self.policy.observe(outcome)
         if len(done) or self._gone:
@@ -143,12 +143,11 @@ class SimReplica:
         forwarded = self.policy.fast_forward(iteration, until_s, log)
         if forwarded is None:
             return iteration.end_s
-        totals, flight = forwarded
+        totals, last = forwarded
         if totals.blocks:
             self.state.pool.take(totals.blocks)
         self._add(totals.iterations, totals.busy_s, totals.prompt_tokens, totals.output_tokens)
-        last = Iteration.of(flight)
-        if flight.ended:
+        if last.ended:
             self.in_flight, self._previous = None, last
         else:
             self.in_flight = last
@@ -219,20 +218,19 @@ class SimReplica:
             if submitted_s + ANNOUNCED_S <= until_s:
                 self.policy.announce(slot, submitted_s)
 
-    def _begin(self, wanted: SlotBatch, now_s: float) -> Iteration | None:
+    def _begin(self, wanted: SlotBatch, now_s: float) -> InFlight | None:
         """Give the batch its blocks and its time; None when nothing of it can run."""
         free, block_tokens = self.state.pool.free, self.profile.block_tokens
         placed = place(self.state.sequences, wanted, free, block_tokens, self.state.coefficients)
-        load, duration_s = placed.load, placed.duration_s
-        if not load.new:
+        duration_s = placed.duration_s
+        if not placed.load.new:
             return None
         if placed.blocks:
             self.state.pool.take(placed.blocks)
         if self._noise:
             duration_s *= max(0.1, 1.0 + self._noise * float(self._random.standard_normal()))
-        report = IterationReport(duration_s, load.new, load.context, load.sequences, load.drafts)
         batch = wanted.first(placed.decodes, placed.prefills)
-        return Iteration(batch, now_s, now_s + duration_s, report, placed.prompt_tokens)
+        return InFlight(batch, now_s, now_s + duration_s, placed.load, placed.prompt_tokens)
 
     def _forget(self, slot: int) -> None:
         for unseen in self.unseen:

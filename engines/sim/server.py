@@ -53,6 +53,7 @@ class ServerConfig:
     seed: int = 0
     noise: float = 0.0
     speed: float = 1.0
+    slowdown: float = 1.0  # iterations take so many times what the profile says
     acceptance: float = 0.0  # chance that a drafted token is accepted; 0: there is no draft model
     async_scheduling: bool = True
 
@@ -146,6 +147,7 @@ class SimServer:
             policy,
             seed=config.seed,
             noise=config.noise,
+            slowdown=config.slowdown,
             async_scheduling=config.async_scheduling,
         )
         self.engine = RealTimeEngine(replica, self._clock)

@@ -115,8 +115,8 @@ def carry_out(sequences: Sequences, batch: SlotBatch) -> tuple[Slots, Slots, Slo
     A decode emits one token and the drafts accepted before the first rejection; a prefill emits when its prompt is
     complete. Cancelled sequences neither move nor emit.
     """
-    decode = batch.decode
-    slots = np.concatenate((decode, batch.prefill))
+    decode, drafts, prefill, tokens, _ = batch
+    slots = np.concatenate((decode, prefill))
     emitted = np.zeros(len(slots), np.int64)
     done = np.empty(len(slots), np.int64)
     finished, total = 0, 0
@@ -125,10 +125,10 @@ def carry_out(sequences: Sequences, batch: SlotBatch) -> tuple[Slots, Slots, Slo
         if s.gone:
             continue
         if i < len(decode):
-            emitted[i] = min(1 + accepted(s, batch.drafts[i]), s.output - s.generated)
+            emitted[i] = min(1 + accepted(s, drafts[i]), s.output - s.generated)
             s.context += emitted[i]
         else:
-            computed = batch.tokens[i - len(decode)]
+            computed = tokens[i - len(decode)]
             s.prompt_left -= computed
             s.context += computed
             emitted[i] = s.prompt_left == 0

@@ -9,13 +9,14 @@ Options that are not named below go to `vllm serve` as they are.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
 import typer
 
 from slosgate.engines import addresses
-from slosgate.engines.options import registered_url
+from slosgate.engines.options import registered_url, taking
 from slosgate.engines.secrets import REDIS
 from slosgate.engines.vllm import launch
 from slosgate.engines.vllm.settings import AUTO, BadSettings, ReplicaSettings
@@ -24,35 +25,41 @@ from slosgate.engines.vllm.versions import UnsupportedVllm
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def vllm(
-    context: typer.Context,
-    model: Annotated[str, typer.Option(help="Model name or folder, as `vllm serve` takes it.")],
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """The options of `slosgate engine vllm`."""
+
+    context: typer.Context  # with those that go to `vllm serve`
+    model: Annotated[str, typer.Option(help="Model name or folder, as `vllm serve` takes it.")]
     profile: Annotated[
         str, typer.Option(help="Hardware profile: auto (the replica measures itself), a shipped one's name, or a file.")
-    ] = AUTO,
+    ] = AUTO
     redis: Annotated[
         str | None, typer.Option(help="Redis or Valkey to register in; without it: no gateway.", envvar=REDIS)
-    ] = None,
-    name: Annotated[str, typer.Option(help="The replica's name; this machine's and the port by default.")] = "",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 0,
+    ] = None
+    name: Annotated[str, typer.Option(help="The replica's name; this machine's and the port by default.")] = ""
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 0
     url: Annotated[
         str, typer.Option(help="Address that gateways reach this replica at, if not HOST, or this machine's.")
-    ] = "",
-    iteration_log: Annotated[str | None, typer.Option(help="File that gets one JSON line per iteration.")] = None,
-) -> None:
+    ] = ""
+    iteration_log: Annotated[str | None, typer.Option(help="File that gets one JSON line per iteration.")] = None
+
+
+@taking(VllmOptions)
+def vllm(options: VllmOptions) -> None:
     """Serve a model with vLLM, scheduled by slosgate (other options go to `vllm serve`)."""
-    port = port or launch.free_port(host)
+    host, port = options.host, options.port or launch.free_port(options.host)
     settings = ReplicaSettings(
-        profile=profile,
-        redis_url=redis,
-        replica=name or addresses.default_name(port),
-        url=registered_url(host, port, url, redis),
-        iteration_log=iteration_log,
+        profile=options.profile,
+        redis_url=options.redis,
+        replica=options.name or addresses.default_name(port),
+        url=registered_url(host, port, options.url, options.redis),
+        iteration_log=options.iteration_log,
     )
     try:
         code = launch.serve(
-            model, settings, host=host, port=port, options=context.args, environment=os.environ,
+            options.model, settings, host=host, port=port, options=options.context.args, environment=os.environ,
             say=partial(typer.echo, err=True),
         )  # fmt: skip
     except (BadSettings, UnsupportedVllm) as error:

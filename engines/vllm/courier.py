@@ -29,13 +29,13 @@ FRAME_BYTES = 1 << 20
 HEALTH_POLL_S = 0.5
 HEALTH_TIMEOUT_S = 2.0
 KEPT_ITERATIONS = 2048  # reports of iterations that wait for Redis; older ones are dropped
-HEARD_S = 0.05  # who was announced longer ago has arrived, or is not waited for
+HEARD_S = 0.05  # what was announced longer ago has arrived, or is not waited for
 MOST_HEARD = 1024
 URGENT, ROUTINE = b"\x01", b"\x00"
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """The engine's first message: who it is and where its plans come from."""
+    """The engine's first message: what replica it is and where its plans come from."""
 
     redis_url: str
     info: ReplicaInfo

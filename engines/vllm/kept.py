@@ -45,7 +45,7 @@ def keep(key: str, profile: HardwareProfile) -> Path:
 
 
 def leave(profile: HardwareProfile, file: Path) -> None:
-    """Write a profile so that nobody ever reads half of it."""
+    """Write a profile so that it is never read by half."""
     written = file.with_name(f"{file.name}.{os.getpid()}")
     profiles.save(profile, written)
     written.replace(file)

@@ -28,7 +28,7 @@ class Link:
     def __init__(self, redis_url: str, info: ReplicaInfo) -> None:
         self._hello = msgspec.msgpack.encode(Hello(redis_url=redis_url, info=info))
         self._plans, self._arrivals = Mailbox.create(), Mailbox.create()
-        self._told: frozenset[str] = frozenset()  # who was in the last list of arrivals
+        self._told: frozenset[str] = frozenset()  # what was in the last list of arrivals
         self._start()
 
     def _start(self) -> None:
@@ -55,7 +55,7 @@ class Link:
             return None
 
     def arrivals(self) -> tuple[Heard, ...]:
-        """Who was announced since the last call."""
+        """What was announced since the last call."""
         message = self._arrivals.read()
         if message is None:
             return ()
@@ -64,7 +64,7 @@ class Link:
         except msgspec.MsgspecError as error:
             logger.warning("announcements that cannot be read are ignored: %s", error)
             return ()
-        # Lists overlap, and who was told of already may have come and gone.
+        # Lists overlap, and what was told of already may have come and gone.
         told, self._told = self._told, frozenset(each.announcement.request_id for each in heard)
         return tuple(each for each in heard if each.announcement.request_id not in told)
 

@@ -6,8 +6,8 @@ from collections import deque
 
 from slosgate.engines.channel import TELEMETRY_MIN_GAP_S
 from slosgate.engines.drafts import DraftTally
-from slosgate.engines.follower import PlanFollower
-from slosgate.engines.messages import DraftReport, IterationReport
+from slosgate.engines.follower import PlanFollower, progress_of
+from slosgate.engines.messages import DraftReport, IterationReport, Telemetry
 from slosgate.engines.vllm.link import Link
 
 KEPT_ITERATIONS = 512  # while reports do not get through, older iterations are forgotten
@@ -38,14 +38,17 @@ class Reporter:
         """Send a report if one is due, or at once when it is urgent (a request ended)."""
         if self._link is None or not (urgent or now_s - self._sent_at_s >= TELEMETRY_MIN_GAP_S):
             return
-        report = self._follower.telemetry(
+        report = Telemetry(
             replica=self._replica,
             sent_at_s=now_s,
+            epoch=self._follower.epoch,
             busy_for_s=busy_for_s,
             kv_blocks_total=self._follower.profile.kv_blocks,
             kv_blocks_free=free_blocks,
             iterations=tuple(self._iterations),
+            progress=progress_of(self._follower.table),
             drafts=self._drafts.reports(),
+            perf=self._follower.recalibrated,
         )
         self._sent_at_s = now_s
         if self._link.send(report, urgent=urgent):

@@ -1,7 +1,7 @@
 """The profile that an engine starts with: a given one, one that it measured before, or a derived one until it has.
 
 A measurement needs two: the scheduler notes its iterations (`Measuring`), and the launcher sends requests through the
-engine's own HTTP port and leaves the fitted profile in a file (`self_measurement.py`). Until then nobody registers.
+engine's own HTTP port and leaves the fitted profile in a file (`self_measurement.py`). Until then it isn't registered.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ class Admission:
         Said with the entry into the ledger, in the same round trip, though that may fail: whoever is announced and
         doesn't come is soon forgotten, while an announcement that waits for the answer may miss its iteration.
         """
-        if choice.replica.plans and exchange.contract.has_slo:
+        if choice.replica.follows_plans and exchange.contract.has_slo:
             tokens = exchange.prompt_tokens - choice.likely_prefix_tokens
             coming = Announcement(exchange.request_id, tokens, exchange.turn_s - self._clock())
             self._ledger.announce(choice.replica.name, coming)

@@ -27,7 +27,7 @@ class Drafts:
 
     def planning_value(self, replicas: Sequence[Replica], model: str, slo_class: str) -> float:
         """The chance to plan with: 0 where no replica drafts as it is told."""
-        drafting = any(r.plans and r.mirror is not None and r.mirror.profile.max_drafts for r in replicas)
+        drafting = any(r.follows_plans and r.mirror is not None and r.mirror.profile.max_drafts for r in replicas)
         base = next((r.model for r in replicas if model in r.models), model)  # it may have been asked for by an alias
         return self._known.get((base, slo_class), UNKNOWN).rate if drafting else 0.0
 

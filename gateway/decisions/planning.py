@@ -15,15 +15,14 @@ from zlib import crc32
 import msgspec
 
 from slosgate.engines.messages import Plan
-from slosgate.engines.plans import horizon_of
 from slosgate.gateway.decisions.admission import state_of
 from slosgate.gateway.replicas.books import Books
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.mirror import Mirror
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.state.ledger import Conflict, Ledger, StoreDown
-from slosgate.planner.controller import ReplicaPlan
 from slosgate.planner.desk import SHIPPED, DeskSettings, run_next
+from slosgate.planner.plans import ReplicaPlan
 
 
 class Planning:
@@ -43,7 +42,7 @@ class Planning:
         fleet.on_news(self._note)
 
     def _note(self, replica: Replica) -> None:
-        if replica.plans:
+        if replica.follows_plans:
             self._changed.add(replica.name)
             self._wake.set()
 
@@ -67,8 +66,7 @@ class Planning:
         try:
             now_s = self._clock()
             with self._metrics.planner_call("plan"):
-                without = {e.request_id for e in mirror.entries.values() if not e.has_slo}
-                orders = run_next(state_of(replica, mirror, now_s), now_s, self._settings, without_slo=without)
+                orders = run_next(state_of(replica, mirror, now_s), now_s, self._settings)
             await self._promote(replica, mirror, orders.promoted, now_s)
             plan = _message(replica, mirror, orders.plan, now_s)
             mirror.epoch = await self._ledger.publish_plan(plan)
@@ -102,9 +100,8 @@ def _message(replica: Replica, mirror: Mirror, planned: ReplicaPlan, now_s: floa
         replica=replica.name,
         epoch=mirror.epoch + 1,
         issued_at_s=now_s,
-        horizon=horizon_of(planned),
+        horizon=planned.horizon,
         guaranteed=tuple(e.request_id for e in mirror.entries.values() if e.guaranteed),
-        hold=planned.hold,
         preempt=planned.preempt,
     )
 

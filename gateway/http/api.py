@@ -155,7 +155,7 @@ class Pages:
                 "model": replica.model,
                 "models": replica.models,
                 **({"url": replica.url} if known else {}),
-                "plans": replica.plans,
+                "plans": replica.follows_plans,
             }
             for replica in gateway.fleet.living()
         }

@@ -93,7 +93,7 @@ class Exchange:
         if self.overflow:
             return f"overflow:{self.overflow}", "overflow"
         replica = self.placement.replica
-        return replica.name, "planned" if replica.plans else "admission-only"
+        return replica.name, "planned" if replica.follows_plans else "admission-only"
 
     @property
     def predicted_ttft_s(self) -> float:

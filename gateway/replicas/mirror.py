@@ -32,6 +32,7 @@ def put(jobs: JobTable, entry: LedgerEntry) -> None:
         prompt_left=entry.prompt_tokens,
         output=entry.output_tokens,
         guaranteed=entry.guaranteed,
+        has_slo=entry.has_slo,
         weight=entry.weight,
         acceptance=entry.acceptance,
         arrival_s=entry.dispatched_s,
@@ -182,6 +183,7 @@ class Mirror:
             prompt_left=p.prompt_left,
             output=entry.output_tokens if entry else p.generated_tokens + UNKNOWN_OUTPUT_TOKENS,
             guaranteed=entry.guaranteed if entry else False,
+            has_slo=entry.has_slo if entry else False,
             weight=entry.weight if entry else 1.0,
             acceptance=entry.acceptance if entry else 0.0,
         )

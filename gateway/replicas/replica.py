@@ -52,7 +52,7 @@ class Replica:
         return self.info is not None
 
     @property
-    def plans(self) -> bool:
+    def follows_plans(self) -> bool:
         """Whether it carries out plans; otherwise slosgate only admits and routes."""
         return self.info is not None and self.info.supports_plans
 

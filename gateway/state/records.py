@@ -7,8 +7,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from slosgate.engines.messages import Count, Due, Moment, Name, Pace, Share, Weight
+from slosgate.engines.messages import Due, Moment, Share, Weight
 from slosgate.gateway.state.skew import FURTHEST_S
+from slosgate.planner.plans import Count, Name, Pace
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):

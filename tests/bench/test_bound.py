@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from slosgate.bench import virtual
 from slosgate.bench.attainment import PAPER, attained, collect
 from slosgate.bench.bound import attainable, bound_rps_per_gpu
-from slosgate.bench.load import Call, Load, Offered
+from slosgate.bench.load import Load
 from slosgate.engines import profiles
+from slosgate.engines.sim.systems import Call, Offered, Settings
 from slosgate.planner.perf_model import PerfModel, Term
 from slosgate.planner.profile import HardwareProfile
 
@@ -34,7 +35,7 @@ PREFILL = profile(Term(per_new_token_s=0.001))  # a thousand tokens a second
 def offered(
     arrival_s: float, prompt: int, output: int = 1, ttft_slo_s: float = 1.0, tpot_slo_s: float = 0.1
 ) -> Offered:
-    return Offered(arrival_s, "c", (Call(prompt, output, ttft_slo_s, tpot_slo_s),))
+    return Offered(arrival_s, (Call(prompt, output, ttft_slo_s, tpot_slo_s),), "c")
 
 
 def bound_of(
@@ -43,7 +44,7 @@ def bound_of(
     """The bound of 400 requests: these in turn, at even distances."""
 
     def load_at(rate_rps: float) -> Load:
-        spread = (Offered(n / rate_rps, "c", kinds[n % len(kinds)].calls) for n in range(400))
+        spread = (Offered(n / rate_rps, kinds[n % len(kinds)].calls, "c") for n in range(400))
         return Load(tuple(spread), 400 / rate_rps, "by hand")
 
     return bound_rps_per_gpu(load_at, hardware, target=target, acceptance=acceptance)
@@ -70,13 +71,13 @@ def test_memory_limits_how_many_share_an_iteration_and_drafts_help() -> None:
 
 
 def test_every_call_of_a_request_counts() -> None:
-    twice = [Offered(0, "c", (Call(100, 1, 1.0, 0.1), Call(100, 1, 1.0, 0.1, cached_tokens=100)))]
+    twice = [Offered(0, (Call(100, 1, 1.0, 0.1), Call(100, 1, 1.0, 0.1, cached_tokens=100)), "c")]
     assert bound_of(twice, PREFILL) == pytest.approx(5.0, rel=0.1)
 
 
 def test_a_call_that_comes_later_is_due_later() -> None:
     def calls(gap_s: float) -> list[Offered]:
-        return [Offered(0, "c", (Call(100, 1, 1.0, 0.1, gap_s=gap_s), Call(1000, 1, 1.0, 0.1)))] * 4
+        return [Offered(0, (Call(100, 1, 1.0, 0.1, gap_s=gap_s), Call(1000, 1, 1.0, 0.1)), "c")] * 4
 
     assert attainable(calls(0.0), PREFILL) == 0.25  # 4.4 s of work, due within 2.1 s
     assert attainable(calls(3.0), PREFILL) == 1.0
@@ -140,13 +141,13 @@ def test_no_simulated_system_attains_more_than_the_bound(
 ) -> None:
     draw, machine = random.Random(seed), profiles.load(hardware)
     requests = [
-        Offered(arrival, "c", tuple(_call(draw, machine, prompt, output, n) for n in range(draw.choice([1, 1, 3]))))
+        Offered(arrival, tuple(_call(draw, machine, prompt, output, n) for n in range(draw.choice([1, 1, 3]))), "c")
         for arrival in (pause_s * n for n in range(6))
         for _ in range(draw.randint(1, burst))
     ]
     load = Load(tuple(requests), 6 * pause_s, "random")
     for system, replicas in (("vllm", 1), ("vllm-v0", 1), ("sarathi", 1), ("slosgate-ar", 1), ("distserve", 2)):
-        served = virtual.simulate(load, system, machine, virtual.Setup(replicas=replicas))
+        served = virtual.simulate(load, system, Settings(machine, replicas))
         share = attained(collect(served.outcomes), PAPER).mean()
         assert share <= attainable(requests, machine, replicas) + 1e-9, system
 

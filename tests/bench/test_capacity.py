@@ -58,9 +58,9 @@ def test_a_baseline_is_tuned_by_what_it_has() -> None:
         False,
     ]
     assert [len(tuning.settings(s)) for s in ("vllm", "vllm-v0", "slosgate")] == [1, 1, 1]
-    assert {s.budget for s in tuning.settings("sarathi")} == {256, 512, 1024, 2048, 4096}
-    assert {s.drafts for s in tuning.settings("vllm+sd")} == {1, 2, 4}
-    assert {(s.replicas, s.prefill_replicas) for s in tuning.settings("distserve", 4)} == {(4, 1), (4, 2), (4, 3)}
+    assert {s.budget for _, s in tuning.settings("sarathi")} == {256, 512, 1024, 2048, 4096}
+    assert {s.drafts for _, s in tuning.settings("vllm+sd")} == {1, 2, 4}
+    assert {(n, s.prefill_replicas) for n, s in tuning.settings("distserve", 4)} == {(4, 1), (4, 2), (4, 3)}
 
 
 def test_one_budget_of_sarathi_keeps_its_iterations_within_the_tight_tpot() -> None:

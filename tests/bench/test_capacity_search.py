@@ -71,4 +71,4 @@ def test_a_baseline_that_never_holds_is_asked_for_with_real_splits_only() -> Non
     workers = Hopeless()
     found = best_of([Question("coder", "distserve", "a100-opt-13b")], 0.99, workers, 1.0)
     assert found.capacity.rate_rps == 0.0
-    assert {(asked.replicas, asked.prefill_replicas) for asked in workers.questions} == {(2, 1), (3, 1), (3, 2)}
+    assert {(asked.replicas, asked.tuning.prefill_replicas) for asked in workers.questions} == {(2, 1), (3, 1), (3, 2)}

@@ -12,11 +12,11 @@ from slosgate.bench.gpu.asking import Capped
 from slosgate.bench.gpu.dummy_model import WORD_CHARACTERS, write_model
 from slosgate.bench.gpu.lengths import told
 from slosgate.bench.gpu.measure import SCENARIO, Plan, equal_parts
-from slosgate.bench.load import Call, Offered
 from slosgate.engines import profiles
+from slosgate.engines.sim.systems import Call, Offered
 
 CALL = Call(prompt_tokens=3, output_tokens=40, ttft_slo_s=0.4, tpot_slo_s=0.05)
-REQUEST = Offered(0.0, "coder", (CALL,))
+REQUEST = Offered(0.0, (CALL,), "coder")
 
 
 def event(**choice: object) -> bytes:

@@ -10,7 +10,8 @@ from aiohttp import web
 
 from slosgate.bench.errors import InputError
 from slosgate.bench.live import LiveRun, Target, model_at, replay
-from slosgate.bench.load import Call, Load, Offered
+from slosgate.bench.load import Load
+from slosgate.engines.sim.systems import Call, Offered
 
 Handler = Callable[[dict[str, Any], web.StreamResponse], Awaitable[None]]
 
@@ -68,7 +69,7 @@ async def tokens_one_by_one(body: dict[str, Any], response: web.StreamResponse) 
 
 
 def load(*requests: tuple[float, tuple[Call, ...]]) -> Load:
-    return Load(tuple(Offered(at, "coder", calls) for at, calls in requests), seconds=0.1, trace_source="by hand")
+    return Load(tuple(Offered(at, calls, "coder") for at, calls in requests), seconds=0.1, trace_source="by hand")
 
 
 def call(output: int = 3, **more: Any) -> Call:

@@ -94,10 +94,10 @@ MEASURED = Path(__file__).parents[2] / "bench" / "measurements" / "h200_opt13b_v
     [
         (("--system", "nowhere_to_be_found:X"), "names a module that can't be imported"),
         (("--system", "json:nothing"), "names nothing in 'json': write module:Name"),
-        (("--hardware", "missing.json"), "cannot read the hardware profile 'missing.json': No such file"),
+        (("--hardware", "missing.json"), "profile missing.json: No such file"),
         (("--scenario", "missing.toml"), "cannot read the scenario 'missing.toml': No such file"),
         (("--scenario", "empty.toml"), "'empty.toml' must hold one [scenario.NAME]"),
-        (("--hardware", "empty.json"), "'empty.json' is no hardware profile"),
+        (("--hardware", "empty.json"), "profile empty.json: Object missing required field `name`"),
         (
             ("--mode", "live", "--url", "http://127.0.0.1:1", "--api-key-env", "NO_SUCH_KEY"),
             "--api-key-env names 'NO_SUCH_KEY', which is not set",

@@ -1,27 +1,27 @@
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from slosgate.bench import scenarios
 from slosgate.bench.errors import InputError
-from slosgate.bench.scenarios import Making, ScenarioLoad
-from slosgate.engines.profiles import load as load_profile
+from slosgate.bench.load import Load, offer
+from slosgate.engines import profiles
 from slosgate.traces.sources import Places
 from tests.traces.real import no_places, real_places
 
 SIX = ["chatbot", "coder", "summarizer", "mixed", "tool-calling", "reasoning"]
-LONG_WINDOW = 16384
+H200 = profiles.load("h200-opt-13b")
 
 
-def offered(name: str, places: Places, *, rate: float = 4.0, seed: int = 0, scaling: str = "stretch") -> ScenarioLoad:
-    return scenarios.requests(
-        scenarios.load(name), rate, seed, None, LONG_WINDOW, making=Making(scaling=scaling), places=places
-    )
-
-
-def test_the_six_scenarios_are_there() -> None:
-    assert scenarios.names() == SIX
+def offered(
+    name: str, places: Places, *, rate: float = 4.0, seed: int = 0, scaling: str = "stretch", window: int = 16384,
+    seconds: float | None = None,
+) -> Load:  # fmt: skip
+    """The load of a scenario on a model with such a window."""
+    profile = msgspec.structs.replace(H200, max_model_tokens=window)
+    return offer(scenarios.load(name), profile, rate, seed=seed, scaling=scaling, seconds=seconds, places=places)
 
 
 def test_unknown_scenario_names_the_known_ones() -> None:
@@ -55,10 +55,10 @@ def test_real_slices_are_those_of_the_paper(
 @pytest.mark.parametrize("name", SIX)
 def test_every_scenario_runs_without_any_data_and_says_so(name: str, tmp_path: Path) -> None:
     load = offered(name, no_places(tmp_path))
-    assert load.record.trace_source == "generated"
-    assert all("fitted to" in p.detail and p.citation for p in load.record.provenance)
-    assert load.record.achieved.rate_rps == pytest.approx(4.0, rel=0.01)
-    arrivals = [one.request.arrival_s for one in load.requests]
+    assert load.record["trace_source"] == "generated"
+    assert all("fitted to" in p["detail"] and p["citation"] for p in load.record["provenance"])
+    assert load.record["achieved"]["rate_rps"] == pytest.approx(4.0, rel=0.01)
+    arrivals = [one.arrival_s for one in load.requests]
     assert arrivals == sorted(arrivals)
     assert len(arrivals) > 500
 
@@ -68,10 +68,10 @@ def test_generated_slices_are_like_the_real_ones(
     name: str, prompt: float, output: float, cv: float, tmp_path: Path
 ) -> None:
     loads = [offered(name, no_places(tmp_path), seed=seed) for seed in range(10)]
-    stages = [one.request.stages[0] for load in loads for one in load.requests]
-    assert np.mean([s.prompt_tokens for s in stages]) == pytest.approx(prompt, rel=0.15)
-    assert np.mean([s.output_tokens for s in stages]) == pytest.approx(output, rel=0.3)
-    assert np.mean([load.record.achieved.iat_cv for load in loads]) == pytest.approx(cv, rel=0.3)
+    calls = [one.calls[0] for load in loads for one in load.requests]
+    assert np.mean([c.prompt_tokens for c in calls]) == pytest.approx(prompt, rel=0.15)
+    assert np.mean([c.output_tokens for c in calls]) == pytest.approx(output, rel=0.3)
+    assert np.mean([load.record["achieved"]["iat_cv"] for load in loads]) == pytest.approx(cv, rel=0.3)
 
 
 def test_same_seed_same_load_other_seed_other_load(tmp_path: Path) -> None:
@@ -82,56 +82,46 @@ def test_same_seed_same_load_other_seed_other_load(tmp_path: Path) -> None:
 
 def test_mixed_keeps_the_shares_of_its_classes_at_any_rate(tmp_path: Path) -> None:
     slow, fast = (offered("mixed", no_places(tmp_path), rate=rate) for rate in (2.0, 9.0))
-    assert [one.class_name for one in slow.requests] == [one.class_name for one in fast.requests]
-    assert {one.class_name for one in slow.requests} == {"chatbot", "coder", "summarizer"}
+    assert [one.slo_class for one in slow.requests] == [one.slo_class for one in fast.requests]
+    assert {one.slo_class for one in slow.requests} == {"chatbot", "coder", "summarizer"}
 
 
 @pytest.mark.parametrize("scaling", ["thin", "superpose", "resample"])
 def test_other_ways_to_scale_reach_the_rate_and_are_recorded(scaling: str, tmp_path: Path) -> None:
     rate = 2.5 if scaling == "thin" else 7.0
     record = offered("chatbot", no_places(tmp_path), rate=rate, scaling=scaling, seed=3).record
-    assert record.achieved.rate_rps == pytest.approx(rate, rel=0.1)
-    assert (record.scaling, record.seed, record.asked_rps) == (scaling, 3, rate)
-
-
-def test_lengths_stay_with_their_arrivals_unless_asked_otherwise(tmp_path: Path) -> None:
-    scenario, places = scenarios.load("coder"), no_places(tmp_path)
-    by_row = scenarios.requests(scenario, 2.0, 0, None, 2048, places=places)
-    drawn = scenarios.requests(scenario, 2.0, 0, None, 2048, making=Making(independent=True), places=places)
-    assert (by_row.record.pairing, drawn.record.pairing) == ("row", "independent")
-    assert [o.request.arrival_s for o in by_row.requests] == [o.request.arrival_s for o in drawn.requests]
-    assert [o.request.stages for o in by_row.requests] != [o.request.stages for o in drawn.requests]
+    assert record["achieved"]["rate_rps"] == pytest.approx(rate, rel=0.1)
+    assert (record["scaling"], record["seed"], record["asked_rps"]) == (scaling, 3, rate)
 
 
 def test_a_longer_run_starts_the_slice_over(tmp_path: Path) -> None:
-    scenario, places = scenarios.load("coder"), no_places(tmp_path)
-    once = scenarios.requests(scenario, 2.0, 0, None, 2048, places=places)
-    twice = scenarios.requests(scenario, 2.0, 0, 2 * once.record.achieved.span_s, 2048, places=places)
+    places = no_places(tmp_path)
+    once = offered("coder", places, rate=2.0)
+    twice = offered("coder", places, rate=2.0, seconds=2 * once.seconds)
     assert len(twice.requests) == 2 * len(once.requests)
-    assert twice.record.achieved.rate_rps == pytest.approx(2.0)
+    assert twice.record["achieved"]["rate_rps"] == pytest.approx(2.0)
 
 
-def test_every_stage_has_its_own_slo(tmp_path: Path) -> None:
-    profile = load_profile("h200-opt-13b")
-    loop = next(one for one in offered("tool-calling", no_places(tmp_path)).requests if len(one.slos) > 2)
-    assert [slo.tpot_s for slo in loop.slos] == [0.05] * (len(loop.slos) - 1) + [0.1]
-    stage = loop.request.stages[1]
-    assert stage.cached_tokens > 0
-    assert loop.slos[1].ttft_s(stage, profile) == pytest.approx(3 * profile.zero_load_ttft_s(stage.prompt_tokens))
+def test_every_call_has_its_own_slo(tmp_path: Path) -> None:
+    loop = next(one for one in offered("tool-calling", no_places(tmp_path)).requests if len(one.calls) > 2)
+    assert [call.tpot_slo_s for call in loop.calls] == [0.05] * (len(loop.calls) - 1) + [0.1]
+    call = loop.calls[1]
+    assert call.cached_tokens > 0
+    assert call.ttft_slo_s == pytest.approx(3 * H200.zero_load_ttft_s(call.prompt_tokens))
 
-    think, respond = offered("reasoning", no_places(tmp_path)).requests[0].request.stages
-    assert (respond.prompt_tokens, respond.cached_tokens) == (0, think.prompt_tokens + think.output_tokens)
-    slos = offered("reasoning", no_places(tmp_path)).requests[0].slos
-    assert [slo.tpot_s for slo in slos] == [0.05, 0.1]
-    assert slos[1].ttft_s(respond, profile) == float("inf")
+
+def test_a_response_goes_on_in_the_call_of_its_thinking_at_its_own_pace(tmp_path: Path) -> None:
+    (call,) = offered("reasoning", no_places(tmp_path)).requests[0].calls
+    assert 0 < call.switch_at < call.output_tokens
+    assert (call.tpot_slo_s, call.next_tpot_slo_s) == (0.05, 0.1)
 
 
 def test_requests_beyond_the_models_window_are_dropped_or_the_run_refused(tmp_path: Path) -> None:
-    load = scenarios.requests(scenarios.load("reasoning"), 1.0, 0, None, 4096, places=no_places(tmp_path))
-    assert max(one.request.total_tokens for one in load.requests) <= 4096
-    assert load.record.dropped > 0
+    load = offered("reasoning", no_places(tmp_path), rate=1.0, window=4096)
+    assert max(call.prompt_tokens + call.output_tokens for one in load.requests for call in one.calls) <= 4096
+    assert load.record["dropped"] > 0
     with pytest.raises(InputError, match="no request of s1k fits a window of 256 tokens"):
-        scenarios.requests(scenarios.load("reasoning"), 1.0, 0, None, 256, places=no_places(tmp_path))
+        offered("reasoning", no_places(tmp_path), rate=1.0, window=256)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import partial
 
@@ -16,25 +17,25 @@ from slosgate.engines.sim.policies.sarathi import SarathiPolicy
 from slosgate.engines.sim.policies.vllm import VllmPolicy
 from slosgate.engines.sim.policies.vllm_v0 import VllmV0Policy
 from slosgate.engines.sim.replica import SimReplica
-from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, StageJob
-from slosgate.engines.sim.systems.base import NO_DELAYS
+from slosgate.engines.sim.systems import Call, Offered, Settings, StageJob
+from slosgate.engines.sim.systems.base import Delays
 from slosgate.planner.profile import HardwareProfile
 
 H200 = profiles.load("h200-opt-13b")
 
 
-def stage(prompt: int, output: int, **more: float) -> SimStage:
-    return msgspec.convert({"prompt_tokens": prompt, "output_tokens": output, **more}, SimStage)
+def stage(prompt: int, output: int, **more: float) -> Call:
+    return msgspec.convert({"prompt_tokens": prompt, "output_tokens": output, **more}, Call)
 
 
-def poisson(count: int, rate: float, seed: int = 0, *, ttft_slo_s: float = 0.4) -> list[SimRequest]:
+def poisson(count: int, rate: float, seed: int = 0, *, ttft_slo_s: float = 0.4) -> list[Offered]:
     rng = np.random.default_rng(seed)
     arrivals = np.cumsum(rng.exponential(1 / rate, count))
     return [
-        SimRequest(
+        Offered(
             id=f"r{n}",
             arrival_s=float(arrival_s),
-            stages=(
+            calls=(
                 stage(int(rng.integers(50, 1500)), int(rng.integers(1, 60)), ttft_slo_s=ttft_slo_s, tpot_slo_s=0.05),
             ),
         )
@@ -42,8 +43,8 @@ def poisson(count: int, rate: float, seed: int = 0, *, ttft_slo_s: float = 0.4) 
     ]
 
 
-def serve(name: str, requests: list[SimRequest], **settings: object) -> Run:
-    return simulate(systems.load(name)(Settings(H200, delays=NO_DELAYS, **settings)), requests)  # type: ignore[arg-type]
+def serve(name: str, requests: list[Offered], **settings: object) -> Run:
+    return simulate(systems.load(name)(Settings(H200, delays=Delays(0.0, 0.0, 0.0), **settings)), requests)  # type: ignore[arg-type]
 
 
 SPECULATING = [name for name in systems.names() if name.startswith("slosgate") and name != "slosgate-ar"]
@@ -51,7 +52,7 @@ SPECULATING = [name for name in systems.names() if name.startswith("slosgate") a
 
 @pytest.mark.parametrize("system", sorted({*systems.names()} - {*SPECULATING, "slosgate-ar"}))
 def test_an_idle_replica_answers_in_the_zero_load_ttft(system: str) -> None:
-    one = [SimRequest(id="a", arrival_s=1.0, stages=(stage(1000, 3),))]
+    one = [Offered(id="a", arrival_s=1.0, calls=(stage(1000, 3),))]
     job = serve(system, one, replicas=2, budget=1024, link_bytes_per_s=math.inf).jobs[0]
     pause_s = H200.decide_s if system == "vllm-v0" else 0.0  # the others choose while the iteration before runs
     assert job.token_s[0] - 1.0 == pytest.approx(H200.zero_load_ttft_s(1000))
@@ -60,10 +61,10 @@ def test_an_idle_replica_answers_in_the_zero_load_ttft(system: str) -> None:
 
 
 def test_an_idle_replica_that_plans_breaks_a_prompt_up_for_whoever_arrives_next() -> None:
-    long = [SimRequest(id="a", arrival_s=1.0, stages=(stage(1000, 3),))]
+    long = [Offered(id="a", arrival_s=1.0, calls=(stage(1000, 3),))]
     ttft_s = serve("slosgate-ar", long).jobs[0].token_s[0] - 1.0
     assert H200.zero_load_ttft_s(1000) < ttft_s < 1.15 * H200.zero_load_ttft_s(1000)
-    short = SimRequest(id="b", arrival_s=1.01, stages=(stage(100, 3, ttft_slo_s=0.06),))
+    short = Offered(id="b", arrival_s=1.01, calls=(stage(100, 3, ttft_slo_s=0.06),))
     assert serve("slosgate-ar", [*long, short]).jobs[1].token_s[0] - 1.01 < 0.06
 
 
@@ -95,7 +96,7 @@ def test_round_robin_takes_turns() -> None:
 @pytest.mark.parametrize("system", sorted({*systems.names()} - {"distserve"}))
 def test_a_stage_arrives_after_the_one_before_and_finds_its_prefix(system: str) -> None:
     stages = (stage(800, 20, gap_s=0.5), stage(100, 20, cached_tokens=819))
-    first, second = serve(system, [SimRequest(id="loop", arrival_s=0.0, stages=stages)], replicas=2).jobs
+    first, second = serve(system, [Offered(id="loop", arrival_s=0.0, calls=stages)], replicas=2).jobs
     assert second.arrival_s == pytest.approx(first.token_s[-1] + 0.5)
     assert second.replica == first.replica
     # 819 tokens were computed, 816 of them in whole blocks.
@@ -103,7 +104,7 @@ def test_a_stage_arrives_after_the_one_before_and_finds_its_prefix(system: str) 
     assert second.token_s[0] - second.arrival_s == pytest.approx(expected_s)
 
 
-def one_by_one(replica: SimReplica, requests: list[SimRequest]) -> list[list[float]]:
+def one_by_one(replica: SimReplica, requests: list[Offered]) -> list[list[float]]:
     """Token times of single-stage requests, iteration by iteration."""
     waiting = [StageJob(request, 0) for request in requests]
     names: dict[int, str] = {}
@@ -137,9 +138,7 @@ def test_iterations_that_repeat_are_run_at_once_with_the_same_result(
     profile = msgspec.structs.replace(H200, kv_blocks=80, request_overhead_s=0.0, decide_s=0.0)
     rng = np.random.default_rng(1)
     stages = [stage(int(rng.integers(30, 200)), int(rng.integers(1, 150))) for _ in range(40)]
-    requests = [
-        SimRequest(id=f"r{n}", arrival_s=0.03 * n, stages=(one,), acceptance=0.6) for n, one in enumerate(stages)
-    ]
+    requests = [Offered(id=f"r{n}", arrival_s=0.03 * n, calls=(one,), acceptance=0.6) for n, one in enumerate(stages)]
     built = systems.load(system)(Settings(profile, async_scheduling=False, budget=700, drafts=drafts))
     run = simulate(built, requests)
     stepped = SimReplica(profile, partial(policy, budget=700, drafts=drafts))
@@ -156,7 +155,7 @@ def test_iterations_that_repeat_are_run_at_once_with_the_same_result(
 @pytest.mark.parametrize("ttft_slo_s", [0.4, 0.05], ids=["patient", "hasty"])
 def test_planned_iterations_are_run_at_once_with_the_same_result(ttft_slo_s: float) -> None:
     profile = msgspec.structs.replace(H200, kv_blocks=400)
-    requests = [msgspec.structs.replace(request, acceptance=0.6) for request in poisson(60, 6.0, ttft_slo_s=ttft_slo_s)]
+    requests = [dataclasses.replace(request, acceptance=0.6) for request in poisson(60, 6.0, ttft_slo_s=ttft_slo_s)]
 
     def tokens(interruptions: int) -> list[list[float]]:
         cluster = Cluster(systems.load("slosgate")(Settings(profile)), requests)
@@ -171,10 +170,10 @@ def test_planned_iterations_are_run_at_once_with_the_same_result(ttft_slo_s: flo
 @pytest.mark.parametrize("system", ["vllm", "distserve", "slosgate", "slosgate-no-routing"])
 def test_replicas_that_do_not_wait_for_each_other_still_meet_in_time(system: str) -> None:
     loops = [
-        SimRequest(
+        Offered(
             id=request.id,
             arrival_s=request.arrival_s,
-            stages=(*request.stages, stage(40, 30, cached_tokens=64, ttft_slo_s=0.1, tpot_slo_s=0.05))[n % 2 :],
+            calls=(*request.calls, stage(40, 30, cached_tokens=64, ttft_slo_s=0.1, tpot_slo_s=0.05))[n % 2 :],
             acceptance=0.6,
         )
         for n, request in enumerate(poisson(60, 12.0))
@@ -196,8 +195,8 @@ def test_a_system_drafts_no_more_than_its_hardware_verifies() -> None:
 
 def test_prefill_first_makes_decodes_wait_and_chunks_do_not() -> None:
     requests = [
-        SimRequest(id="a", arrival_s=0.0, stages=(stage(50, 40),)),
-        SimRequest(id="b", arrival_s=0.2, stages=(stage(2000, 2),)),
+        Offered(id="a", arrival_s=0.0, calls=(stage(50, 40),)),
+        Offered(id="b", arrival_s=0.2, calls=(stage(2000, 2),)),
     ]
     longest = {
         system: np.diff(serve(system, requests, budget=256).jobs[0].token_s).max() for system in ("vllm-v0", "sarathi")
@@ -207,7 +206,7 @@ def test_prefill_first_makes_decodes_wait_and_chunks_do_not() -> None:
 
 
 def test_distserve_prefills_here_and_decodes_there_once_the_kv_has_travelled() -> None:
-    request = SimRequest(id="a", arrival_s=0.0, stages=(stage(1000, 3),))
+    request = Offered(id="a", arrival_s=0.0, calls=(stage(1000, 3),))
     run = serve("distserve", [request], replicas=2, link_bytes_per_s=10e9)
     first, second, _ = run.jobs[0].token_s
     assert first == pytest.approx(H200.zero_load_ttft_s(1000))
@@ -224,7 +223,7 @@ def test_distserve_needs_both_kinds_of_replica(prefills: int) -> None:
 
 def test_distserve_swaps_when_a_decode_replica_is_full() -> None:
     profile = msgspec.structs.replace(H200, kv_blocks=40)
-    requests = [SimRequest(id=f"r{n}", arrival_s=0.0, stages=(stage(150, 100),)) for n in range(4)]
+    requests = [Offered(id=f"r{n}", arrival_s=0.0, calls=(stage(150, 100),)) for n in range(4)]
     run = simulate(systems.load("distserve")(Settings(profile, replicas=2)), requests)
     assert run.replicas[1].preemptions > 0
     assert [job.emitted for job in run.jobs] == [100] * 4
@@ -235,7 +234,7 @@ def test_distserve_swaps_when_a_decode_replica_is_full() -> None:
 def test_speculation_is_learnt_and_makes_a_lonely_request_faster() -> None:
     def seconds(acceptance: float) -> float:
         slos = {"ttft_slo_s": 0.4, "tpot_slo_s": 0.05}
-        request = SimRequest(id="a", arrival_s=0.0, stages=(stage(100, 400, **slos),) * 2, acceptance=acceptance)
+        request = Offered(id="a", arrival_s=0.0, calls=(stage(100, 400, **slos),) * 2, acceptance=acceptance)
         return float(serve("slosgate", [request]).jobs[1].token_s[-1])
 
     assert seconds(0.9) < 0.7 * seconds(0.0)
@@ -245,17 +244,17 @@ def test_nobody_knows_beforehand_when_thinking_ends() -> None:
     think = stage(100, 60, ttft_slo_s=0.1, tpot_slo_s=0.02, switch_at=30, next_tpot_slo_s=0.1)
     tight = stage(100, 60, ttft_slo_s=0.1, tpot_slo_s=0.02)
     for name in systems.names():
-        run = serve(name, [SimRequest(id="a", arrival_s=0.0, stages=(think,))], replicas=2)
+        run = serve(name, [Offered(id="a", arrival_s=0.0, calls=(think,))], replicas=2)
         assert len(run.jobs[0].token_s) == 60
     paces = [serve("slosgate-ar", competing(one)).jobs[0].token_s for one in (think, tight)]
     assert paces[0].tolist() == paces[1].tolist()
 
 
-def competing(one: SimStage) -> list[SimRequest]:
+def competing(one: Call) -> list[Offered]:
     """A request, and prefills that want all the time that it leaves."""
     others = (stage(1800, 1, ttft_slo_s=2.0, tpot_slo_s=1.0),)
-    more = [SimRequest(id=f"b{n}", arrival_s=0.08 * n, stages=others) for n in range(40)]
-    return [SimRequest(id="a", arrival_s=0.0, stages=(one,)), *more]
+    more = [Offered(id=f"b{n}", arrival_s=0.08 * n, calls=others) for n in range(40)]
+    return [Offered(id="a", arrival_s=0.0, calls=(one,)), *more]
 
 
 @pytest.mark.parametrize("ablation", SPECULATING[1:])
@@ -277,10 +276,10 @@ def test_planning_keeps_slos_that_first_come_first_served_breaks() -> None:
 
 def test_who_comes_while_an_iteration_runs_waits_for_that_one_alone() -> None:
     def kept(profile: HardwareProfile) -> int:
-        talkers = [SimRequest(id=f"t{n}", arrival_s=0.0, stages=(stage(500, 400, tpot_slo_s=0.1),)) for n in range(60)]
+        talkers = [Offered(id=f"t{n}", arrival_s=0.0, calls=(stage(500, 400, tpot_slo_s=0.1),)) for n in range(60)]
         rng = np.random.default_rng(0)
         hasty = [
-            SimRequest(id=f"h{n}", arrival_s=float(at_s), stages=(stage(10, 2, ttft_slo_s=0.035, tpot_slo_s=0.1),))
+            Offered(id=f"h{n}", arrival_s=float(at_s), calls=(stage(10, 2, ttft_slo_s=0.035, tpot_slo_s=0.1),))
             for n, at_s in enumerate(np.sort(rng.uniform(1.0, 4.0, 40)))
         ]
         run = simulate(systems.load("slosgate-ar")(Settings(profile)), [*talkers, *hasty])
@@ -293,7 +292,7 @@ def test_who_comes_while_an_iteration_runs_waits_for_that_one_alone() -> None:
 
 def test_best_effort_is_served_and_counted() -> None:
     tight = stage(1000, 30, ttft_slo_s=0.2, tpot_slo_s=0.05)
-    requests = [SimRequest(id=f"r{n}", arrival_s=0.0, stages=(tight,)) for n in range(12)]
+    requests = [Offered(id=f"r{n}", arrival_s=0.0, calls=(tight,)) for n in range(12)]
     run = serve("slosgate-ar", requests)
     effort = [job for job in run.jobs if job.admission == "best-effort"]
     assert 0 < len(effort) < 12
@@ -302,7 +301,7 @@ def test_best_effort_is_served_and_counted() -> None:
 
 
 def test_a_run_can_be_cut_short() -> None:
-    requests = [SimRequest(id="a", arrival_s=0.0, stages=(stage(10, 500), stage(10, 5)))]
+    requests = [Offered(id="a", arrival_s=0.0, calls=(stage(10, 500), stage(10, 5)))]
     run = simulate(systems.load("vllm")(Settings(H200)), requests, until_s=1.0)
     assert not run.jobs[0].finished
     assert 50 < len(run.jobs[0].token_s) < 500

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slosgate.engines import profiles
-from slosgate.engines.follower import PlanFollower, Progress
+from slosgate.engines.follower import UNPLANNED_S, PlanFollower, Progress, progress_of
 from slosgate.engines.messages import Announcement, IterationReport, Plan, PlannedIteration, SloArgs, read_slo
 from slosgate.planner.batch import Batch
 from slosgate.planner.perf_model import PerfModel, Term
@@ -54,6 +54,15 @@ def test_the_horizon_is_followed_entry_by_entry_then_the_slack_rule() -> None:
     follows = follower(a=300)
     follows.apply(plan(1, chunk("a", 100), chunk("a", 50)))
     assert [prefills(follows, run(follows)) for _ in range(3)] == [{"a": 100}, {"a": 50}, {"a": 150}]
+
+
+def test_without_a_gateway_what_has_an_slo_is_promised_it_and_what_has_none_is_not() -> None:
+    follows = follower()
+    for name, promises in (("asked", 1), ("in line", 0)):
+        add(follows, SloArgs(slo_id=name, slo_ttft_ms=60_000.0, slo_tpot_ms=100.0, slo_promises=promises), 100)
+    follows.next_batch(0.0, free_blocks=8000)
+    follows.next_batch(UNPLANNED_S, free_blocks=8000)  # no plan has come
+    assert [name for name in follows.table if follows.table[name]["guaranteed"]] == ["asked"]
 
 
 def test_a_newer_plan_replaces_what_is_left_of_an_older_one() -> None:
@@ -130,7 +139,7 @@ def test_tokens_are_due_from_the_deadline_or_a_late_first_token() -> None:
     add(follows, SloArgs(slo_id="a", slo_ttft_ms=500.0, slo_tpot_ms=50.0), 10)
     add(follows, SloArgs(slo_id="late", slo_ttft_ms=1.0, slo_tpot_ms=50.0), 10)
     run(follows, now_s=0.2)
-    progress = {p.request_id: p for p in follows.progress()}
+    progress = {p.request_id: p for p in progress_of(follows.table)}
     assert progress["a"].due_base_s == 0.5
     assert 0.2 < progress["late"].due_base_s < 0.3
 

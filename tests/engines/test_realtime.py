@@ -16,7 +16,7 @@ from slosgate.engines.sim.policies.base import Outcome
 from slosgate.engines.sim.realtime import RealTimeEngine, TokenStream, faster
 from slosgate.engines.sim.replica import SimReplica
 from slosgate.engines.sim.state import EngineRequest
-from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, load
+from slosgate.engines.sim.systems import Call, Offered, Settings, load
 
 PROFILE = faster(msgspec.structs.replace(profiles.load("h200-opt-13b"), request_overhead_s=0.0, decide_s=0.0), 4.0)
 LOADS = [(600, 40), (1500, 30), (900, 20), (1200, 35), (1900, 1)]
@@ -32,10 +32,10 @@ async def read_all(stream: TokenStream) -> int:
 
 async def test_real_time_runs_the_iterations_of_virtual_time() -> None:
     requests = [EngineRequest(id=str(n), prompt_tokens=p, output_tokens=o) for n, (p, o) in enumerate(LOADS)]
-    stages = [(SimStage(prompt_tokens=prompt, output_tokens=output),) for prompt, output in LOADS]
+    offered = [(Call(prompt_tokens=prompt, output_tokens=output),) for prompt, output in LOADS]
     virtual = simulate(
         load("vllm")(Settings(PROFILE)),
-        [SimRequest(id=str(n), arrival_s=0.0, stages=stage) for n, stage in enumerate(stages)],
+        [Offered(id=str(n), arrival_s=0.0, calls=calls) for n, calls in enumerate(offered)],
     )
     outcomes: list[Outcome] = []
     engine = RealTimeEngine(SimReplica(PROFILE, policies.load("vllm"), async_scheduling=True), SteadyClock())

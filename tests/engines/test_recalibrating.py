@@ -12,7 +12,7 @@ from slosgate.engines import profiles
 from slosgate.engines.sim import systems
 from slosgate.engines.sim.cluster import Run, simulate
 from slosgate.engines.sim.realtime import faster
-from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, StageJob
+from slosgate.engines.sim.systems import Call, Offered, Settings, StageJob
 from slosgate.planner.profile import HardwareProfile
 
 SLOWDOWN = 1.2
@@ -21,18 +21,18 @@ SLOW = faster(A100, 1 / SLOWDOWN)
 SECONDS, LEARNED_S = 60.0, 10.0
 
 
-def offered(rate_rps: float) -> list[SimRequest]:
+def offered(rate_rps: float) -> list[Offered]:
     rng = np.random.default_rng(3)
     arrivals = np.cumsum(rng.exponential(1 / rate_rps, int(SECONDS * rate_rps)))
     return [
-        SimRequest(id=f"r{n}", arrival_s=float(at_s), stages=(_stage(rng),), slo_class="only")
+        Offered(id=f"r{n}", arrival_s=float(at_s), calls=(_stage(rng),), slo_class="only")
         for n, at_s in enumerate(arrivals)
     ]
 
 
-def _stage(rng: np.random.Generator) -> SimStage:
+def _stage(rng: np.random.Generator) -> Call:
     prompt = int(rng.integers(100, 1200))
-    return SimStage(
+    return Call(
         prompt_tokens=prompt, output_tokens=int(rng.integers(20, 120)),
         ttft_slo_s=5 * A100.zero_load_ttft_s(prompt), tpot_slo_s=0.1,
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -10,20 +9,20 @@ from slosgate.bench import tuning
 from slosgate.engines import profiles
 from slosgate.engines.sim import systems
 from slosgate.engines.sim.cluster import simulate
-from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, StageJob
+from slosgate.engines.sim.systems import Call, Offered, Settings, StageJob
 
 A100 = profiles.load("a100-opt-13b")
 ONE_REPLICA = ("edf", "qoserve", "scorpio", "jitserve")
 
 
 def request(
-    name: str, at_s: float, prompt: int, output: int, ttft_s: float, tpot_s: float, **more: float
-) -> SimRequest:
-    stage = SimStage(prompt_tokens=prompt, output_tokens=output, ttft_slo_s=ttft_s, tpot_slo_s=tpot_s)
-    return msgspec.convert({"id": name, "arrival_s": at_s, "stages": (stage,), **more}, SimRequest)
+    name: str, at_s: float, prompt: int, output: int, ttft_s: float, tpot_s: float, *, acceptance: float = 0.0
+) -> Offered:
+    call = Call(prompt_tokens=prompt, output_tokens=output, ttft_slo_s=ttft_s, tpot_slo_s=tpot_s)
+    return Offered(at_s, (call,), id=name, acceptance=acceptance)
 
 
-def serve(system: str, requests: list[SimRequest], **settings: object) -> dict[str, StageJob]:
+def serve(system: str, requests: list[Offered], **settings: object) -> dict[str, StageJob]:
     run = simulate(systems.load(system)(Settings(A100, **settings)), requests)  # type: ignore[arg-type]
     return {job.id: job for job in run.jobs}
 
@@ -127,4 +126,4 @@ def test_every_rival_has_a_speculating_variant_and_knobs_to_tune() -> None:
     for name in (*tuning.RIVALS, *tuning.ROUTED_RIVALS):
         assert {name, name + "+sd"} <= {*tuning.names()}
         assert len(tuning.settings(name)) > 1
-        assert all(one.drafts for one in tuning.settings(name + "+sd"))
+        assert all(tuned.drafts for _, tuned in tuning.settings(name + "+sd"))

@@ -14,8 +14,8 @@ import pytest
 from slosgate.engines import profiles
 from slosgate.engines.channel import ReplicaInfo
 from slosgate.engines.sim.cluster import Cluster
-from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, StageJob
-from slosgate.engines.sim.systems.base import BEST_EFFORT, GUARANTEED, NO_DELAYS, REFUSED
+from slosgate.engines.sim.systems import Call, Offered, Settings, StageJob
+from slosgate.engines.sim.systems.base import BEST_EFFORT, GUARANTEED, REFUSED, Delays
 from slosgate.engines.sim.systems.slosgate import FrontEnd, PlannedSystem
 from slosgate.gateway.config import Config
 from slosgate.gateway.decisions.planning import Planning
@@ -114,7 +114,7 @@ class Both(PlannedSystem):
         )  # fmt: skip
 
 
-def arrivals(seed: int) -> list[SimRequest]:
+def arrivals(seed: int) -> list[Offered]:
     """More than two replicas hold, in bursts; some want a refusal, some want the impossible, some have no SLO."""
     rng = np.random.default_rng(seed)
     at_s, requests = 0.0, []
@@ -122,14 +122,12 @@ def arrivals(seed: int) -> list[SimRequest]:
         at_s += float(rng.exponential(0.02 if n % 30 < 15 else 0.08))
         prompt = int(rng.integers(50, 1800))
         tight = float(rng.choice([0.5, 2.0, 4.0, math.inf], p=[0.05, 0.3, 0.6, 0.05]))
-        stage = SimStage(
+        stage = Call(
             prompt_tokens=prompt, output_tokens=int(rng.integers(5, 60)),
             ttft_slo_s=tight * PROFILE.zero_load_ttft_s(prompt), tpot_slo_s=math.inf if math.isinf(tight) else 0.1,
         )  # fmt: skip
         policy: WhenFull = "reject" if n % 3 == 0 else "best-effort"
-        requests.append(
-            SimRequest(id=f"r{n}", arrival_s=at_s, stages=(stage,), slo_class=CLASSES[n % 2], when_full=policy)
-        )
+        requests.append(Offered(id=f"r{n}", arrival_s=at_s, calls=(stage,), slo_class=CLASSES[n % 2], when_full=policy))
     return requests
 
 
@@ -146,7 +144,9 @@ def test_the_simulated_system_decides_as_the_gateway_does(redis_url: str, seed: 
             return gateway
 
         gateway = loop.run_until_complete(started())
-        both = Both(Settings(PROFILE, replicas=2, seed=seed, delays=NO_DELAYS), gateway, loop.run_until_complete)
+        both = Both(
+            Settings(PROFILE, replicas=2, seed=seed, delays=Delays(0.0, 0.0, 0.0)), gateway, loop.run_until_complete
+        )
         gateway.admission._clock = gateway.planning._clock = gateway.fleet._clock = lambda: both.now_s
         run = Cluster(both, arrivals(seed)).run(math.inf)
         running[0].cancel()

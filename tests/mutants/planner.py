@@ -26,8 +26,8 @@ MUTANTS = (
     _planner(
         "an answer needs no memory",
         "budget",
-        "blocks_for(context + job.output, machine.block_tokens)",
-        "blocks_for(context, machine.block_tokens)",
+        "blocks_for(context + job.output, block_tokens)",
+        "blocks_for(context, block_tokens)",
         f"{BUDGET}an_answer_needs_memory_as_its_prompt_does",
     ),
     _planner(
@@ -47,7 +47,7 @@ MUTANTS = (
     _planner(
         "the tokens of running answers cost prefills nothing",
         "budget",
-        "        charge(table, job, cost_s, scene.now_s)\n",
+        "        charge(table, job, cost_s, now_s)\n",
         "",
         IN_TIME,
     ),
@@ -89,8 +89,8 @@ MUTANTS = (
     _planner(
         "best effort that was late counts as promised",
         "budget",
-        "decodes and job.deadline_s < np.inf and in_time(job)",
-        "decodes and job.deadline_s < np.inf",
+        "decodes and job.has_slo and job.deadline_s < np.inf and in_time(job)",
+        "decodes and job.has_slo and job.deadline_s < np.inf",
         f"{BUDGET}best_effort_in_time_is_as_good_as_promised_and_best_effort_that_is_late_is_not",
     ),
     _planner(
@@ -127,7 +127,7 @@ MUTANTS = (
         "admission",
         "a[3] >= state.v and a[1] <= state.u and a[2] <= state.m and",
         "a[3] >= state.v and a[1] <= state.u and",
-        f"{ADMIT}the_program_finds_the_best_value_in_random_cases",
+        f"{ADMIT}what_takes_less_time_but_more_memory_does_not_stand_for_what_takes_less_memory",
     ),
     _planner(
         "a state that could still win is dropped as hopeless",
@@ -194,18 +194,25 @@ MUTANTS = (
         "tests/planner/test_desk.py::test_plans_aim_before_the_slo_by_the_headroom_but_by_a_third_of_it_at_most",
     ),
     _planner(
-        "those due first make room for guarantees",
+        "room is made for one request by taking it from another that is as good as promised",
         "controller",
-        'np.argsort(-rows["deadline_s"][loose]',
-        'np.argsort(rows["deadline_s"][loose]',
-        f"{DECIDE}those_due_last_make_room_and_no_more_than_it_takes",
+        'spared = rows["guaranteed"].copy()',
+        "spared = np.zeros(len(rows), np.bool_)",
+        f"{DECIDE}guarantees_make_no_room",
     ),
     _planner(
         "best effort makes room in vain",
         "controller",
-        "return tuple(victims) if short <= 0 else ()",
-        "return tuple(victims)",
+        "        if row < 0:\n            return ()\n",
+        "        if row < 0:\n            break\n",
         f"{DECIDE}nobody_makes_room_in_vain",
+    ),
+    _planner(
+        "what is owed nothing is promised its place in line",
+        "controller",
+        '~rows["held"] & rows["has_slo"] &',
+        '~rows["held"] &',
+        f"{DECIDE}what_has_no_slo_is_never_promoted",
     ),
     _planner(
         "a pace is promised that cannot be kept",
@@ -217,15 +224,15 @@ MUTANTS = (
     _planner(
         "who is behind already is promised the rest",
         "controller",
-        "begun[row] = now_s + state.busy_for_s <= token_due_s(",
-        "begun[row] = 0.0 <= token_due_s(",
+        "on_pace = now_s + state.busy_for_s <= token_due_s(",
+        "on_pace = 0.0 <= token_due_s(",
         f"{CONTROL}whoever_got_the_first_token_in_time_is_promised_the_others",
     ),
     _planner(
         "who was late with the first token is promised the rest",
         "controller",
-        'begun = hopeful & (rows["prompt_left"] == 0) & (rows["due_base_s"] <= rows["deadline_s"] + ON_THE_WAY_S)',
-        'begun = hopeful & (rows["prompt_left"] == 0)',
+        "begun[row] = on_pace and in_time(rows[row])",
+        "begun[row] = on_pace",
         f"{DECIDE}only_what_can_still_be_won_is_promoted",
     ),
     _planner(
@@ -451,11 +458,11 @@ MUTANTS = (
     ),
     # Lengths, patience, recalibration
     _planner(
-        "the length of a request that got far is still estimated from all",
+        "an output is planned by the usual one instead of a long one",
         "lengths",
-        "first = bin_of(at_least) + 1 if at_least > 0 else 0",
-        "first = 0",
-        f"{_in('lengths')}a_request_that_outlives_its_estimate_gets_a_longer_one",
+        "PLANNED = 0.9",
+        "PLANNED = 0.5",
+        f"{_in('lengths')}the_quantile_follows_the_class_and_the_cap",
     ),
     _planner(
         "patience forgets to subtract the prompt's own time",

@@ -35,11 +35,11 @@ MUTANTS = (
         f"{WINDOWS}a_window_drops_what_outgrows_it",
     ),
     _traces(
-        "lengths are drawn anew although rows belong together",
+        "a load ends where its lengths run out",
         "windows",
-        "if independent is None:",
-        "if independent is None and len(lengths) > len(times):",
-        f"{WINDOWS}arrivals_take_lengths_row_by_row_unless_drawn_independently",
+        "zip(times, cycle(lengths), strict=False)",
+        "zip(times, lengths, strict=False)",
+        f"{WINDOWS}arrivals_take_lengths_row_by_row",
     ),
     _traces(
         "stretching goes the wrong way",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from slosgate.engines import profiles
+from slosgate.planner.batch import Batch
 from slosgate.planner.jobs import JobTable
+from slosgate.planner.rollout import Seen, advance, nothing_seen
+from slosgate.planner.slack import next_batch
 
 H200 = profiles.load("h200-opt-13b")
 TIERS_S = (0.05, 0.1, 0.03)
@@ -32,3 +35,18 @@ def random_jobs(
             weight=float(rng.integers(1, 5)) if weights else 1.0,
         )  # fmt: skip
     return jobs
+
+
+def rolled(jobs: JobTable, *, free_blocks: int, horizon_s: float) -> tuple[list[Batch], Seen]:
+    """The slack rule carried out on a copy from time 0 on: the iterations, and what became of each row."""
+    rows, batches, end_s = jobs.rows.copy(), list[Batch](), 0.0
+    seen = nothing_seen(rows)
+    while end_s < horizon_s:
+        batch = next_batch(rows, H200, end_s, free_blocks)
+        if batch.empty:
+            break
+        end_s += batch.duration_s
+        batches.append(batch)
+        free_blocks += advance(rows, batch, end_s, H200.block_tokens, seen, True)
+    seen.missed[:] |= (seen.first_token_s == np.inf) & (rows["deadline_s"] < end_s)
+    return batches, seen

@@ -2,13 +2,21 @@ import numpy as np
 import pytest
 
 from slosgate.planner.admission import admit, solve
-from slosgate.planner.budget import FORCED, Problem, feasible, problems
-from slosgate.planner.greedy import admit_by_brute_force, admit_greedily
+from slosgate.planner.budget import (
+    BUDGET,
+    DEADLINE,
+    FORCED,
+    LOAD,
+    MEMORY,
+    PREFILL,
+    ROOM,
+    VALUE,
+    Problem,
+    problems,
+)
 from slosgate.planner.jobs import JobTable
-from slosgate.planner.machine import coefficients
 from tests.planner.cases import H200, random_jobs
-
-COEF = coefficients(H200.perf)
+from tests.planner.references import admit_by_brute_force, admit_greedily, feasible, worth
 
 
 def random_problems(seed: int, cases: int, acceptance: float) -> list[Problem]:
@@ -19,12 +27,8 @@ def random_problems(seed: int, cases: int, acceptance: float) -> list[Problem]:
             rng, int(rng.integers(0, 40)), int(rng.integers(1, 10)), tiers=int(rng.integers(1, 4)),
             acceptance=acceptance, weights=bool(rng.integers(2)),
         ).rows  # fmt: skip
-        found += problems(jobs, ~jobs["guaranteed"], H200, COEF, 0.0, int(rng.integers(20, 2000)))
+        found += problems(jobs, ~jobs["guaranteed"], H200, 0.0, int(rng.integers(20, 2000)))
     return found
-
-
-def chosen_value(problem: Problem, chosen: np.ndarray) -> float:
-    return float(problem.value[chosen & ~problem.forced].sum())
 
 
 @pytest.mark.parametrize(("seed", "acceptance"), [(0, 0.0), (1, 0.7)], ids=["plain", "speculation"])
@@ -36,7 +40,7 @@ def test_the_program_finds_the_best_value_in_600_random_cases(seed: int, accepta
         assert value == pytest.approx(-1.0 if best is None else best)
         if best is not None:
             assert feasible(problem, chosen)
-            assert chosen_value(problem, chosen) == pytest.approx(best)
+            assert worth(problem, chosen) == pytest.approx(best)
 
 
 def test_the_program_finds_the_best_value_in_random_cases() -> None:
@@ -44,9 +48,21 @@ def test_the_program_finds_the_best_value_in_random_cases() -> None:
     rng = np.random.default_rng(7)
     for case in range(90):
         rows = random_jobs(rng, 4, 7, tiers=1 + case % 2, forced=0.0, weights=case % 3 == 0).rows
-        for problem in problems(rows, ~rows["guaranteed"], H200, COEF, 0.0, int(rng.integers(60, 200))):
+        for problem in problems(rows, ~rows["guaranteed"], H200, 0.0, int(rng.integers(60, 200))):
             best = admit_by_brute_force(problem)
             assert solve(problem)[1] == pytest.approx(-1.0 if best is None else best)
+
+
+def test_what_takes_less_time_but_more_memory_does_not_stand_for_what_takes_less_memory() -> None:
+    """Either of the first two can be in time, and only the one that is slower leaves the memory that the third needs.
+
+    Taking requests by deadline and dropping what costs most finds one of them.
+    """
+    table = np.zeros((3, 9))
+    table[:, DEADLINE], table[:, PREFILL], table[:, LOAD] = (1.0, 1.0, 2.0), (0.4, 0.7, 0.1), 0.1
+    table[:, MEMORY], table[:, VALUE], table[:, BUDGET], table[:, ROOM] = (1100, 600, 1300), 1.0, 1.0, 2000
+    chosen, value, exact = solve(Problem(np.arange(3), table, load_left=1.0))
+    assert (chosen.tolist(), value, exact) == ([False, True, True], 2.0, True)
 
 
 def test_greedy_is_feasible_and_never_better() -> None:
@@ -54,7 +70,7 @@ def test_greedy_is_feasible_and_never_better() -> None:
         greedy = admit_greedily(problem)
         if greedy is not None:
             assert feasible(problem, greedy)
-            assert chosen_value(problem, greedy) <= solve(problem)[1] + 1e-9
+            assert worth(problem, greedy) <= solve(problem)[1] + 1e-9
 
 
 def test_one_more_request_never_raises_what_the_others_may_take() -> None:
@@ -67,9 +83,9 @@ def test_one_more_request_never_raises_what_the_others_may_take() -> None:
         candidate = ~rows["guaranteed"]
         fewer = candidate.copy()
         fewer[last] = False
-        alone = admit(rows, fewer, H200, COEF, 0.0, 200)
+        alone = admit(rows, fewer, H200, 0.0, 200)
         rows["guaranteed"][last] = True
-        beside = admit(rows, fewer, H200, COEF, 0.0, 200)
+        beside = admit(rows, fewer, H200, 0.0, 200)
         assert beside.value <= alone.value
         lower += beside.value < alone.value
     assert lower > 30
@@ -82,9 +98,9 @@ def test_what_is_guaranteed_stays_in_and_only_candidates_are_admitted() -> None:
         rows = random_jobs(rng, 20, 9, forced=0.4, weights=True).rows
         candidate = ~rows["guaranteed"]
         candidate[np.flatnonzero(candidate)[::2]] = False
-        admission = admit(rows, candidate, H200, COEF, 0.0, 200)
+        admission = admit(rows, candidate, H200, 0.0, 200)
         assert not (admission.accepted & ~candidate).any()
-        for problem in problems(rows, candidate, H200, COEF, 0.0, 200):
+        for problem in problems(rows, candidate, H200, 0.0, 200):
             chosen, value, _ = solve(problem)
             assert value < 0 or chosen[problem.forced].all()
             free = problem._replace(table=problem.table * (np.arange(problem.table.shape[1]) != FORCED))
@@ -104,7 +120,7 @@ def pair(output: int, running_left: int) -> JobTable:
 @pytest.mark.parametrize(("running_left", "fits"), [(10, True), (500, False)], ids=["ends before", "still there"])
 def test_memory_of_what_ends_before_the_prefill_must_start_counts_as_free(running_left: int, fits: bool) -> None:
     rows = pair(160, running_left).rows
-    admission = admit(rows, ~rows["guaranteed"], H200, COEF, 0.0, free_blocks=50)
+    admission = admit(rows, ~rows["guaranteed"], H200, 0.0, free_blocks=50)
     assert bool(admission.accepted[1]) is fits
 
 
@@ -113,7 +129,7 @@ def test_a_cached_prefix_makes_room_for_a_deadline() -> None:
         jobs = JobTable()
         jobs.add("new", deadline_s=0.03, tpot_s=0.1, prompt_left=1500 - cached, context=cached, output=10,
                  guaranteed=False)  # fmt: skip
-        return bool(admit(jobs.rows, ~jobs.rows["guaranteed"], H200, COEF, 0.0, 4000).accepted[0])
+        return bool(admit(jobs.rows, ~jobs.rows["guaranteed"], H200, 0.0, 4000).accepted[0])
 
     assert not accepted(0)
     assert accepted(1400)
@@ -124,7 +140,7 @@ def test_the_tighter_tier_of_a_multi_stage_request_is_what_counts() -> None:
         jobs = JobTable()
         jobs.add("new", deadline_s=1.0, tpot_s=0.1, prompt_left=100, output=200, guaranteed=False, switch_at=100,
                  next_tpot_s=next_tpot_s)  # fmt: skip
-        return bool(admit(jobs.rows, ~jobs.rows["guaranteed"], H200, COEF, 0.0, 4000).accepted[0])
+        return bool(admit(jobs.rows, ~jobs.rows["guaranteed"], H200, 0.0, 4000).accepted[0])
 
     assert accepted(0.05)
     assert not accepted(0.005)  # an iteration alone takes 8 ms

@@ -20,7 +20,7 @@ STEEPEST = max(TERMS, key=lambda t: t.per_new_token_s + t.per_context_token_s)
 
 def admitted(jobs: Jobs, free_blocks: int, now_s: float = 0.0) -> list[int]:
     """Which of the best-effort rows get a guarantee."""
-    return np.flatnonzero(admit(jobs, ~jobs["guaranteed"], H200, COEF, now_s, free_blocks).accepted).tolist()
+    return np.flatnonzero(admit(jobs, ~jobs["guaranteed"], H200, now_s, free_blocks).accepted).tolist()
 
 
 def decode_s(context: float) -> float:
@@ -207,7 +207,7 @@ def test_best_effort_in_time_is_as_good_as_promised_and_best_effort_that_is_late
         rows = jobs.rows
         candidate = np.zeros(len(rows), np.bool_)
         candidate[0] = True
-        return np.flatnonzero(admit(rows, candidate, H200, COEF, 0.0, 4000).accepted).tolist()
+        return np.flatnonzero(admit(rows, candidate, H200, 0.0, 4000).accepted).tolist()
 
     assert beside(-1.0) == []
     assert beside(-0.5) == [0]

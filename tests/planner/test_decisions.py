@@ -109,6 +109,17 @@ def test_those_due_last_make_room_and_no_more_than_it_takes() -> None:
     assert plan_replica(found, 0.0, horizon_s=0.5).preempt == ("last", "later")
 
 
+def test_guarantees_make_no_room() -> None:
+    found = state(free=10)
+    loose(found, "loose", 0.5, 60)
+    loose(found, "given", INF, 60)
+    found.jobs["given"]["guaranteed"] = True
+    found.jobs.add("promised", deadline_s=1.0, tpot_s=0.1, prompt_left=16 * 60, output=10, guaranteed=True)
+    assert plan_replica(found, 0.0, horizon_s=0.5).preempt == ("loose",)
+    found.jobs["promised"]["prompt_left"] = 16 * 100
+    assert plan_replica(found, 0.0, horizon_s=0.5).preempt == ()
+
+
 def test_nobody_makes_room_in_vain() -> None:
     found = state(free=10)
     loose(found, "loose", INF, 20)
@@ -124,6 +135,16 @@ def decoding(tpot_s: float, count: int = 40) -> ReplicaState:
         found.jobs.add(f"d{n}", deadline_s=0.5, due_base_s=0.5, tpot_s=tpot_s, prompt_left=0, context=900, generated=1,
                        output=300, guaranteed=False)  # fmt: skip
     return found
+
+
+def test_what_has_no_slo_is_never_promoted() -> None:
+    """Its deadline only says until when others may go first."""
+    found = decoding(1.0, count=3)
+    found.jobs.add("waits", deadline_s=1.0, tpot_s=INF, prompt_left=100, output=10, guaranteed=False)
+    assert len(promote(found, 0.4)) == 4
+    for name in ("d0", "waits"):
+        found.jobs[name]["has_slo"] = False
+    assert promote(found, 0.4) == ("d1", "d2")
 
 
 def test_no_pace_is_promised_that_cannot_be_kept() -> None:

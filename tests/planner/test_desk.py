@@ -70,7 +70,7 @@ def test_plans_aim_before_the_slo_by_the_headroom_but_by_a_third_of_it_at_most()
     assert due_in_s(STRICT) == pytest.approx(0.3 - SHIPPED.headroom_s)
     assert due_in_s(replace(STRICT, ttft_s=0.1, waited_s=0.2)) == pytest.approx(0.1 - SHIPPED.headroom_s)
     assert due_in_s(replace(STRICT, ttft_s=0.03)) == pytest.approx(0.02)
-    assert due_in_s(replace(STRICT, ttft_s=math.inf, tpot_s=math.inf, waited_s=1.0)) == SHIPPED.patience_s - 1.0
+    assert due_in_s(replace(STRICT, ttft_s=math.inf, tpot_s=math.inf, waited_s=1.0)) == SHIPPED.overtaken_s - 1.0
 
 
 def test_the_headroom_decides_what_is_still_promised() -> None:

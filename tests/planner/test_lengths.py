@@ -31,15 +31,6 @@ def test_the_quantile_follows_the_class_and_the_cap() -> None:
     assert stats.planning_tokens("chat", 100) == 100
 
 
-def test_a_request_that_outlives_its_estimate_gets_a_longer_one() -> None:
-    stats = ClassStatistics()
-    for tokens in [10] * 95 + [300] * 5:
-        stats = stats.finished("code", tokens)
-    assert stats.planning_tokens("code", 1000) < 20
-    assert stats.planning_tokens("code", 1000, generated=40) == pytest.approx(300, rel=0.1)
-    assert stats.planning_tokens("code", 1000, generated=900) == 1000
-
-
 def test_acceptance_is_learned_from_what_was_verified() -> None:
     rng = np.random.default_rng(1)
     chat = Acceptance()

@@ -8,30 +8,30 @@ from hypothesis import strategies as st
 
 from slosgate.engines.sim import systems
 from slosgate.engines.sim.cluster import simulate
-from slosgate.engines.sim.systems import Settings, SimRequest, SimStage, StageJob
+from slosgate.engines.sim.systems import Call, Offered, Settings, StageJob
 from slosgate.planner.dues import TOLERANCE
 from tests.planner.cases import H200
 
 INSTANT = msgspec.structs.replace(H200, request_overhead_s=0.0, decide_s=0.0)
 
 
-def arrivals(seed: int, rate_rps: float, count: int = 40) -> list[SimRequest]:
+def arrivals(seed: int, rate_rps: float, count: int = 40) -> list[Offered]:
     """Requests of three kinds of tightness, at random over time."""
     rng = np.random.default_rng(seed)
     requests = []
     for n, arrival_s in enumerate(np.cumsum(rng.exponential(1 / rate_rps, count)).tolist()):
         prompt = int(rng.integers(20, 1500))
-        stage = SimStage(
+        stage = Call(
             prompt_tokens=prompt,
             output_tokens=int(rng.integers(2, 80)),
             ttft_slo_s=float(rng.uniform(3, 6)) * H200.zero_load_ttft_s(prompt),
             tpot_slo_s=float(rng.choice([0.05, 0.1])),
         )
-        requests.append(SimRequest(id=f"r{n}", arrival_s=arrival_s, stages=(stage,), acceptance=0.7))
+        requests.append(Offered(id=f"r{n}", arrival_s=arrival_s, calls=(stage,), acceptance=0.7))
     return requests
 
 
-def promised(system: str, requests: list[SimRequest], kv_blocks: int) -> list[StageJob]:
+def promised(system: str, requests: list[Offered], kv_blocks: int) -> list[StageJob]:
     """The jobs that were guaranteed on arrival or later."""
     profile = msgspec.structs.replace(INSTANT, kv_blocks=kv_blocks)
     run = simulate(systems.load(system)(Settings(profile, async_scheduling=False)), requests)
@@ -54,7 +54,7 @@ def late_s(job: StageJob) -> float:
 )  # fmt: skip
 def test_whatever_was_promised_is_served_to_the_end(seed: int, rate_rps: float, kv_blocks: int, system: str) -> None:
     requests = arrivals(seed, rate_rps)
-    wanted = {request.id: request.stages[0].output_tokens for request in requests}
+    wanted = {request.id: request.calls[0].output_tokens for request in requests}
     jobs = promised(system, requests, kv_blocks)
     assert all(job.finished and len(job.token_s) == wanted[job.id] for job in jobs)
 

@@ -10,8 +10,7 @@ import pytest
 from slosgate.planner.arrivals import NO_ARRIVALS
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.rehearsal import Rehearsal, rehearse
-from slosgate.planner.rollout import roll_forward
-from tests.planner.cases import H200
+from tests.planner.cases import H200, rolled
 
 
 def rehearsed(jobs: JobTable, *, free: int = 8000, until_s: float = -math.inf) -> Rehearsal:
@@ -60,7 +59,7 @@ def test_an_early_first_token_buys_slack() -> None:
     jobs.add("early", deadline_s=0.5, tpot_s=0.009, prompt_left=16, output=50, guaranteed=True)
     for n in range(6):
         jobs.add(f"hasty{n}", deadline_s=0.25, tpot_s=0.1, prompt_left=700, output=2, guaranteed=True)
-    rollout = roll_forward(jobs.rows, H200, 0.0, 8000, horizon_s=0.5)
-    assert rollout.first_token_s[0] < 0.45
-    assert not any(batch.decode.size for batch in rollout.batches[:5])  # its next token is due after half a second
-    assert not rollout.missed.any()
+    batches, seen = rolled(jobs, free_blocks=8000, horizon_s=0.5)
+    assert seen.first_token_s[0] < 0.45
+    assert not any(batch.decode.size for batch in batches[:5])  # its next token is due after half a second
+    assert not seen.missed.any()

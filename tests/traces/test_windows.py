@@ -6,7 +6,7 @@ import pytest
 from slosgate.traces import sources
 from slosgate.traces.errors import TraceError
 from slosgate.traces.records import Stage, TraceRequest
-from slosgate.traces.windows import Slice, between, clip, drop_longer, likest, pair
+from slosgate.traces.windows import Slice, between, drop_longer, likest, pair
 from tests.traces.real import real_places
 
 
@@ -43,34 +43,10 @@ def test_a_window_drops_what_outgrows_it() -> None:
     assert drop_longer([one(0, 90, 10), one(1, 91, 10), loop], 100) == [one(0, 90, 10)]
 
 
-def test_or_clips_it_output_first() -> None:
-    assert lengths(clip([one(0, 40, 70), one(1, 500, 9), one(2, 99, 9), one(3, 5, 5)], 100)) == [
-        (40, 60),
-        (99, 1),
-        (99, 1),
-        (5, 5),
-    ]
-
-
-def test_clipping_a_loop_ends_it_where_the_window_does() -> None:
-    stages = (
-        Stage(prompt_tokens=40, output_tokens=10),
-        Stage(prompt_tokens=30, cached_tokens=50, output_tokens=40),
-        Stage(prompt_tokens=30, cached_tokens=120, output_tokens=9),
-    )
-    (clipped,) = clip([TraceRequest(arrival_s=0, stages=stages)], 100)
-    assert [s.output_tokens for s in clipped.stages] == [10, 20]
-    with pytest.raises(TraceError, match="at least 2 are needed"):
-        clip([one(0, 1, 1)], 1)
-
-
-def test_arrivals_take_lengths_row_by_row_unless_drawn_independently() -> None:
+def test_arrivals_take_lengths_row_by_row() -> None:
     pool = [one(0, n, n) for n in (1, 2, 3)]
     times = np.arange(7.0)
     assert [n for n, _ in lengths(pair(times, pool))] == [1, 2, 3, 1, 2, 3, 1]
-    drawn, again, other = (lengths(pair(times, pool, independent=np.random.default_rng(s))) for s in (5, 5, 6))
-    assert drawn == again != other
-    assert drawn != lengths(pair(times, pool))
     with pytest.raises(TraceError, match="no lengths"):
         pair(times, [])
 

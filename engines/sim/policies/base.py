@@ -12,39 +12,11 @@ from slosgate.engines.messages import DraftReport, IterationReport, Plan, Reques
 from slosgate.engines.sim.fast_forward import InFlight, TokenLog, Totals
 from slosgate.engines.sim.state import EngineState, Slots
 from slosgate.engines.sim.steps import SlotBatch
-from slosgate.planner.kernels import Load
 from slosgate.planner.perf_model import PerfModel
 
 
 def slots(*values: int) -> Slots:
     return np.array(values, dtype=np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Iteration:
-    """An iteration in flight."""
-
-    batch: SlotBatch
-    start_s: float
-    end_s: float
-    report: IterationReport
-    prompt_tokens: int
-
-    @classmethod
-    def of(cls, flight: InFlight) -> Iteration:
-        load = flight.load
-        report = IterationReport(flight.end_s - flight.start_s, load.new, load.context, load.sequences, load.drafts)
-        return cls(flight.batch, flight.start_s, flight.end_s, report, flight.prompt_tokens)
-
-    @property
-    def load(self) -> Load:
-        did = self.report
-        return Load(did.new_tokens, did.context_tokens, did.sequences, did.draft_steps)
-
-    @property
-    def in_flight(self) -> InFlight:
-        """The same for compiled code."""
-        return InFlight(self.batch, self.start_s, self.end_s, self.load, self.prompt_tokens, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +46,21 @@ class Policy(Protocol):
 
     def schedule(self, now_s: float) -> SlotBatch: ...
 
-    def chosen_s(self, flight: Iteration) -> float:
+    def chosen_s(self, flight: InFlight) -> float:
         """From when on to choose what follows an iteration that is in flight, where it is chosen ahead."""
 
     def awaits(self, start_s: float) -> bool:
-        """Whether to choose what could start then only when the one in flight has ended: somebody is on the way."""
+        """Whether to choose what could start then only when the one in flight has ended: a request is on its way."""
 
     def announce(self, slot: int, submitted_s: float) -> None:
         """A request is on its way to the engine, which `add` says when it is there; may be said more than once."""
 
     def rests_until_s(self, now_s: float, start_s: float) -> float:
-        """Until when to run nothing, of what could start at `start_s`, for the sake of who is on its way."""
+        """Until when to run nothing, of what could start at `start_s`, for the sake of a request on its way."""
 
     def observe(self, outcome: Outcome) -> None: ...
 
-    def fast_forward(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
+    def fast_forward(self, flight: InFlight, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
         """Carry out the iteration in flight and what follows it, while it ends before `until_s`; None for none."""
 
     def apply(self, plan: Plan) -> None:
@@ -102,7 +74,7 @@ class Policy(Protocol):
     def recalibrated(self) -> PerfModel | None:
         """The performance model it has learned, None while the profile's is true enough."""
 
-    def progress(self, in_flight: Iteration | None) -> tuple[RequestProgress, ...]:
+    def progress(self, in_flight: InFlight | None) -> tuple[RequestProgress, ...]:
         """Where every request on the replica will stand when the iteration in flight has ended."""
 
     def drafts(self) -> tuple[DraftReport, ...]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from slosgate.engines.follower import PlanFollower, Rule
 from slosgate.engines.sim.fast_forward import InFlight, TokenLog, Totals
-from slosgate.engines.sim.policies.base import Iteration
 from slosgate.engines.sim.policies.slosgate import SlosgatePolicy
 from slosgate.engines.sim.state import EngineState
 from slosgate.planner.batch import Batch
@@ -50,7 +49,7 @@ class RulePolicy(SlosgatePolicy):
         super().__init__(state)
         self.follower = PlanFollower(state.profile, rule=rule)
 
-    def fast_forward(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
+    def fast_forward(self, flight: InFlight, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
         return None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from slosgate.engines.messages import DraftReport, Plan, RequestProgress
 from slosgate.engines.sim.fast_forward import Engine, InFlight, TokenLog, Totals, repeat
-from slosgate.engines.sim.policies.base import Iteration, Outcome, slots
+from slosgate.engines.sim.policies.base import Outcome, slots
 from slosgate.engines.sim.state import EngineState, Sequences, Slots
 from slosgate.engines.sim.steps import SlotBatch, blocks_needed
 from slosgate.planner.compiling import compiled
@@ -35,14 +35,14 @@ class FcfsPolicy:
         self._coefficients = state.coefficients
         self._pause_s = 0.0 if state.looks_ahead else state.profile.decide_s
 
-    def chosen_s(self, flight: Iteration) -> float:
+    def chosen_s(self, flight: InFlight) -> float:
         return -np.inf
 
     def awaits(self, start_s: float) -> bool:
         return False
 
     def announce(self, slot: int, submitted_s: float) -> None:
-        """Nobody is waited for."""
+        """These engines wait for no request."""
 
     def rests_until_s(self, now_s: float, start_s: float) -> float:
         return now_s
@@ -60,18 +60,18 @@ class FcfsPolicy:
     def observe(self, outcome: Outcome) -> None:
         """Nothing to learn."""
 
-    def fast_forward(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
+    def fast_forward(self, flight: InFlight, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
         if not flight.batch.repeats:
             return None
         profile, state = self._state.profile, self._state
         engine = Engine(state.sequences, state.pool.free, profile.block_tokens, self._coefficients)
-        totals, last = repeat(engine, flight.in_flight, until_s, log, self._pause_s)
+        totals, last = repeat(engine, flight, until_s, log, self._pause_s)
         return (totals, last) if totals.iterations else None
 
     def apply(self, plan: Plan) -> None:
         """These engines know no plans."""
 
-    def progress(self, in_flight: Iteration | None) -> tuple[RequestProgress, ...]:
+    def progress(self, in_flight: InFlight | None) -> tuple[RequestProgress, ...]:
         """Complete, with no due times: these engines know no SLOs."""
         here = np.array([*self._running.tolist(), *self._waiting], dtype=np.int64)
         sequences = self._state.sequences
@@ -83,7 +83,7 @@ class FcfsPolicy:
         )
 
     def drafts(self) -> tuple[DraftReport, ...]:
-        """Nobody plans with it: their draft length is fixed."""
+        """Their draft length is fixed."""
         return ()
 
     def _all_decodes(self, drafts: int) -> tuple[SlotBatch, int]:

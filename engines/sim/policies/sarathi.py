@@ -52,7 +52,7 @@ class SarathiPolicy(FcfsPolicy):
         return reserved(self._state.sequences, self._running, self._state.profile.block_tokens)
 
     def _admit(self, budget: int, free: int) -> tuple[list[int], list[int]]:
-        """Move waiting sequences to the running ones: who, and the first chunk of each."""
+        """Move waiting sequences to the running ones: which, and the first chunk of each."""
         joining: list[int] = []
         lengths: list[int] = []
         profile = self._state.profile

@@ -13,7 +13,7 @@ from slosgate.engines.messages import Announcement, DraftReport, Plan, RequestPr
 from slosgate.engines.sim.acceptance import AcceptanceRates
 from slosgate.engines.sim.fast_forward import Engine, InFlight, TokenLog, Totals
 from slosgate.engines.sim.following import Drafting, Rule, Table, follow
-from slosgate.engines.sim.policies.base import Iteration, Outcome
+from slosgate.engines.sim.policies.base import Outcome
 from slosgate.engines.sim.state import EngineRequest, EngineState, Slots
 from slosgate.engines.sim.steps import SlotBatch
 from slosgate.planner.compiling import compiled
@@ -63,7 +63,7 @@ class SlosgatePolicy:
         self._class_of_slot = _reaching(self._class_of_slot, slot)
         self._class_of_slot[slot] = self._rates.number(request.slo.slo_class if request.slo else "")
 
-    def jobs(self, in_flight: Iteration | None, unseen: Iterable[tuple[int, float]]) -> JobTable:
+    def jobs(self, in_flight: InFlight | None, unseen: Iterable[tuple[int, float]]) -> JobTable:
         """The jobs as they will be when the iteration in flight has ended, arrivals that wait outside included."""
         table = self.follower.table.copy()
         if in_flight is not None:
@@ -94,7 +94,7 @@ class SlosgatePolicy:
         slots = self._slot_of_row
         return SlotBatch(slots[batch.decode], batch.drafts, slots[batch.prefill], batch.tokens)
 
-    def chosen_s(self, flight: Iteration) -> float:
+    def chosen_s(self, flight: InFlight) -> float:
         return self._expected_end_s(flight) - self._state.profile.lead_s
 
     def awaits(self, start_s: float) -> bool:
@@ -116,7 +116,7 @@ class SlosgatePolicy:
             batch = outcome.batch
             self._rates.learn(self._class_of_slot, batch.decode, batch.drafts, outcome.emitted, outcome.done)
 
-    def fast_forward(self, flight: Iteration, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
+    def fast_forward(self, flight: InFlight, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
         until_s = min(until_s, self.follower.undisturbed_s())
         if flight.end_s >= until_s:
             return None
@@ -126,7 +126,7 @@ class SlosgatePolicy:
         table = Table(self.follower.table.rows, self._slot_of_row, self._row_of_slot)
         rule = Rule(machine, self.follower.patience.latest_s, delays_of(real), state.looks_ahead)
         drafting = Drafting(self._rates.counts, self._class_of_slot)
-        totals, last = follow(engine, table, rule, flight.in_flight, until_s, log, drafting)
+        totals, last = follow(engine, table, rule, flight, until_s, log, drafting)
         return (totals, last) if totals.iterations else None
 
     def apply(self, plan: Plan) -> None:
@@ -136,13 +136,13 @@ class SlosgatePolicy:
     def recalibrated(self) -> PerfModel | None:
         return self.follower.recalibrated
 
-    def progress(self, in_flight: Iteration | None) -> tuple[RequestProgress, ...]:
+    def progress(self, in_flight: InFlight | None) -> tuple[RequestProgress, ...]:
         return progress_of(self.jobs(in_flight, ()))
 
     def drafts(self) -> tuple[DraftReport, ...]:
         return self._rates.news()
 
-    def _expected_end_s(self, flight: Iteration) -> float:
+    def _expected_end_s(self, flight: InFlight) -> float:
         return flight.start_s + load_s(coefficients(self.follower.profile.perf), flight.load)
 
     def _preempt(self, job_id: str) -> None:

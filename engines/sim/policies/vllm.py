@@ -40,7 +40,7 @@ class VllmPolicy(FcfsPolicy):
         )
 
     def _serve_running(self) -> tuple[SlotBatch, int, int, bool]:
-        """(the running sequences' part of the iteration, budget left, blocks left, whether anyone was preempted)."""
+        """(the running sequences' part of the iteration, budget left, blocks left, whether one was preempted)."""
         preempted = False
         while True:
             done, budget, free, *batch = serve(
@@ -59,7 +59,7 @@ class VllmPolicy(FcfsPolicy):
             preempted = True
 
     def _admit(self, budget: int, free: int) -> tuple[list[int], list[int]]:
-        """Move waiting sequences to the running ones: who, and new tokens of each."""
+        """Move waiting sequences to the running ones: which, and new tokens of each."""
         joining: list[int] = []
         lengths: list[int] = []
         block = self._state.profile.block_tokens

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from slosgate.engines.sim.systems.base import Settings, SimRequest, SimStage, StageJob, System, SystemFactory
+from slosgate.engines.sim.systems.base import (
+    AS_IT_COMES,
+    Call,
+    Offered,
+    Settings,
+    StageJob,
+    System,
+    SystemFactory,
+    Tuning,
+)
 from slosgate.engines.sim.systems.distserve import DistServe
 from slosgate.engines.sim.systems.rivals import RIVALS
 from slosgate.engines.sim.systems.sarathi import Sarathi
@@ -22,12 +31,14 @@ _SYSTEMS: dict[str, SystemFactory] = {
 }
 
 __all__ = [
+    "AS_IT_COMES",
+    "Call",
+    "Offered",
     "Settings",
-    "SimRequest",
-    "SimStage",
     "StageJob",
     "System",
     "SystemFactory",
+    "Tuning",
     "UnknownSystem",
     "canonical",
     "load",

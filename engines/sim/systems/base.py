@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,29 +32,32 @@ class Delays:
     plan_s: float = 0.0025  # from when a plan is made until the replica can follow it
 
 
-NO_DELAYS = Delays(0.0, 0.0, 0.0)
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call to the model. SLOs are in seconds, inf without one.
 
-
-class SimStage(msgspec.Struct, frozen=True, kw_only=True):
-    """One call to the model, with its SLOs."""
+    With `switch_at` above 0 the model thinks for so many output tokens at the pace of `tpot_slo_s`, then responds at
+    that of `next_tpot_slo_s`.
+    """
 
     prompt_tokens: int  # new ones
     output_tokens: int
-    cached_tokens: int = 0  # leading prompt tokens that earlier stages computed
-    ttft_slo_s: float = math.inf  # absolute, from the stage's arrival
+    ttft_slo_s: float = math.inf  # from the call's arrival
     tpot_slo_s: float = math.inf
-    gap_s: float = 0.0  # from the end of this stage to the arrival of the next
-    switch_at: int = 0  # after so many output tokens the TPOT SLO becomes next_tpot_slo_s (think, respond); 0: never
+    cached_tokens: int = 0  # left behind by earlier calls; they stand before the new ones
+    gap_s: float = 0.0  # from the end of this call to the arrival of the next
+    switch_at: int = 0
     next_tpot_slo_s: float = math.inf
 
 
-class SimRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request of one or more stages; stage k + 1 arrives `gap_s` after stage k has ended."""
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """One request; its calls run one after the other. `arrival_s` counts from the start of the run."""
 
-    id: str
     arrival_s: float
-    stages: tuple[SimStage, ...]
+    calls: tuple[Call, ...]
     slo_class: str = ""
+    id: str = ""
     weight: float = 1.0
     acceptance: float = 0.0  # chance that a drafted token is accepted
     when_full: WhenFull = "best-effort"  # what becomes of it when its SLO can't be guaranteed
@@ -63,13 +65,12 @@ class SimRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class StageJob:
-    """One stage on its way through the system, and afterwards the record of it."""
+    """One call on its way through the system, and afterwards the record of it."""
 
-    request: SimRequest
-    index: int  # which stage
+    request: Offered
+    index: int  # which call
     arrival_s: float = math.nan  # nan: never reached
     admission: str = ""  # GUARANTEED, BEST_EFFORT, REFUSED, or "" where the system makes no promises
-    promoted_s: float = math.nan  # when best effort became a guarantee
     replica: int = -1  # the replica that served it (the last one, if several did)
     finished: bool = False
     emitted: int = 0
@@ -77,21 +78,21 @@ class StageJob:
     first: int = 0  # where its token times begin among those of the run
 
     @property
-    def stage(self) -> SimStage:
-        return self.request.stages[self.index]
+    def stage(self) -> Call:
+        return self.request.calls[self.index]
 
     @property
     def id(self) -> str:
-        return f"{self.request.id}/{self.index}" if len(self.request.stages) > 1 else self.request.id
+        return f"{self.request.id}/{self.index}" if len(self.request.calls) > 1 else self.request.id
 
     @property
     def last(self) -> bool:
-        """Whether it is the request's last stage."""
-        return self.index == len(self.request.stages) - 1
+        """Whether it is the request's last call."""
+        return self.index == len(self.request.calls) - 1
 
     @property
     def session(self) -> str:
-        return self.request.id if len(self.request.stages) > 1 else ""
+        return self.request.id if len(self.request.calls) > 1 else ""
 
     def engine_request(self) -> EngineRequest:
         """The stage as an engine without SLOs receives it."""
@@ -139,21 +140,30 @@ class System(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning:
+    """What a baseline may be tuned by, where it has it. The defaults leave a system as it comes."""
+
+    budget: int | None = None  # tokens an iteration may take
+    drafts: int = 0
+    defer_below: float = 0.0  # decodes wait for urgent prefills while less of the KV memory is in use: a share of it
+    prefill_replicas: int | None = None  # of all, where prefill and decode are apart; None: half of them
+    async_scheduling: bool = True  # iterations are chosen while the one before runs, vLLM's default on GPUs
+
+
+AS_IT_COMES = Tuning()
+
+
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What every system is built from. `budget` and `drafts` tune those baselines that have them."""
+class Settings(Tuning):
+    """What every system is built from."""
 
     profile: HardwareProfile
     replicas: int = 1
     seed: int = 0
     noise: float = 0.0
-    async_scheduling: bool = True  # vLLM's default on GPUs
-    budget: int | None = None
-    drafts: int = 0
-    defer_below: float = 0.0  # of rivals: decodes wait for urgent prefills while less of the KV memory is in use
     slowdown: float = 1.0  # iterations take so many times what the profile says
     delays: Delays = Delays()  # of systems with a gateway
-    prefill_replicas: int | None = None  # of `replicas`, where prefill and decode are apart; None: half of them
     # Between two replicas: NVLink of an A100, one way (an H100's or H200's is 450e9, PCIe 4.0 x16 32e9).
     link_bytes_per_s: float = 300e9
 

@@ -48,7 +48,7 @@ class DistServe:
     def arrive(self, fleet: Fleet, job: StageJob, now_s: float) -> None:
         known = self._session.get(job.request.id)
         replica = self._least_loaded(self._prefills) if known is None else known
-        if len(job.request.stages) > 1:
+        if len(job.request.calls) > 1:
             self._session[job.request.id] = replica
         request = job.engine_request()
         self._load[replica] += request.prompt_tokens

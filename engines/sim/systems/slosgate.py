@@ -12,7 +12,6 @@ from itertools import count, cycle
 import msgspec
 
 from slosgate.engines.messages import Plan, SloArgs
-from slosgate.engines.plans import horizon_of
 from slosgate.engines.sim.acceptance import AcceptanceRates
 from slosgate.engines.sim.policies.slosgate import SlosgatePolicy
 from slosgate.engines.sim.state import EngineState
@@ -42,12 +41,12 @@ class FrontEnd:
     speculates: bool = False
     promotes: bool = True  # best effort becomes a guarantee when room appears
     routes: bool = True  # False: round robin decides, the planner is asked about that one replica
-    defers: bool = True  # False: nobody becomes best effort, fitting or not
+    defers: bool = True  # False: nothing becomes best effort, fitting or not
     selects: bool = True  # False: what is best effort on arrival has no deadline any more
 
 
 class _Known:
-    """What the front end knows of one replica beside its reports: whom it has sent there."""
+    """What the front end knows of one replica beside its reports: what it has sent there."""
 
     def __init__(self) -> None:
         self.prompts = LengthHistogram()
@@ -55,7 +54,6 @@ class _Known:
         self.sessions: set[str] = set()  # whose earlier stages it has seen
         self.effort: set[str] = set()  # best effort that is there
         self.promoted: set[str] = set()
-        self.without_slo: set[str] = set()
         self.epochs = count(1)
 
     def sent(self, arrival: Arrival, due_s: float, session: str, profile: HardwareProfile) -> None:
@@ -63,13 +61,10 @@ class _Known:
         self.sessions.add(session)
         if arrival.has_slo:
             self.patience.observe(due_s, arrival.prompt_tokens, profile)
-        else:
-            self.without_slo.add(arrival.request_id)
 
     def ended(self, job_id: str) -> None:
         self.effort.discard(job_id)
         self.promoted.discard(job_id)
-        self.without_slo.discard(job_id)
 
 
 class PlannedSystem:
@@ -83,7 +78,7 @@ class PlannedSystem:
         self._policies: list[SlosgatePolicy] = []
         self.replicas = equal_replicas(settings, self._policy, self._delays.http_s)
         self._known = [_Known() for _ in self.replicas]
-        self._classes = ClassStatistics()  # output lengths are learned: nobody announces them
+        self._classes = ClassStatistics()  # output lengths are learned, not announced
         self._turns = cycle(range(len(self.replicas)))
         self._jobs: dict[str, StageJob] = {}
 
@@ -157,26 +152,22 @@ class PlannedSystem:
         return (-1 if isinstance(verdict, Refusal) else asked[verdict.replica]), verdict
 
     def _plan(self, fleet: Fleet, number: int, now_s: float, preempt: tuple[str, ...] = ()) -> None:
-        """Promote whom there is room for, then send the replica its next iterations."""
+        """Promote what there is room for, then send the replica its next iterations."""
         known = self._known[number]
         if not known.effort and not self._front_end.settings.horizon_s:
-            return  # nobody to promote, hold or preempt
-        orders = run_next(
-            self._state(number, now_s), now_s, self._front_end.settings,
-            promotes=self._front_end.promotes, without_slo=known.without_slo,
-        )  # fmt: skip
+            return  # nothing to promote or preempt
+        settings, promotes = self._front_end.settings, self._front_end.promotes
+        orders = run_next(self._state(number, now_s), now_s, settings, promotes=promotes)
         for job_id in orders.promoted:
             known.effort.discard(job_id)
             known.promoted.add(job_id)
             self._jobs[job_id].admission = GUARANTEED
-            self._jobs[job_id].promoted_s = now_s
         plan = Plan(
             replica=str(number),
             epoch=next(known.epochs),
             issued_at_s=now_s,
-            horizon=horizon_of(orders.plan),
+            horizon=orders.plan.horizon,
             guaranteed=tuple(known.promoted),
-            hold=orders.plan.hold,
             preempt=(*orders.plan.preempt, *preempt),
         )
         self._send(fleet, number, plan, now_s)
@@ -222,7 +213,7 @@ _FRONT_ENDS = {
     "slosgate-ar": FrontEnd(),
     # Ablations. What can't be guaranteed on arrival loses its deadline.
     "slosgate-greedy": replace(_SPECULATING, promotes=False, selects=False),
-    # Nobody is deferred to best effort, in a burst neither.
+    # Nothing is deferred to best effort, in a burst neither.
     "slosgate-no-burst": replace(_SPECULATING, defers=False),
     # What is best effort on arrival stays it.
     "slosgate-no-promotion": replace(_SPECULATING, promotes=False),

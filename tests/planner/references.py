@@ -1,4 +1,4 @@
-"""Admission by a plain greedy rule and by brute force: readable references beside the DP."""
+"""References that the solver is held against: the inequalities term by term, a plain greedy rule, brute force."""
 
 from __future__ import annotations
 
@@ -7,7 +7,34 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from slosgate.planner.budget import Problem, feasible
+from slosgate.planner.budget import (
+    BARRED,
+    BUDGET,
+    DEADLINE,
+    LOAD,
+    MARGIN,
+    MEMORY,
+    PREFILL,
+    ROOM,
+    VALUE,
+    Problem,
+)
+
+
+def feasible(problem: Problem, chosen: NDArray[np.bool_]) -> bool:
+    """The inequalities of `planner.budget`, term by term, for one set."""
+    table = problem.table
+    if (problem.forced & ~chosen).any() or (table[chosen, BARRED] > 0).any():
+        return False
+    picked = np.flatnonzero(chosen)
+    if table[picked, LOAD].sum() > problem.load_left + MARGIN:
+        return picked.size == 0
+    for at, k in enumerate(picked):
+        due = table[picked[: at + 1]]
+        need_s = (due[:, PREFILL] + due[:, LOAD] * (table[k, DEADLINE] - due[:, DEADLINE])).sum()
+        if need_s > table[k, BUDGET] + MARGIN or due[:, MEMORY].sum() > table[k, ROOM] + MARGIN:
+            return False
+    return True
 
 
 def admit_greedily(problem: Problem) -> NDArray[np.bool_] | None:
@@ -16,9 +43,9 @@ def admit_greedily(problem: Problem) -> NDArray[np.bool_] | None:
     None when not even what is in by force is feasible.
     """
     chosen = np.zeros(len(problem.row), np.bool_)
-    cost = (problem.prefill_s + problem.load) / np.maximum(problem.value, 1e-9)
+    cost = (problem.table[:, PREFILL] + problem.table[:, LOAD]) / np.maximum(problem.table[:, VALUE], 1e-9)
     for k in range(len(chosen)):
-        if problem.barred[k]:
+        if problem.table[k, BARRED]:
             continue
         chosen[k] = True
         while not feasible_so_far(problem, chosen, k):
@@ -27,6 +54,11 @@ def admit_greedily(problem: Problem) -> NDArray[np.bool_] | None:
                 return None
             chosen[droppable[np.argmax(cost[droppable])]] = False
     return chosen
+
+
+def worth(problem: Problem, chosen: NDArray[np.bool_]) -> float:
+    """The value of the candidates in a set."""
+    return float(problem.table[chosen & ~problem.forced, VALUE].sum())
 
 
 def feasible_so_far(problem: Problem, chosen: NDArray[np.bool_], k: int) -> bool:
@@ -40,6 +72,6 @@ def admit_by_brute_force(problem: Problem) -> float | None:
     for bits in product((False, True), repeat=len(problem.row)):
         chosen = np.array(bits, np.bool_)
         if feasible(problem, chosen):
-            value = float(problem.value[chosen & ~problem.forced].sum())
+            value = worth(problem, chosen)
             best = value if best is None else max(best, value)
     return best

@@ -50,16 +50,18 @@ class ReplicaFailed(Exception):
     """The replica did not answer, or not as it should; the message says what happened.
 
     `fault`: whether that is the replica's own ("unknown": another replica will tell). `died`: the request reached it,
-    and may be what it failed of. `answer`: what it said, if that is for the client in case nobody else answers.
+    and may be what it failed of. `unreached`: it did not, so that trying again costs nothing. `answer`: what it said,
+    if that is for the client in case nobody else answers.
     """
 
     def __init__(
         self, message: str, *, fault: Literal["its own", "none", "unknown"] = "its own", died: bool = False,
-        answer: Refusal | None = None,
+        unreached: bool = False, answer: Refusal | None = None,
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.fault = fault
         self.died = died
+        self.unreached = unreached
         self.answer = answer
 
 
@@ -128,7 +130,7 @@ class Relay:
     async def _replicas(self, exchange: Exchange, send: Send) -> None:
         tried: frozenset[str] = frozenset()
         suspects: list[Replica] = []
-        deaths = 0
+        attempts = deaths = 0
         while True:
             replica = exchange.placement.replica
             try:
@@ -142,8 +144,11 @@ class Relay:
             self._admission.release(exchange)
             self._judge(replica, reason, suspects)
             tried |= {replica.name}
+            attempts += 1
             deaths += reason.died
-            last = exchange.begun or len(tried) == MAX_ATTEMPTS or deaths == MAX_DEATHS
+            last = exchange.begun or attempts == MAX_ATTEMPTS or deaths == MAX_DEATHS
+            if reason.unreached and not self._fleet.serving(exchange.completion.model, tried):
+                tried -= {replica.name}  # there is no other, and it has not seen the request
             if last or not self._fleet.serving(exchange.completion.model, tried):
                 await self._give_up(exchange, replica, reason, send, final=deaths == MAX_DEATHS)
                 return
@@ -214,7 +219,7 @@ class Relay:
             if exc.ours:
                 said = f"the gateway can open no more connections: {exc}"
                 raise Unavailable(said, code="no_files") from exc
-            raise ReplicaFailed(str(exc), died=exc.reached) from exc
+            raise ReplicaFailed(str(exc), died=exc.reached, unreached=not exc.reached) from exc
         finally:
             replica.answers.pop(exchange.request_id, None)
 

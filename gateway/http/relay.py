@@ -39,6 +39,7 @@ from slosgate.gateway.replicas.upstream import Response, Upstream, UpstreamError
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 MAX_ATTEMPTS = 3
+ITS_KEY = "its API key comes from api_key_env, or from server.replica_api_key_env if it registers"
 MAX_DEATHS = 2  # replicas that broke off or hung under one request
 SLOW_TOKEN_S = 0.25  # what an answer in one piece may take for each token before its replica is taken to hang
 MAX_HELD_BYTES = 64 * 1024  # of comments before the first event
@@ -250,7 +251,7 @@ class Relay:
         if answer.status == 429:
             raise ReplicaFailed(said, fault="none", answer=answer)
         if answer.status in (401, 403) and not exchange.authorization:
-            raise ReplicaFailed(f"it does not let the gateway in, {said}")
+            raise ReplicaFailed(f"it does not let the gateway in ({ITS_KEY}), {said}")
         if answer.status == 500:
             raise ReplicaFailed(said, fault="unknown")
         if answer.status in UNAVAILABLE:

@@ -39,6 +39,7 @@ from slosgate.gateway.replicas.upstream import Response, Upstream, UpstreamError
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 MAX_ATTEMPTS = 3
+ITS_KEY = "its API key comes from api_key_env, or from server.replica_api_key_env if it registers"
 MAX_DEATHS = 2  # replicas that broke off or hung under one request
 SLOW_TOKEN_S = 0.25  # what an answer in one piece may take for each token before its replica is taken to hang
 MAX_HELD_BYTES = 64 * 1024  # of comments before the first event
@@ -50,16 +51,18 @@ class ReplicaFailed(Exception):
     """The replica did not answer, or not as it should; the message says what happened.
 
     `fault`: whether that is the replica's own ("unknown": another replica will tell). `died`: the request reached it,
-    and may be what it failed of. `answer`: what it said, if that is for the client in case nobody else answers.
+    and may be what it failed of. `unreached`: it did not, so that trying again costs nothing. `answer`: what it said,
+    if that is for the client in case nobody else answers.
     """
 
     def __init__(
         self, message: str, *, fault: Literal["its own", "none", "unknown"] = "its own", died: bool = False,
-        answer: Refusal | None = None,
+        unreached: bool = False, answer: Refusal | None = None,
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.fault = fault
         self.died = died
+        self.unreached = unreached
         self.answer = answer
 
 
@@ -128,7 +131,7 @@ class Relay:
     async def _replicas(self, exchange: Exchange, send: Send) -> None:
         tried: frozenset[str] = frozenset()
         suspects: list[Replica] = []
-        deaths = 0
+        attempts = deaths = 0
         while True:
             replica = exchange.placement.replica
             try:
@@ -142,8 +145,11 @@ class Relay:
             self._admission.release(exchange)
             self._judge(replica, reason, suspects)
             tried |= {replica.name}
+            attempts += 1
             deaths += reason.died
-            last = exchange.begun or len(tried) == MAX_ATTEMPTS or deaths == MAX_DEATHS
+            last = exchange.begun or attempts == MAX_ATTEMPTS or deaths == MAX_DEATHS
+            if reason.unreached and not self._fleet.serving(exchange.completion.model, tried):
+                tried -= {replica.name}  # there is no other, and it has not seen the request
             if last or not self._fleet.serving(exchange.completion.model, tried):
                 await self._give_up(exchange, replica, reason, send, final=deaths == MAX_DEATHS)
                 return
@@ -214,7 +220,7 @@ class Relay:
             if exc.ours:
                 said = f"the gateway can open no more connections: {exc}"
                 raise Unavailable(said, code="no_files") from exc
-            raise ReplicaFailed(str(exc), died=exc.reached) from exc
+            raise ReplicaFailed(str(exc), died=exc.reached, unreached=not exc.reached) from exc
         finally:
             replica.answers.pop(exchange.request_id, None)
 
@@ -245,7 +251,7 @@ class Relay:
         if answer.status == 429:
             raise ReplicaFailed(said, fault="none", answer=answer)
         if answer.status in (401, 403) and not exchange.authorization:
-            raise ReplicaFailed(f"it does not let the gateway in, {said}")
+            raise ReplicaFailed(f"it does not let the gateway in ({ITS_KEY}), {said}")
         if answer.status == 500:
             raise ReplicaFailed(said, fault="unknown")
         if answer.status in UNAVAILABLE:

@@ -286,15 +286,16 @@ def _object(body: bytes) -> dict[str, Any]:
 
 @asynccontextmanager
 async def scripted_replica(
-    redis_url: str, name: str, script: Script, *, model: str = MODEL
+    redis_url: str, name: str, script: Script, *, model: str = MODEL, url: str = ""
 ) -> AsyncIterator[ScriptedReplica]:
-    """A replica on a free port, registered as `name`; gone without a goodbye at the end of the block."""
+    """A replica on a free port, registered as `name` (at `url`, if something stands before it); gone without a goodbye
+    at the end of the block."""
     replica = ScriptedReplica(name, "", script, (model,))
     server = await asyncio.start_server(replica.serve, "127.0.0.1", 0, limit=2**25)
     replica.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     profile = msgspec.structs.replace(profiles.load("h200-opt-13b"), model=model, max_drafts=0)
     info = ReplicaInfo(
-        name=name, url=replica.url, model=model, profile=profile, engine="scripted", policy="none",
+        name=name, url=url or replica.url, model=model, profile=profile, engine="scripted", policy="none",
         started_at_s=time.time(), supports_plans=True,
     )  # fmt: skip
     replica.channel = channel = ReplicaChannel(

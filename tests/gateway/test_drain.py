@@ -61,12 +61,26 @@ async def test_it_serves_tls(client: aiohttp.ClientSession, redis_url: str, tmp_
     making = await asyncio.create_subprocess_exec(
         *command, *subject, "-keyout", key, "-out", certificate, stderr=subprocess.DEVNULL
     )
-    assert await making.wait() == 0
+    assert await asyncio.wait_for(making.wait(), 60) == 0
     options = ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
     trusted = ssl.create_default_context(cafile=certificate)
     with running_gateway(redis_url, options=options, wait=False) as gateway:
         url = gateway.url.replace("http://", "https://")
         await eventually(lambda: _healthy(client, url, trusted))
+        async with scripted_replica(redis_url, "behind-tls", good(), model="tls"):
+            await eventually(lambda: _lists(client, url, trusted, "tls"))
+            body = {"model": "tls", "prompt": [1], "max_tokens": 5, "stream": True}
+            async with client.post(f"{url}/v1/completions", json=body, ssl=trusted) as answer:
+                text = await answer.text()
+        assert (text.count("data: "), text.endswith("data: [DONE]\n\n")) == (6, True)
+        with pytest.raises(aiohttp.ClientError):  # who doesn't speak TLS gets nothing
+            await client.get(f"{gateway.url}/health")
+        assert await _healthy(client, url, trusted)
+
+
+async def _lists(client: aiohttp.ClientSession, url: str, trusted: ssl.SSLContext, model: str) -> bool:
+    async with client.get(f"{url}/v1/models", ssl=trusted) as answer:
+        return model in [listed["id"] for listed in (await answer.json())["data"]]
 
 
 async def _healthy(client: aiohttp.ClientSession, url: str, trusted: ssl.SSLContext) -> bool:

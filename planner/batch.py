@@ -20,8 +20,3 @@ class Batch(NamedTuple):
     @property
     def empty(self) -> bool:
         return not (self.decode.size or self.prefill.size)
-
-    @property
-    def new_tokens(self) -> int:
-        """Tokens computed: one per decode, its drafts, and the prompt tokens."""
-        return int(self.decode.size + self.drafts.sum() + self.tokens.sum())

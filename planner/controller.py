@@ -27,6 +27,7 @@ from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import first_tokens_open, in_time
 from slosgate.planner.jobs import Jobs, JobTable, describe
 from slosgate.planner.kernels import Bools, token_due_s
+from slosgate.planner.machine import machine_of
 from slosgate.planner.memory import first_to_yield
 from slosgate.planner.plans import PlannedIteration, ReplicaPlan
 from slosgate.planner.profile import HardwareProfile
@@ -300,19 +301,26 @@ def _admissible(state: ReplicaState, waiting: NDArray[np.bool_], now_s: float) -
 def plan_replica(state: ReplicaState, now_s: float, *, horizon_s: float) -> ReplicaPlan:
     """The next iterations of a replica, from the end of the one in flight."""
     rows, ids = state.jobs.rows, state.jobs.ids
-    steps = []
-    for batch in roll_forward(
-        rows, state.profile, now_s + state.busy_for_s, state.free_blocks,
-        patience_s=state.patience.latest_s, horizon_s=horizon_s, max_iterations=MOST_PLANNED,
-    ):  # fmt: skip
-        tiers = dict(zip(rows["tpot_s"][batch.decode].tolist(), batch.drafts.tolist(), strict=True))
-        prefill = zip([ids[row] for row in batch.prefill.tolist()], batch.tokens.tolist(), strict=True)
-        steps.append(
-            PlannedIteration(
-                token_budget=batch.new_tokens,
-                duration_s=batch.duration_s,
-                speculation=tuple(sorted(tiers.items())),
-                prefill=tuple(prefill),
-            )
+    begins_s = now_s + state.busy_for_s
+    rolled = roll_forward(
+        rows.copy(), machine_of(state.profile), begins_s, state.free_blocks, state.patience.latest_s,
+        begins_s + horizon_s, MOST_PLANNED,
+    )  # fmt: skip
+    tiers: list[dict[float, int]] = [{} for _ in rolled.new_tokens]
+    for iteration, tpot_s, drafts in rolled.tiers.tolist():
+        tiers[int(iteration)][tpot_s] = int(drafts)
+    prefill: list[list[tuple[str, int]]] = [[] for _ in rolled.new_tokens]
+    for iteration, row, tokens in rolled.prefill.tolist():
+        prefill[iteration].append((ids[row], tokens))
+    horizon = (
+        PlannedIteration(
+            token_budget=new_tokens,
+            duration_s=duration_s,
+            speculation=tuple(sorted(tiers[n].items())),
+            prefill=tuple(prefill[n]),
         )
-    return ReplicaPlan(tuple(steps), make_room(rows, state))
+        for n, (new_tokens, duration_s) in enumerate(
+            zip(rolled.new_tokens.tolist(), rolled.duration_s.tolist(), strict=True)
+        )
+    )
+    return ReplicaPlan(tuple(horizon), make_room(rows, state))

@@ -10,10 +10,12 @@ from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import gain, next_late_s
 from slosgate.planner.jobs import Jobs
-from slosgate.planner.kernels import Bools, Floats, blocks_for
-from slosgate.planner.profile import HardwareProfile
-from slosgate.planner.slack import next_batch
+from slosgate.planner.kernels import Bools, Floats, Ints, blocks_for
+from slosgate.planner.machine import Machine
+from slosgate.planner.slack import choose
 from slosgate.planner.speculation import expected_tokens
+
+MOST_TIERS = 16  # that one iteration of a plan tells apart
 
 
 class Seen(NamedTuple):
@@ -24,32 +26,55 @@ class Seen(NamedTuple):
     carry: Floats  # fractions of expected tokens that have not become a token yet
 
 
-def roll_forward(
-    jobs: Jobs,
-    profile: HardwareProfile,
-    now_s: float,
-    free_blocks: int,
-    *,
-    patience_s: Floats,
-    horizon_s: float,
-    max_iterations: int,
-) -> list[Batch]:
-    """Apply `next_batch` until `horizon_s` has passed, `max_iterations` are planned or nothing runs.
+class Rolled(NamedTuple):
+    """The iterations one after the other: flat, since a plan's many small arrays would cost more than choosing them."""
 
-    `jobs` stay as they are; the iterations are by rows of theirs.
-    """
-    jobs = jobs.copy()
-    seen = nothing_seen(jobs)
-    batches: list[Batch] = []
-    end_s = now_s
-    while end_s < now_s + horizon_s and len(batches) < max_iterations:
-        batch = next_batch(jobs, profile, end_s, free_blocks, patience_s)
-        if batch.empty:
+    new_tokens: Ints  # of each iteration
+    duration_s: Floats
+    tiers: Floats  # rows of (iteration, TPOT of a tier that decodes, draft tokens)
+    prefill: Ints  # rows of (iteration, row of the jobs, prompt tokens)
+
+
+@compiled
+def roll_forward(
+    jobs: Jobs, machine: Machine, now_s: float, free_blocks: int, patience_s: Floats, until_s: float, most: int
+) -> Rolled:
+    """Apply the slack rule to a table of its own until `until_s`, `most` iterations are planned or nothing runs."""
+    seen, prompts = nothing_seen(jobs), 0
+    for row in range(len(jobs)):
+        prompts += jobs[row].prompt_left > 0
+    new_tokens, duration_s = np.empty(most, np.int64), np.empty(most)
+    tiers, prefill = np.empty((most * MOST_TIERS, 3)), np.empty((most * prompts, 3), np.int64)
+    n, n_tiers, n_prefill = 0, 0, 0
+    while now_s < until_s and n < most:
+        batch = choose(jobs, machine, now_s, free_blocks, patience_s)
+        if len(batch.decode) == 0 and len(batch.prefill) == 0:
             break
-        end_s += batch.duration_s
-        batches.append(batch)
-        free_blocks += advance(jobs, batch, end_s, profile.block_tokens, seen, True)
-    return batches
+        new_tokens[n] = len(batch.decode) + batch.drafts.sum() + batch.tokens.sum()
+        duration_s[n] = batch.duration_s
+        n_tiers = note_tiers(jobs, batch.decode, batch.drafts, tiers, n_tiers, n)
+        for i in range(len(batch.prefill)):
+            prefill[n_prefill] = n, batch.prefill[i], batch.tokens[i]
+            n_prefill += 1
+        now_s += batch.duration_s
+        free_blocks += advance(jobs, batch, now_s, machine.block_tokens, seen, True)
+        n += 1
+    return Rolled(new_tokens[:n], duration_s[:n], tiers[:n_tiers], prefill[:n_prefill])
+
+
+@compiled
+def note_tiers(jobs: Jobs, decode: Ints, drafts: Ints, tiers: Floats, count: int, iteration: int) -> int:
+    """Write the tiers that decode in an iteration behind the `count` that are there; how many are there then."""
+    begin = count
+    for i in range(len(decode)):
+        at = begin
+        while at < count and tiers[at, 1] != jobs[decode[i]].tpot_s:
+            at += 1
+        if at == begin + MOST_TIERS:
+            continue
+        tiers[at, 0], tiers[at, 1], tiers[at, 2] = float(iteration), jobs[decode[i]].tpot_s, float(drafts[i])
+        count = max(count, at + 1)
+    return count
 
 
 @compiled

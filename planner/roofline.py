@@ -11,10 +11,10 @@ token is computed with its share of them.
 
 from __future__ import annotations
 
-from slosgate.planner.devices import A100, H100, H200, Device
+from slosgate.planner.devices import Device
 from slosgate.planner.perf_model import PerfModel, Term
 from slosgate.planner.profile import HardwareProfile
-from slosgate.planner.shapes import LLAMA_31_8B, OPT_7B, OPT_13B, OPT_30B, QWEN_25_7B, TOOLLLAMA_7B, Model
+from slosgate.planner.shapes import Model
 
 BANDWIDTH_SHARE = 0.80  # of the peak while weights are read: 25.7 GB in 6.7 ms on the H200
 KV_SHARE = 0.96  # of the peak while KV is read: 819,200 bytes in 0.177 us
@@ -26,17 +26,6 @@ BLEND = 0.66  # between the memory-bound and the compute-bound end, matrices are
 MEMORY_SHARE = 0.92  # vLLM's gpu_memory_utilization
 RESERVED_BYTES = 1.0e9  # activations and graphs, as measured on the H200
 BLOCK_TOKENS = 16
-
-
-SHIPPED: dict[str, tuple[Model, Device, int]] = {
-    "a100-opt-7b": (OPT_7B, A100, 1),
-    "a100-opt-13b": (OPT_13B, A100, 1),
-    "a100-opt-30b": (OPT_30B, A100, 2),
-    "a100-toolllama-7b": (TOOLLLAMA_7B, A100, 1),
-    "h100-opt-13b": (OPT_13B, H100, 1),
-    "h200-llama-3.1-8b": (LLAMA_31_8B, H200, 1),
-    "a100-qwen2.5-7b": (QWEN_25_7B, A100, 1),
-}
 
 
 class DoesNotFit(ValueError):

@@ -48,6 +48,14 @@ class Places:
             offline=environ.get(OFFLINE_VARIABLE, "") not in ("", "0"),
         )
 
+    def locate(self, known: Dataset) -> tuple[Path, str] | None:
+        """Where a trace lies on this machine, and what that place is called; None when it doesn't."""
+        for folder, source in ((self.folder, f"${FOLDER_VARIABLE}"), (self.cache, "cache")):
+            path = fetch.locate(known, folder) if folder else None
+            if path is not None:
+                return path, source
+        return None
+
 
 def load(
     name: str,
@@ -86,21 +94,17 @@ class Found:
 def find(known: Dataset, places: Places) -> Found | str:
     """The real trace, downloaded if it may be; or the reason why there is none."""
 
-    def found(path: Path, source: str) -> Found:
-        return Found(known.name, path, source, known.format, known.sha256)
-
-    for folder, source in ((places.folder, f"${FOLDER_VARIABLE}"), (places.cache, "cache")):
-        path = fetch.locate(known, folder) if folder else None
-        if path is not None:
-            return found(path, source)
-    missing = f"not in ${FOLDER_VARIABLE} nor in the cache"
-    if places.offline or not known.automatic:
-        how = "" if known.url else " --from DIR"
-        return f"{missing}; `slosbench traces fetch {known.name}{how}` puts it there"
-    try:
-        return found(_fetch_unasked(known, places.cache), "fetched")
-    except (TraceError, OSError) as error:
-        return f"{missing}; {error}"
+    here = places.locate(known)
+    if here is None:
+        missing = f"not in ${FOLDER_VARIABLE} nor in the cache"
+        if places.offline or not known.automatic:
+            how = "" if known.url else " --from DIR"
+            return f"{missing}; `slosbench traces fetch {known.name}{how}` puts it there"
+        try:
+            here = _fetch_unasked(known, places.cache), "fetched"
+        except (TraceError, OSError) as error:
+            return f"{missing}; {error}"
+    return Found(known.name, *here, known.format, known.sha256)
 
 
 def _fetch_unasked(known: Dataset, cache: Path) -> Path:

@@ -200,9 +200,8 @@ def _print_check(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def _whereabouts(known: Dataset, places: Places) -> str:
-    for folder, source in ((places.folder, f"${sources.FOLDER_VARIABLE}"), (places.cache, "cache")):
-        if folder is not None and fetch.locate(known, folder) is not None:
-            return source
+    if (here := places.locate(known)) is not None:
+        return here[1]
     if known.automatic and not places.offline:
         return "fetched when needed"
     fallback = ", else generated" if known.generator else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -65,11 +64,6 @@ class Traffic:
     samples: list[Sample] = field(default_factory=list)
     failed: int = 0
     seconds: float = 0.0
-
-    def quantiles_ms(self, at: Sequence[float], *, first_byte: bool = False) -> list[float]:
-        """Quantiles of the time to the whole answer, or to its first byte; NaN without answers."""
-        times = sorted(sample.first_byte_s if first_byte else sample.end_s for sample in self.samples)
-        return [1000 * times[min(len(times) - 1, int(q * len(times)))] if times else float("nan") for q in at]
 
 
 def request(host: str, port: int, body: dict[str, object], headers: dict[str, str] | None = None) -> bytes:

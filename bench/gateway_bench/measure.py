@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,19 +100,24 @@ async def _announced_row(workload: Workload) -> Row:
     )
     if not leads_ms:
         raise RunError("the gateway announced no request to its replica")
-    p50, p95, p99 = (leads_ms[min(len(leads_ms) - 1, int(q * len(leads_ms)))] for q in QUANTILES)
-    return {"target": "slosgate", "mode": "announced", "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "failed": failed}
+    return {"target": "slosgate", "mode": "announced", **_quantiles(leads_ms), "failed": failed}
+
+
+def _quantiles(ascending_ms: Sequence[float]) -> Row:
+    """p50, p95 and p99; NaN of nothing."""
+    last = len(ascending_ms) - 1
+    return {
+        f"p{round(100 * q)}_ms": ascending_ms[min(last, int(q * len(ascending_ms)))] if ascending_ms else float("nan")
+        for q in QUANTILES
+    }
 
 
 def _plain_row(server: Server, paced: Traffic, full: Traffic, used_s: float) -> Row:
-    p50, p95, p99 = paced.quantiles_ms(QUANTILES)
     return {
         "target": server.name,
         "mode": "plain",
         "requests_per_s": len(full.samples) / full.seconds,
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
+        **_quantiles(sorted(1000 * sample.end_s for sample in paced.samples)),
         "cpu_us_per_request": 1e6 * used_s / max(1, len(full.samples)),
         "failed": paced.failed + full.failed,
     }
@@ -120,14 +125,11 @@ def _plain_row(server: Server, paced: Traffic, full: Traffic, used_s: float) -> 
 
 def _stream_row(server: Server, traffic: Traffic, used_s: float) -> Row:
     tokens = sum(sample.events for sample in traffic.samples)
-    p50, p95, p99 = traffic.quantiles_ms(QUANTILES, first_byte=True)
     return {
         "target": server.name,
         "mode": "stream",
         "requests_per_s": len(traffic.samples) / traffic.seconds,
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
+        **_quantiles(sorted(1000 * sample.first_byte_s for sample in traffic.samples)),
         "tokens_per_s": sum(s.events / max(1e-9, s.end_s - s.first_byte_s) for s in traffic.samples),  # once they flow
         "cpu_us_per_token": 1e6 * used_s / max(1, tokens),
         "failed": traffic.failed,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import aiohttp
+import httpx
 import openai
 import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 from typer.testing import CliRunner
 
+from slosgate.engines import profiles
 from slosgate.gateway.cli import app
 from tests.engines.serving import sim_engine
 
@@ -168,3 +172,12 @@ async def test_max_tokens_is_read_as_vllm_reads_it(
     body = {"model": "tiny", "prompt": "x", "messages": [{"role": "user", "content": "x"}], "ignore_eos": True}
     async with aiohttp.ClientSession() as client, client.post(f"{server}/v1/{path}", json=body | fields) as answer:
         assert (await answer.json())["usage"]["completion_tokens"] == tokens
+
+
+def test_a_replica_that_is_slowed_down_takes_so_many_times_as_long(tmp_path: Path) -> None:
+    perf = profiles.load("h200-opt-13b").perf
+    with sim_engine("slow", None, "--slowdown", "5", "--policy", "vllm", log=tmp_path / "log") as url:
+        began_s = time.monotonic()
+        body = {"prompt": [1] * 1000, "max_tokens": 1}
+        assert httpx.post(f"{url}/v1/completions", json=body, trust_env=False).status_code == 200
+        assert time.monotonic() - began_s >= 5 * perf.iteration_s(1000, 1000, 1)

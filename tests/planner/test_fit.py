@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from slosgate.engines import profiles
+from slosgate.planner.devices import A100, H100, H200, Device
 from slosgate.planner.fit import MalformedMeasurement, errors, fit, held_out, read_measurements, timing_faults
 from slosgate.planner.perf_model import PerfModel, Term
-from slosgate.planner.roofline import SHIPPED, derive
+from slosgate.planner.roofline import derive
+from slosgate.planner.shapes import LLAMA_31_8B, OPT_7B, OPT_13B, OPT_30B, QWEN_25_7B, TOOLLLAMA_7B, Model
 
 TRUE = PerfModel(
     (
@@ -15,6 +17,17 @@ TRUE = PerfModel(
         Term(per_new_token_s=4e-5, per_context_token_s=2e-7, per_sequence_s=1e-5, constant_s=0.002),
     )
 )
+
+# How the profiles that ship without having been measured were derived.
+SHIPPED: dict[str, tuple[Model, Device, int]] = {
+    "a100-opt-7b": (OPT_7B, A100, 1),
+    "a100-opt-13b": (OPT_13B, A100, 1),
+    "a100-opt-30b": (OPT_30B, A100, 2),
+    "a100-toolllama-7b": (TOOLLLAMA_7B, A100, 1),
+    "h100-opt-13b": (OPT_13B, H100, 1),
+    "h200-llama-3.1-8b": (LLAMA_31_8B, H200, 1),
+    "a100-qwen2.5-7b": (QWEN_25_7B, A100, 1),
+}
 
 
 def measured(path: Path, *, noise: float, faults: int = 0) -> Path:

@@ -14,6 +14,10 @@ def names(jobs: JobTable, rows: np.ndarray) -> list[str]:
     return [jobs.ids[row] for row in rows.tolist()]
 
 
+def new_tokens(batch: Batch) -> int:
+    return int(batch.decode.size + batch.drafts.sum() + batch.tokens.sum())
+
+
 def decode(jobs: JobTable, job_id: str, *, due_in_s: float, guaranteed: bool = True) -> None:
     jobs.add(job_id, deadline_s=due_in_s, due_base_s=due_in_s - 0.1, tpot_s=0.1, prompt_left=0, context=300,
              generated=1, output=50, guaranteed=guaranteed)  # fmt: skip
@@ -252,7 +256,7 @@ def took_s(jobs: Jobs, batch: Batch) -> float:
     context = int((jobs["context"][batch.decode] + 1 + batch.drafts).sum())
     context += int((jobs["context"][batch.prefill] + batch.tokens).sum())
     sequences = batch.decode.size + batch.prefill.size
-    return H200.perf.iteration_s(batch.new_tokens, context, sequences, int(batch.drafts.max(initial=0)))
+    return H200.perf.iteration_s(new_tokens(batch), context, sequences, int(batch.drafts.max(initial=0)))
 
 
 def blocks(jobs: Jobs, batch: Batch) -> int:
@@ -277,7 +281,7 @@ def test_every_batch_respects_time_memory_and_limits(
     assert (rows == before).all()
     assert batch.duration_s == (0.0 if batch.empty else took_s(rows, batch))
     assert blocks(rows, batch) <= free
-    assert batch.new_tokens <= H200.max_batched_tokens
+    assert new_tokens(batch) <= H200.max_batched_tokens
     assert (batch.tokens <= rows["prompt_left"][batch.prefill]).all()
     assert (rows["prompt_left"][batch.decode] == 0).all()
     if batch.prefill.size and batch.decode.size:

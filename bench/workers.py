@@ -15,11 +15,16 @@ from slosgate.bench.capacity import Count
 from slosgate.bench.questions import Question
 
 
+def _cores() -> int:
+    """Those this process may use, where that can be asked; else those there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Workers:
     """Processes that run simulations, one per core. Searches run in threads here and wait for them."""
 
     def __init__(self, processes: int | None = None) -> None:
-        self._size = processes or os.cpu_count() or 1
+        self._size = processes or _cores()
         self.searches = 2 * self._size  # to have under way: enough that no process waits, few enough that some end
         # Spawned, not forked: the parent has threads.
         self._pool = ProcessPoolExecutor(self._size, mp_context=get_context("spawn"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,11 @@ LAUNCHES = 64  # so many of the latest ones tell how long they take,
 FEW_LAUNCHES = 8  # once there are so many,
 LAUNCHED_SHARE = 0.75  # and so large a share of them is over in time
 MARGIN_S = 0.001
-LONGEST_MARGIN_S = 1.0
+LONGEST_MARGIN_S = 0.05
 GROWTH = 1.1
-EARLY_ONE_IN = 9
+UNSEEN_ONE_IN = 9
+SEEN_S = 0.0005  # an output that is there so soon after a launch was there before that: vLLM did not look
+HELD_S = 0.002  # an iteration chosen no earlier than this before its time could have been chosen earlier
 
 
 @dataclass(slots=True)
@@ -34,6 +37,13 @@ class Flight:
     first_tokens: list[Any] = field(default_factory=list)  # requests whose first token this iteration makes
     launch_s: float = 0.0  # how long it took to choose and launch, as far as vLLM lets us know
     lead_s: float = 0.0  # how long before its start it was to be chosen
+    held: bool = False  # it waited for that time, so it could have been chosen earlier
+    tells: bool = False  # how long it took is how long the device computed: known once it has landed
+
+    @property
+    def launched_at_s(self) -> float:
+        """When the device had all of it; inf while that isn't known."""
+        return self.scheduled_at_s + self.launch_s if self.launch_s else math.inf
 
     @property
     def prefills(self) -> bool:
@@ -44,8 +54,8 @@ class Lead:
     """How long before the expected end of an iteration the next one is chosen (`planner.arrivals`).
 
     So long that most iterations which prefill have been launched by then: before that, the device may wait, and vLLM
-    doesn't notice the end. And a margin, as expectations err: longer while iterations end early more often than one in
-    `1 + EARLY_ONE_IN`. Until a few have been seen, as long as the profile says.
+    doesn't notice the end. And a margin, as expectations err: longer while more ends than one in `1 + UNSEEN_ONE_IN`
+    come unseen that an earlier choice would have shown. Until a few have been seen, as long as the profile says.
     """
 
     def __init__(self, profile: HardwareProfile) -> None:
@@ -63,18 +73,22 @@ class Lead:
         if len(self._latest_s) >= FEW_LAUNCHES:
             self._launch_s = sorted(self._latest_s)[int(LAUNCHED_SHARE * len(self._latest_s))]
 
-    def ended(self, early_s: float) -> None:
-        """An iteration ended so much earlier than expected."""
-        # An end isn't noticed before the next iteration is launched: by how much it was early may not show.
-        factor = GROWTH if early_s > MARGIN_S / 2 else GROWTH ** (-1 / EARLY_ONE_IN)
+    def ended(self, *, unseen: bool) -> None:
+        """An iteration ended; `unseen`: while the next was being launched, though that could have begun earlier."""
+        factor = GROWTH if unseen else GROWTH ** (-1 / UNSEEN_ONE_IN)
         self._margin_s = min(max(MARGIN_S, self._margin_s * factor), LONGEST_MARGIN_S)
 
 
 class Flights:
-    """First in, first out: iterations end in the order in which they were scheduled."""
+    """First in, first out: iterations end in the order in which they were scheduled.
 
-    def __init__(self, profile: HardwareProfile) -> None:
+    vLLM takes an output only when it has launched the next iteration. An end that comes during a launch is seen late,
+    by up to 25 ms where that has no CUDA graph: the iteration would look long, and the next one short.
+    """
+
+    def __init__(self, profile: HardwareProfile, *, looks_ahead: bool) -> None:
         self._lead = Lead(profile)
+        self._looks_ahead = looks_ahead  # else every iteration is launched when the one before it has ended
         self._flights: deque[Flight] = deque()
         self._last_end_s = 0.0
 
@@ -91,6 +105,10 @@ class Flights:
 
     def launch(self, flight: Flight) -> None:
         flight.lead_s = self._lead.s
+        # What starts on an idle device takes its launch, too.
+        flight.tells = bool(self._flights) or not self._looks_ahead
+        if self._flights:
+            flight.held = self._flights[-1].expected_end_s - flight.scheduled_at_s > flight.lead_s - HELD_S
         self._flights.append(flight)
 
     def launched(self, now_s: float) -> None:
@@ -108,11 +126,18 @@ class Flights:
         flight = self._flights.popleft()
         # An iteration that was scheduled ahead starts when the one before it ends.
         started_s = max(flight.scheduled_at_s, self._last_end_s)
-        self._last_end_s = now_s
-        self._lead.ended(flight.expected_end_s - now_s)
-        self._shift(now_s - flight.expected_end_s)
+        end_s, unseen = now_s, False
+        if self._flights:
+            follower = self._flights[0]
+            unseen = 0.0 <= now_s - follower.launched_at_s < SEEN_S
+            self._lead.ended(unseen=unseen and follower.held)
+        if unseen:
+            end_s = max(started_s, min(now_s, flight.expected_end_s))
+            flight.tells = False
+        self._last_end_s = end_s
+        self._shift(end_s - flight.expected_end_s)
         report = IterationReport(
-            duration_s=now_s - started_s,
+            duration_s=end_s - started_s,
             new_tokens=flight.new_tokens,
             context_tokens=flight.context_tokens,
             sequences=flight.sequences,

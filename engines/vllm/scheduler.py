@@ -65,7 +65,7 @@ class SyncSloScheduler(ClampedScheduler):
         profile, self._measuring = starting_profile(settings, self)
         self.follower = PlanFollower(profile, Calibrator(profile.perf))
         self._tracker = Tracker(self.follower)
-        self._flights = Flights(self.follower.profile)
+        self._flights = Flights(self.follower.profile, looks_ahead=self.looks_ahead)
         self._last_scheduled: dict[str, int] = {}
         self._refused = False  # vLLM found no memory for what was selected last
         self._put_off = False  # the last schedule() left the next iteration's choice to this one
@@ -329,7 +329,7 @@ class SyncSloScheduler(ClampedScheduler):
             self._log.write(report, flight, self._blocks_left)
         if self._measuring is not None:
             self._measuring.note(report, flight)
-        if not flight.put_off:  # recalibration learns what the device takes; the plan counts the pause by itself
+        if flight.tells and not flight.put_off:  # recalibration learns what the device takes
             self.follower.learn(report)
             self._reporter.landed(report)
         for verified in self._tracker.verified(flight.output, output):

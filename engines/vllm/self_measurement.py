@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from slosgate.engines.vllm import kept
 from slosgate.planner.fit import COLUMNS, MalformedMeasurement, Measurements, fit, parse, predict, timing_faults
@@ -33,7 +34,7 @@ SHARE = 0.8  # of the window and of the KV memory that a burst may use
 LONGEST_PROMPT_S = 2.0
 MOST_DECODES = 256
 FEW, ENOUGH = 10, 80  # iterations to scale a derived model by, and to fit one of its own to
-MOST = 600  # iterations that a fit takes; more would take it too long
+EACH = 12  # iterations of one size that a fit takes: a burst of decodes has as many as it has tokens, a prompt has one
 FIRST_TOKEN_ID, LAST_TOKEN_ID = 1000, 20_000  # ordinary tokens of every large vocabulary
 
 
@@ -144,13 +145,20 @@ async def measured(client: _Client, task: Task) -> HardwareProfile:
 def fitted(data: Measurements, derived: PerfModel) -> PerfModel:
     """The model fitted to what was measured; the derived one, scaled, where that is too little for a fit."""
     if len(data.seconds) >= ENOUGH:
-        usable = ~timing_faults(data)
-        every = np.arange(len(usable)) % -(-len(usable) // MOST) == 0
-        model = fit(data.subset(usable & every), terms=3, starts=3)
+        model = fit(data.subset(~timing_faults(data) & _evened_out(data)), terms=3, starts=3)
         if any(term.constant_s > 0 for term in model.terms):
             return model
     gain = float(np.median(data.seconds / predict(derived, data)))
     return PerfModel(tuple(recalibrated(term, gain, 0.0) for term in derived.terms))
+
+
+def _evened_out(data: Measurements) -> NDArray[np.bool_]:
+    """Some iterations of every size, spread over the time in which they ran: decodes would outvote prompts else."""
+    taken = np.zeros(len(data.seconds), np.bool_)
+    for size in np.unique(data.features[:, 0]):
+        those = np.flatnonzero(data.features[:, 0] == size)
+        taken[those[np.linspace(0, len(those) - 1, min(EACH, len(those))).astype(np.int64)]] = True
+    return taken
 
 
 @dataclass(slots=True)

@@ -1,0 +1,88 @@
+"""Iterations under way, as vLLM lets its scheduler see them: an output is taken only when the next one is launched."""
+
+from __future__ import annotations
+
+import pytest
+
+from slosgate.engines import profiles
+from slosgate.engines.messages import IterationReport
+from slosgate.engines.vllm.flight import LONGEST_MARGIN_S, MARGIN_S, Flight, Flights
+
+PROFILE = profiles.load("h200-llama-3.1-8b")
+
+
+class Engine:
+    """Launches iterations that take `expected_s` as far as is known, and has their outputs taken."""
+
+    def __init__(self, *, looks_ahead: bool = True) -> None:
+        self.flights = Flights(PROFILE, looks_ahead=looks_ahead)
+        self._ends_s = 0.0
+
+    def launch(self, at_s: float, expected_s: float, launch_s: float, new_tokens: int = 8) -> Flight:
+        start_s = self.flights.expected_end_s(at_s)
+        flight = Flight(
+            object(), at_s, expected_s, start_s + expected_s, new_tokens, context_tokens=100, sequences=8,
+            draft_steps=0, put_off=False,
+        )  # fmt: skip
+        self.flights.launch(flight)
+        self.flights.launched(at_s + launch_s)
+        return flight
+
+    def land(self, flight: Flight, at_s: float) -> IterationReport:
+        landed = self.flights.land(flight.output, at_s)
+        assert landed is not None
+        return landed[1]
+
+    def lead_s(self) -> float:
+        return self.launch(1e6, 0.005, 0.002).lead_s
+
+
+def test_an_end_during_a_launch_is_taken_to_be_when_it_was_expected() -> None:
+    engine = Engine()
+    first = engine.launch(0.0, 0.005, 0.002)
+    decodes = engine.launch(0.002, 0.005, 0.002)
+    engine.land(first, 0.005)
+    prefill = engine.launch(0.0051, 0.040, 0.023, new_tokens=2000)
+    assert engine.land(decodes, 0.0282).duration_s == pytest.approx(0.005)  # over at 10 ms, seen at 28
+    assert not decodes.tells
+    assert engine.land(prefill, 0.051).duration_s == pytest.approx(0.041)
+    assert prefill.tells
+
+
+def test_an_end_that_was_awaited_is_seen_when_it_comes() -> None:
+    engine = Engine()
+    first, second = engine.launch(0.0, 0.005, 0.001), engine.launch(0.001, 0.005, 0.001)
+    engine.land(first, 0.007)
+    assert engine.land(second, 0.0135).duration_s == pytest.approx(0.0065)
+    assert second.tells
+
+
+@pytest.mark.parametrize(("looks_ahead", "tells"), [(True, False), (False, True)])
+def test_what_starts_on_an_idle_device_tells_what_that_takes_only_where_all_do(looks_ahead: bool, tells: bool) -> None:
+    engine = Engine(looks_ahead=looks_ahead)
+    alone = engine.launch(0.0, 0.005, 0.009)
+    engine.land(alone, 0.011)
+    assert alone.tells is tells
+
+
+def test_ends_that_come_early_but_are_seen_make_no_lead_longer() -> None:
+    engine, at_s = Engine(), 0.0
+    before = engine.launch(at_s, 0.0056, 0.0015)
+    for _ in range(300):
+        following = engine.launch(at_s + 0.0015, 0.0056, 0.0015)
+        at_s += 0.0048  # each is over 0.8 ms before it is expected to be
+        engine.land(before, at_s)
+        before = following
+    assert engine.lead_s() == pytest.approx(PROFILE.lead_s)
+
+
+def test_ends_that_an_earlier_choice_would_have_shown_make_the_lead_longer() -> None:
+    engine, at_s = Engine(), 0.0
+    before = engine.launch(at_s, 0.050, 0.002)
+    for _ in range(60):
+        chosen_s = before.expected_end_s - engine.flights._lead.s
+        following = engine.launch(chosen_s, 0.050, 0.002)
+        at_s = chosen_s + 0.0022  # it was over before that
+        engine.land(before, at_s)
+        before = following
+    assert PROFILE.lead_s + MARGIN_S < engine.lead_s() <= PROFILE.lead_s + LONGEST_MARGIN_S

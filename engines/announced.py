@@ -9,6 +9,7 @@ from slosgate.engines.messages import Announcement
 from slosgate.planner.arrivals import awaited
 from slosgate.planner.profile import HardwareProfile
 
+MOST_REMEMBERED = 1024
 NO_SHOW_S = 0.1  # what is announced and so much late does not come any more
 
 
@@ -21,7 +22,8 @@ class Announced:
     """When the announced requests should be here, and whether the next iteration is to wait for them."""
 
     def __init__(self) -> None:
-        self._times: dict[str, _Times] = {}
+        self._times: dict[str, _Times] = {}  # of those that may still be waited for
+        self._since_s: dict[str, float] = {}  # when each was announced
 
     def __len__(self) -> int:
         return len(self._times)
@@ -32,10 +34,14 @@ class Announced:
         self._times[coming.request_id] = _Times(
             admitted_s + profile.request_overhead_s, admitted_s + coming.ttft_s - own_s
         )
+        self._since_s[coming.request_id] = admitted_s
+        if len(self._since_s) > MOST_REMEMBERED:
+            del self._since_s[next(iter(self._since_s))]
 
-    def arrived(self, request_id: str) -> None:
-        """A request is here, whether it was announced or not."""
+    def arrived(self, request_id: str) -> float | None:
+        """A request is here: when it was announced, if it was."""
         self._times.pop(request_id, None)
+        return self._since_s.pop(request_id, None)
 
     def awaited_s(self, start_s: float, next_s: float, decide_s: float) -> float:
         """When all are here that are awaited instead of starting an iteration of `next_s` at `start_s`; -inf: none.

@@ -22,12 +22,15 @@ from slosgate.engines.messages import (
     RequestProgress,
     SloArgs,
 )
+from slosgate.engines.passage import Passage
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.batch import Batch
 from slosgate.planner.controller import ReplicaState
 from slosgate.planner.desk import ALONE, run_next
 from slosgate.planner.jobs import Jobs, JobTable
+from slosgate.planner.launching import BEYOND, CAPTURED, kind_of
 from slosgate.planner.lengths import LengthHistogram, firm_tokens
+from slosgate.planner.machine import delays_of
 from slosgate.planner.memory import first_to_yield, recompute, yielding
 from slosgate.planner.obeying import decoding, weigh
 from slosgate.planner.perf_model import PerfModel
@@ -36,8 +39,9 @@ from slosgate.planner.progress import Progress as Progress
 from slosgate.planner.slack import next_batch
 
 Recalibration = Callable[[IterationReport], PerfModel | None]
-Rule = Callable[[Jobs, HardwareProfile, float, int, NDArray[np.float64]], Batch]
-"""Chooses an iteration: (jobs, profile, now, free KV blocks, patience of the latest arrivals) as `slack.next_batch`."""
+Rule = Callable[[Jobs, HardwareProfile, float, int, NDArray[np.float64], float], Batch]
+"""Chooses an iteration as `slack.next_batch`: jobs, profile, now, free KV blocks, patience of the latest arrivals, and
+how much longer the device is busy."""
 
 UNPLANNED_S = 3.0  # without a plan for this long, the follower plans for itself
 ALONE_EVERY_S = 0.25
@@ -72,16 +76,32 @@ class PlanFollower:
         self._planned_s = 0.0  # when this follower plans for itself, unless a plan comes before
         self._foreseen: tuple[float, int, Batch] | None = None  # what was chosen already: when, with what
         self._announced = Announced()
+        self._passage = Passage(profile.request_overhead_s)
 
     @property
     def epoch(self) -> int:
         """Epoch of the newest plan taken, 0 before the first."""
         return self.plan.epoch if self.plan else 0
 
-    def add(self, slo: SloArgs, *, prompt_tokens: int, cached_tokens: int, max_tokens: int, now_s: float) -> None:
-        """A request has arrived. Raises ValueError when its id is already here."""
+    def add(
+        self,
+        slo: SloArgs,
+        *,
+        prompt_tokens: int,
+        cached_tokens: int,
+        max_tokens: int,
+        now_s: float,
+        seen_s: float | None = None,
+    ) -> None:
+        """A request that arrived at `now_s` has come through the front end at `seen_s`, if that is not the same.
+
+        Raises ValueError when its id is already here.
+        """
         self._foreseen = None
-        self._announced.arrived(slo.slo_id)
+        announced_s = self._announced.arrived(slo.slo_id)
+        seen_s = now_s if seen_s is None else seen_s
+        if announced_s is not None and self._passage.took(seen_s - announced_s, seen_s):
+            self.profile = msgspec.structs.replace(self.profile, request_overhead_s=self._passage.s)
         add_job(self.table, slo, prompt_tokens, cached_tokens, max_tokens, now_s)
         self.patience.observe(_seconds(slo.slo_ttft_ms), prompt_tokens - cached_tokens, self.profile)
         self._prompts = self._prompts.observe(prompt_tokens)
@@ -125,18 +145,25 @@ class PlanFollower:
         more = yielding(rows, gone, self.profile.block_tokens, free_blocks)
         return ordered + [self.table.ids[row] for row in more.tolist()]
 
-    def next_batch(self, now_s: float, free_blocks: int) -> Batch:
-        """What to run now: the plan's next iteration while it is safe and fits what is here, else the slack rule."""
+    def next_batch(self, now_s: float, free_blocks: int, within_s: float = math.inf) -> Batch:
+        """What to run now: the plan's next iteration while it is safe and fits what is here, else the slack rule.
+
+        `within_s`: how much longer the device is busy.
+        """
         self._plan_alone(now_s, free_blocks)
         if self._horizon:
             batch = self._planned(self._horizon.pop(), now_s, free_blocks)
-            if batch is not None:
+            if batch is not None and self._launches_within(batch, within_s):
                 return batch
             self._horizon.clear()
         foreseen, self._foreseen = self._foreseen, None
-        if foreseen is not None and foreseen[:2] == (now_s, free_blocks):
+        if (
+            foreseen is not None
+            and foreseen[:2] == (now_s, free_blocks)
+            and self._launches_within(foreseen[2], within_s)
+        ):
             return foreseen[2]
-        return self._by_rule(now_s, free_blocks)
+        return self._by_rule(now_s, free_blocks, within_s)
 
     def announce(self, coming: Announcement, admitted_s: float) -> None:
         """A request is on its way here since then."""
@@ -164,21 +191,47 @@ class PlanFollower:
             return now_s
         return max(now_s, self._awaited_s(start_s, free_blocks))
 
-    def _foresee(self, start_s: float, free_blocks: int) -> float:
-        """How long what would start then takes."""
+    def lead_s(self, start_s: float, free_blocks: int) -> float:
+        """How long before an iteration that could start at `start_s` it is to be chosen, by the kind it would be."""
+        return float(delays_of(self.profile).lead_s[self.next_kind(start_s, free_blocks)])
+
+    def next_kind(self, start_s: float, free_blocks: int) -> int:
+        """The kind of iteration (`planner.launching`) that would start then.
+
+        Never DECODES: what arrives until it is chosen brings a prompt, and the device would wait for its launch.
+        """
+        if self.profile.launches is None:
+            return CAPTURED
+        captured_tokens = self.profile.launches.captured_tokens
         if self._horizon:
-            return self._horizon[-1].duration_s
+            return BEYOND if 0 < captured_tokens < self._horizon[-1].token_budget else CAPTURED
+        batch = self._foreseen_batch(start_s, free_blocks)
+        return max(CAPTURED, kind_of(batch.decode, batch.drafts, batch.tokens, captured_tokens))
+
+    def _foreseen_batch(self, start_s: float, free_blocks: int) -> Batch:
         if self._foreseen is None or self._foreseen[:2] != (start_s, free_blocks):
             self._foreseen = (start_s, free_blocks, self._by_rule(start_s, free_blocks))
-        return self._foreseen[2].duration_s
+        return self._foreseen[2]
+
+    def _foresee(self, start_s: float, free_blocks: int) -> float:
+        """How long what would start then takes."""
+        return self._horizon[-1].duration_s if self._horizon else self._foreseen_batch(start_s, free_blocks).duration_s
 
     def _awaited_s(self, start_s: float, free_blocks: int) -> float:
         """When everything is here that is awaited instead of starting an iteration at `start_s`; -inf for nothing."""
         next_s = self._foresee(start_s, free_blocks)
         return self._announced.awaited_s(start_s, next_s, self.profile.decide_s)
 
-    def _by_rule(self, now_s: float, free_blocks: int) -> Batch:
-        return self._rule(self.table.rows, self.profile, now_s, free_blocks, self.patience.latest_s)
+    def _by_rule(self, now_s: float, free_blocks: int, within_s: float = math.inf) -> Batch:
+        return self._rule(self.table.rows, self.profile, now_s, free_blocks, self.patience.latest_s, within_s)
+
+    def _launches_within(self, batch: Batch, within_s: float) -> bool:
+        """Whether the device need not wait for the batch, so that no smaller one can be better."""
+        launches = self.profile.launches
+        if launches is None:
+            return True
+        kind = kind_of(batch.decode, batch.drafts, batch.tokens, launches.captured_tokens)
+        return kind < BEYOND or launches.beyond_s <= within_s
 
     def undisturbed_s(self) -> float:
         """Until when `next_batch` is the slack rule and nothing else, if no plan comes; -inf: it isn't."""
@@ -205,6 +258,11 @@ class PlanFollower:
     def plan_with(self, profile: HardwareProfile, recalibrate: Recalibration | None) -> None:
         """Plan with another profile from now on, and recalibrate that one."""
         self.profile, self._registered, self._recalibrate = profile, profile.perf, recalibrate
+        self._passage = Passage(profile.request_overhead_s)
+
+    def moved_on(self) -> None:
+        """The engine has written into the table: what was foreseen may not hold."""
+        self._foreseen = None
 
     def learn(self, report: IterationReport) -> None:
         """An iteration took so long: plan with a better model from now on, if that shows one."""

@@ -16,6 +16,7 @@ from msgspec import Meta
 from slosgate.planner.perf_model import PerfModel
 from slosgate.planner.plans import Count, Duration, Name
 from slosgate.planner.plans import PlannedIteration as PlannedIteration
+from slosgate.planner.profile import Launches
 
 Epoch = Annotated[int, Meta(ge=0, le=1 << 52)]  # Redis's scripts count in doubles
 Moment = Annotated[float, Meta(ge=-1e11, le=1e11)]  # on a wall clock
@@ -95,6 +96,9 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     progress: Annotated[tuple[RequestProgress, ...], Meta(max_length=MOST_REQUESTS)] = ()
     drafts: Annotated[tuple[DraftReport, ...], Meta(max_length=MOST_REQUESTS)] = ()
     perf: PerfModel | None = None  # what the replica plans with, where that is not the model it registered with
+    launches: Launches | None = None  # how long launching takes there, where that is known
+    request_overhead_s: Duration | None = None  # from its port to its scheduler, as it was lately
+    answer_s: Duration = 0.0  # from its scheduler to the wire: how long its HTTP server takes to answer at all
 
 
 class SloArgs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

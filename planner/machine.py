@@ -5,9 +5,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from slosgate.planner.kernels import Floats
+import numpy as np
+
+from slosgate.planner.compiling import compiled
+from slosgate.planner.kernels import Floats, iteration_s
+from slosgate.planner.launching import BEYOND, CAPTURED, KINDS, MARGIN_S, Sizes, sizes_of
 from slosgate.planner.perf_model import PerfModel
-from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.profile import HardwareProfile, Launches
 
 
 class Machine(NamedTuple):
@@ -18,6 +22,7 @@ class Machine(NamedTuple):
     max_tokens: int  # in one iteration
     max_sequences: int
     max_drafts: int
+    sizes: Sizes  # that launch fast
 
 
 class Delays(NamedTuple):
@@ -25,13 +30,30 @@ class Delays(NamedTuple):
 
     overhead_s: float  # from an arrival until it can be chosen
     decide_s: float  # to choose while nothing runs
-    lead_s: float  # before the expected end of the iteration in flight
+    lead_s: Floats  # before the expected end of the iteration in flight, by the kind of the next one
+    launch_s: Floats  # from the choice until the device has it, by kind; 0 where that is not modelled
 
 
 @lru_cache(maxsize=64)
 def coefficients(perf: PerfModel) -> Floats:
     """The model's terms as the kernels read them; built once per model."""
     return perf.coefficients()
+
+
+@compiled
+def launching_within(machine: Machine, delays: Delays, within_s: float, least: int) -> Machine:
+    """The machine without the sizes that take too long to launch where the device is free in `within_s`.
+
+    It would wait for longer than another iteration costs. `least` tokens are allowed in any case.
+    """
+    captured_tokens = machine.sizes.captured_tokens
+    waits_s = delays.launch_s[BEYOND] - max(within_s, delays.launch_s[CAPTURED])
+    if captured_tokens == 0 or waits_s <= iteration_s(machine.coef, 1, 1, 1, 0):
+        return machine
+    most = min(machine.max_tokens, max(captured_tokens, least))
+    return Machine(
+        machine.coef, machine.block_tokens, most, machine.max_sequences, machine.max_drafts, machine.sizes
+    )  # fmt: skip
 
 
 def machine_of(profile: HardwareProfile) -> Machine:
@@ -42,9 +64,19 @@ def machine_of(profile: HardwareProfile) -> Machine:
         profile.max_batched_tokens,
         profile.max_sequences,
         profile.max_drafts,
+        sizes_of(profile.launches),
     )
 
 
 def delays_of(profile: HardwareProfile) -> Delays:
     """A profile's delays."""
-    return Delays(profile.request_overhead_s, profile.decide_s, profile.lead_s)
+    return Delays(profile.request_overhead_s, profile.decide_s, *_launching(profile.launches, profile.lead_s))
+
+
+@lru_cache(maxsize=64)
+def _launching(launches: Launches | None, lead_s: float) -> tuple[Floats, Floats]:
+    """(lead, launch) by kind."""
+    if launches is None:
+        return np.full(KINDS, lead_s), np.zeros(KINDS)
+    launch_s = np.array(launches.by_kind)
+    return launch_s + MARGIN_S, launch_s

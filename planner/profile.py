@@ -10,7 +10,28 @@ from msgspec import Meta
 from slosgate.planner.perf_model import PerfModel
 
 SHORTEST_ITERATION_S = 1e-6
+WORTH = 0.1  # relative difference of a launch time
 Overhead = Annotated[float, Meta(ge=0, le=60)]
+
+
+class Launches(msgspec.Struct, frozen=True, kw_only=True):
+    """How long an engine's host takes to launch an iteration, by its kind, whatever the size (`planner.launching`).
+
+    The defaults are what vLLM 0.25.1 took on an H200's host with Llama-3.1-8B's shape.
+    """
+
+    decodes_s: Overhead = 0.002  # decodes alone
+    captured_s: Overhead = 0.009  # with prefill, within the sizes that CUDA graphs were captured for
+    beyond_s: Overhead = 0.026  # larger
+    captured_tokens: Annotated[int, Meta(ge=0, le=1 << 24)] = 1024  # the largest of those sizes; 0: there are none
+
+    @property
+    def by_kind(self) -> tuple[float, float, float]:
+        return self.decodes_s, self.captured_s, self.beyond_s
+
+    def differs(self, other: Launches) -> bool:
+        """Whether another one is so different that it is worth planning with."""
+        return any(abs(a - b) > WORTH * max(a, b) for a, b in zip(self.by_kind, other.by_kind, strict=True))
 
 
 class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +59,9 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
     decide_s: Overhead = 0.003
     # How long before the expected end of an iteration the next one is chosen (`planner.arrivals`). The default is by
     # when three of four that prefill had been launched, and 1 ms more (vLLM 0.25.1 with CUDA graphs, on such a host).
-    # The plug-in learns its own.
+    # The plug-in learns its own, by kind of iteration: then `launches` stands instead of it.
     lead_s: Overhead = 0.010
+    launches: Launches | None = None
     kv_bytes_per_token: Annotated[int, Meta(ge=0, le=1 << 40)] = 0  # for transfer times (prefill/decode disaggregation)
     source: str  # where the numbers come from: measured file, or a derivation in a sentence
 

@@ -18,7 +18,8 @@ from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import Bools, Floats, blocks_for, iteration_s
-from slosgate.planner.machine import Delays, Machine, delays_of, machine_of
+from slosgate.planner.launching import CAPTURED, kind_of
+from slosgate.planner.machine import Delays, Machine, delays_of, launching_within, machine_of
 from slosgate.planner.memory import recompute, yielding
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.rollout import advance, nothing_seen
@@ -100,14 +101,17 @@ def chosen_next(
     jobs: Jobs, hidden: Bools, machine: Machine, delays: Delays, patience_s: Floats, flight: InFlight, free_blocks: int
 ) -> tuple[Batch, float]:
     """What follows the iteration in flight, and when it begins: later where an announced request is waited for."""
-    known_s = max(flight.start_s, flight.end_s - delays.lead_s)
+    known_s = max(flight.start_s, flight.end_s - delays.lead_s[CAPTURED])
     reveal(jobs, hidden, known_s - delays.overhead_s)
     begins_s = flight.end_s
+    machine = launching_within(machine, delays, flight.end_s - flight.start_s, len(jobs))
     batch = choose(jobs, machine, begins_s, free_blocks, patience_s)
     if len(batch.decode) == 0 and len(batch.prefill) == 0:
         return batch, begins_s
     if last_awaited_s(jobs, hidden, machine.coef, delays, known_s, begins_s, batch.duration_s) == -np.inf:
-        return batch, begins_s
+        kind = kind_of(batch.decode, batch.drafts, batch.tokens, machine.sizes.captured_tokens)
+        chosen_s = max(flight.start_s, flight.end_s - delays.lead_s[kind])
+        return batch, max(begins_s, chosen_s + delays.launch_s[kind])
     begins_s = flight.end_s + delays.decide_s
     reveal(jobs, hidden, flight.end_s - delays.overhead_s)
     batch = choose(jobs, machine, begins_s, free_blocks, patience_s)

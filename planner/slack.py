@@ -25,7 +25,8 @@ from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import first_due_s, first_token_open, next_due_s
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import Floats, Ints, Load, blocks_for, load_s, tier_s, token_budget, with_decode
-from slosgate.planner.machine import Machine, machine_of
+from slosgate.planner.launching import goes_just_beyond
+from slosgate.planner.machine import Machine, delays_of, launching_within, machine_of
 from slosgate.planner.memory import grows, growth, memory_share
 from slosgate.planner.pacing import balanced_s, constant_s, steepest_term
 from slosgate.planner.profile import HardwareProfile
@@ -45,13 +46,19 @@ class Decodes(NamedTuple):
 
 
 def next_batch(
-    jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: int, patience_s: Floats = NO_ARRIVALS
+    jobs: Jobs,
+    profile: HardwareProfile,
+    now_s: float,
+    free_blocks: int,
+    patience_s: Floats = NO_ARRIVALS,
+    within_s: float = np.inf,
 ) -> Batch:
     """What to run now. Empty only when no job may run: all held, or no free block for any of them.
 
-    `patience_s` is that of the latest arrivals, ascending.
+    `patience_s` is that of the latest arrivals, ascending; `within_s` how much longer the device is busy.
     """
-    return choose(jobs, machine_of(profile), now_s, free_blocks, patience_s)
+    machine = launching_within(machine_of(profile), delays_of(profile), within_s, len(jobs))
+    return choose(jobs, machine, now_s, free_blocks, patience_s)
 
 
 @compiled
@@ -79,7 +86,7 @@ def choose(jobs: Jobs, machine: Machine, now_s: float, free_blocks: int, patienc
     order, n_urgent = startable(jobs, prefill, chosen, machine, free_blocks, now_s)
     if n_urgent and (count == 0 or prompts_s(jobs, order[:n_urgent], coef, cap_s) <= slack_s):
         spare = free_blocks - growth(jobs, machine.block_tokens)
-        load, taken = fill(jobs, order, machine, now_s, min(slack_s, cap_s), Load(0, 0, 0, 0), spare)
+        load, taken = filled(jobs, order, machine, now_s, min(slack_s, cap_s), Load(0, 0, 0, 0), spare)
         if load.new > 0:
             return Batch(order[:0], order[:0], order[taken > 0], taken[taken > 0], load_s(coef, load))
     beside_s = balanced_s(coef, patience_s, step_s)
@@ -93,7 +100,7 @@ def choose(jobs: Jobs, machine: Machine, now_s: float, free_blocks: int, patienc
             tau_s = min(tau_s, due[i] - now_s)
     tau_s = min(tau_s, load_s(coef, load) + beside_s)
     tau_s = max(tau_s, load_s(coef, load))
-    load, taken = fill(jobs, order, machine, now_s, tau_s, load, free_blocks)
+    load, taken = filled(jobs, order, machine, now_s, tau_s, load, free_blocks)
     return Batch(decodes.rows[runs], lengths[runs], order[taken > 0], taken[taken > 0], load_s(coef, load))
 
 
@@ -215,10 +222,22 @@ def due_now(
 
 
 @compiled
-def fill(
+def filled(
     jobs: Jobs, order: Ints, machine: Machine, now_s: float, tau_s: float, load: Load, free_blocks: int
 ) -> tuple[Load, Ints]:
-    """Give `order` prompt tokens, first to last, while the iteration ends within tau and by the deadlines it serves.
+    """As `fill`, but not so little beyond the sizes that launch fast that it doesn't pay."""
+    full, taken = fill(jobs, order, machine, now_s, tau_s, load, free_blocks, machine.max_tokens)
+    if goes_just_beyond(full, load.new, machine.sizes, machine.coef):
+        full, taken = fill(jobs, order, machine, now_s, tau_s, load, free_blocks, machine.sizes.captured_tokens)
+    return full, taken
+
+
+@compiled
+def fill(
+    jobs: Jobs, order: Ints, machine: Machine, now_s: float, tau_s: float, load: Load, free_blocks: int, most: int
+) -> tuple[Load, Ints]:
+    """Give `order` prompt tokens, first to last, while the iteration ends within tau and by the deadlines it serves,
+    and has at most so many tokens.
 
     Returns the iteration's load with them, and the tokens of each.
     """
@@ -228,7 +247,7 @@ def fill(
         job = jobs[order[i]]
         in_block = blocks_for(job.context, block_tokens) * block_tokens - job.context
         fits = token_budget(coef, tau_s, load.new, load.context + job.context, load.sequences + 1, load.drafts)
-        take = int(min(job.prompt_left, fits, machine.max_tokens - load.new, free_blocks * block_tokens + in_block))
+        take = int(min(job.prompt_left, fits, most - load.new, free_blocks * block_tokens + in_block))
         if take <= 0:
             continue
         taken[i] = take

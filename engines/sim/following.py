@@ -14,7 +14,8 @@ from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import gain
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import Floats, load_s
-from slosgate.planner.machine import Delays, Machine
+from slosgate.planner.launching import CAPTURED, kind_of
+from slosgate.planner.machine import Delays, Machine, launching_within
 from slosgate.planner.memory import growth
 from slosgate.planner.slack import choose
 
@@ -33,7 +34,10 @@ class Rule(NamedTuple):
     machine: Machine
     patience_s: Floats  # of the latest arrivals, ascending
     delays: Delays
+    planned: Delays  # what the planner takes for them
+    captured_tokens: int  # of the engine itself
     looks_ahead: bool  # whether an iteration is chosen while the one before runs
+    by_kind: bool  # whether it is known how long launching takes, by kind of iteration
 
 
 class Drafting(NamedTuple):
@@ -67,13 +71,19 @@ def follow(
         ended = growth(table.jobs, engine.block_tokens) > left
         if ended:
             break
-        begins_s = end_s + rule.delays.decide_s
+        chosen_s, begins_s, busy_for_s = end_s, end_s + rule.delays.decide_s, 0.0
         if rule.looks_ahead:
-            begins_s = max(end_s, expected_end_s - rule.delays.lead_s + rule.delays.decide_s)
-        chosen = choose(table.jobs, rule.machine, begins_s, left, rule.patience_s)
+            chosen_s = expected_end_s - rule.delays.lead_s[foreseen(table.jobs, rule, expected_end_s, left)]
+            begins_s = max(end_s, chosen_s + rule.delays.decide_s)
+            chosen_s = max(start_s, chosen_s)
+            busy_for_s = expected_end_s - chosen_s
+        machine = launching_within(rule.machine, rule.planned, busy_for_s, len(table.jobs))
+        chosen = choose(table.jobs, machine, begins_s, left, rule.patience_s)
         wanted = SlotBatch(
             table.slot_of_row[chosen.decode], chosen.drafts, table.slot_of_row[chosen.prefill], chosen.tokens, False
         )
+        kind = kind_of(wanted.decode, wanted.drafts, wanted.tokens, rule.captured_tokens)
+        begins_s = max(begins_s, chosen_s + rule.delays.launch_s[kind])
         placed = place(engine.sequences, wanted, left, engine.block_tokens, engine.coef)
         ended = placed.load.new == 0
         if ended:
@@ -85,6 +95,15 @@ def follow(
         start_s, end_s = begins_s, begins_s + placed.duration_s
         expected_end_s = begins_s + load_s(coef, load)
     return Totals(rounds, busy_s, prompts, outputs, taken), InFlight(batch, start_s, end_s, load, prompt, ended)
+
+
+@compiled
+def foreseen(jobs: Jobs, rule: Rule, start_s: float, free_blocks: int) -> int:
+    """The kind of iteration that would start then."""
+    if not rule.by_kind:
+        return CAPTURED
+    batch = choose(jobs, rule.machine, start_s, free_blocks, rule.patience_s)
+    return max(CAPTURED, kind_of(batch.decode, batch.drafts, batch.tokens, rule.machine.sizes.captured_tokens))
 
 
 @compiled

@@ -21,6 +21,8 @@ from slosgate.engines.sim.policies.base import Outcome, PolicyFactory
 from slosgate.engines.sim.state import EngineRequest, EngineState
 from slosgate.engines.sim.steps import SlotBatch, carry_out, place
 from slosgate.planner.arrivals import ANNOUNCED_S
+from slosgate.planner.launching import kind_of
+from slosgate.planner.machine import delays_of
 from slosgate.planner.profile import HardwareProfile
 
 REPORTS_KEPT = 512  # iteration reports between two telemetry messages
@@ -42,10 +44,11 @@ class SimReplica:
     """One engine with `profile`'s memory and speed, scheduled by a policy.
 
     `noise` is the relative standard deviation of iteration times, which are `slowdown` times as long as the profile
-    says. With `async_scheduling`, vLLM's default on GPUs, an
-    iteration is chosen while its predecessor runs, as soon as the policy wants to. What arrives after that waits for
-    the one after. Without, or when the policy waits for a request, the choice takes the profile's `decide_s`, and
-    nothing runs meanwhile. A request can be chosen `overhead_s` after it was submitted; the policy hears of it after
+    says. With `async_scheduling`, vLLM's default on GPUs, an iteration is chosen while its predecessor runs, as soon as
+    the policy wants to. What arrives after that waits for the one after. Without, or when the policy waits for a
+    request, the choice takes the profile's `decide_s`, and nothing runs meanwhile. What was chosen has to be launched
+    (`planner.launching`), if the profile says how long that takes: the device waits where the iteration in flight is
+    over before that. A request can be chosen `overhead_s` after it was submitted; the policy hears of it after
     ANNOUNCED_S.
     """
 
@@ -61,14 +64,13 @@ class SimReplica:
         slowdown: float = 1.0,
     ) -> None:
         self.profile = profile
-        self.state = EngineState(profile, seed, looks_ahead=async_scheduling, slowdown=slowdown)
+        self.state = EngineState(profile, seed, looks_ahead=async_scheduling, slowdown=slowdown, overhead_s=overhead_s)
         self.policy = policy(self.state)
         self.counters = Counters()
         self.reports: deque[IterationReport] = deque(maxlen=REPORTS_KEPT)
         self.in_flight: InFlight | None = None
         self._noise = noise
         self._random = np.random.default_rng(seed)
-        self._overhead_s = overhead_s
         self.unseen: deque[tuple[int, float]] = deque()  # slots the policy has not been told of, with arrivals
         self._previous: InFlight | None = None
         self._gone: list[int] = []  # cancelled while their iteration runs
@@ -76,7 +78,7 @@ class SimReplica:
     def submit(self, request: EngineRequest, now_s: float) -> int:
         """Take a request in and return its slot. Raises ValueError for a known id or one that can never fit."""
         slot = self.state.admit(request)
-        if self.state.looks_ahead or self._overhead_s:
+        if self.state.looks_ahead or self.state.overhead_s:
             self.unseen.append((slot, now_s))
         else:
             self.policy.add(slot, now_s)
@@ -97,17 +99,19 @@ class SimReplica:
 
     def ready_s(self, submitted_s: float) -> float:
         """When a request submitted then can first be chosen."""
-        return submitted_s + self._overhead_s
+        return submitted_s + self.state.overhead_s
 
     def start(self, now_s: float) -> InFlight | None:
         """Choose and start the next iteration; None when nothing may run. None must be in flight."""
         if self.in_flight is not None:
             raise RuntimeError("an iteration is still in flight")
-        start_s = self._decided(now_s)
-        self.in_flight = self._begin(self.policy.schedule(start_s), start_s)
+        start_s, chosen_s = self._decided(now_s)
+        wanted = self.policy.schedule(start_s)
+        self.in_flight = self._begin(wanted, max(start_s, chosen_s + self._launch_s(wanted)))
         if self.in_flight is None and self.unseen:
             self._show_arrivals(now_s)
-            self.in_flight = self._begin(self.policy.schedule(now_s), now_s)
+            wanted = self.policy.schedule(now_s)
+            self.in_flight = self._begin(wanted, now_s + self._launch_s(wanted))
         return self.in_flight
 
     def finish(self) -> Outcome:
@@ -188,8 +192,16 @@ class SimReplica:
         request = self.state.request(slot)
         return RequestProgress(request.id, request.prompt_tokens, 0, 0, float("inf"), False)
 
-    def _decided(self, now_s: float) -> float:
-        """Show the policy what has arrived when it chooses what follows now; when that can start."""
+    def _launch_s(self, batch: SlotBatch) -> float:
+        """How long the host takes to give it to the device."""
+        if self.profile.launches is None:
+            return 0.0
+        captured_tokens = self.profile.launches.captured_tokens
+        kind = kind_of(batch.decode, batch.drafts, batch.tokens, captured_tokens)
+        return float(delays_of(self.profile).launch_s[kind])
+
+    def _decided(self, now_s: float) -> tuple[float, float]:
+        """Show the policy what has arrived when it chooses what follows now; when that can start, and when it chose."""
         before = self._previous
         if before is None or before.end_s < now_s:
             return self._rested(now_s, 0.0)
@@ -198,17 +210,17 @@ class SimReplica:
             self._show_arrivals(min(now_s, max(before.start_s, chosen_s)))
             start_s = max(now_s, chosen_s + self.profile.decide_s)
             if not self.policy.awaits(start_s):
-                return start_s
+                return start_s, max(before.start_s, chosen_s)
         return self._rested(now_s, self.profile.decide_s)
 
-    def _rested(self, now_s: float, decide_s: float) -> float:
+    def _rested(self, now_s: float, decide_s: float) -> tuple[float, float]:
         """The same, when nothing is in flight any more: what is on its way may be waited for."""
         self._show_arrivals(now_s)
         if not self.unseen:
-            return now_s + decide_s
+            return now_s + decide_s, now_s
         until_s = self.policy.rests_until_s(now_s, now_s + decide_s)
         self._show_arrivals(until_s)
-        return until_s + decide_s
+        return until_s + decide_s, until_s
 
     def _show_arrivals(self, until_s: float) -> None:
         """Tell the policy what has come by then, and what has been announced."""

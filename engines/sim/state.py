@@ -58,9 +58,16 @@ class EngineState:
     """
 
     def __init__(
-        self, profile: HardwareProfile, seed: int = 0, *, looks_ahead: bool = False, slowdown: float = 1.0
+        self,
+        profile: HardwareProfile,
+        seed: int = 0,
+        *,
+        looks_ahead: bool = False,
+        slowdown: float = 1.0,
+        overhead_s: float = 0.0,
     ) -> None:
         self.profile = profile
+        self.overhead_s = overhead_s  # from a request's arrival until it can be chosen
         self.coefficients = slowdown * profile.perf.coefficients()  # of how long iterations really take
         self.looks_ahead = looks_ahead  # iterations are chosen while the one before runs
         self.pool = BlockPool(profile.kv_blocks)

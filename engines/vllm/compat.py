@@ -110,6 +110,13 @@ def kv_bytes_per_token(scheduler: Any) -> int:
     return int(parallel.tensor_parallel_size * layers * spec.page_size_bytes // spec.block_size)
 
 
+def captured_tokens(vllm_config: Any) -> int:
+    """The largest iteration that has a CUDA graph; 0 where none has."""
+    if vllm_config.model_config.enforce_eager:
+        return 0
+    return max(vllm_config.compilation_config.cudagraph_capture_sizes or (0,))
+
+
 def what_matters(vllm_config: Any) -> dict[str, str]:
     """Everything but the model and the device that decides how long an iteration takes, by name."""
     model, cache = vllm_config.model_config, vllm_config.cache_config

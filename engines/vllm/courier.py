@@ -27,6 +27,9 @@ from slosgate.engines.vllm.mailbox import Mailbox
 
 FRAME_BYTES = 1 << 20
 HEALTH_POLL_S = 0.5
+ANSWER_POLL_S = 0.25
+ANSWERS = 16  # so many of the latest probes tell how long the HTTP server takes to answer
+IDLE_ANSWER_S = 0.003  # what an answer takes on an idle server: a profile's own overhead has that in it
 HEALTH_TIMEOUT_S = 2.0
 KEPT_ITERATIONS = 2048  # reports of iterations that wait for Redis; older ones are dropped
 HEARD_S = 0.05  # what was announced longer ago has arrived, or is not waited for
@@ -60,6 +63,7 @@ class Courier:
         self._latest_came_s = 0.0  # monotonic clock
         self._iterations: deque[IterationReport] = deque(maxlen=KEPT_ITERATIONS)
         self._drafts = DraftTally()
+        self._answers_s: deque[float] = deque(maxlen=ANSWERS)
 
     async def run(self) -> None:
         hello = msgspec.msgpack.decode(await self._frame(), type=Hello)
@@ -89,7 +93,23 @@ class Courier:
         async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
             while not await _healthy(client, url):  # noqa: ASYNC110  # another process, no event to wait for
                 await asyncio.sleep(HEALTH_POLL_S)
-        await channel.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._probe(client, url))
+                tasks.create_task(channel.run())
+
+    async def _probe(self, client: httpx.AsyncClient, url: str) -> None:
+        """Note how long the HTTP server takes to answer at all: so long a token waits there on its way out, too."""
+        while True:
+            started_s = time.monotonic()
+            await _healthy(client, url)
+            self._answers_s.append(time.monotonic() - started_s)
+            await asyncio.sleep(ANSWER_POLL_S)
+
+    @property
+    def _answer_s(self) -> float:
+        """Three of four answers took no longer, beyond what they take on an idle server."""
+        latest_s = sorted(self._answers_s)
+        return max(0.0, latest_s[3 * len(latest_s) // 4] - IDLE_ANSWER_S) if latest_s else 0.0
 
     def _take(self, channel: ReplicaChannel, frame: bytes) -> None:
         report = msgspec.msgpack.decode(memoryview(frame)[1:], type=Telemetry)
@@ -116,6 +136,7 @@ class Courier:
             busy_for_s=max(0.0, self._latest.busy_for_s - (now_s - self._latest.sent_at_s)),
             iterations=tuple(self._iterations),
             drafts=self._drafts.reports(),
+            answer_s=self._answer_s,
         )
         self._iterations.clear()
         self._drafts.clear()

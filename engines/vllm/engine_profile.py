@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
+from slosgate.engines.vllm.compat import captured_tokens
+from slosgate.planner.launching import MARGIN_S
 from slosgate.planner.perf_model import PerfModel, Term
-from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.profile import HardwareProfile, Launches
 
 LOOKED_UP = {"ngram", "ngram_gpu", "suffix"}  # speculative methods that find drafts in earlier text, without a model
 
@@ -27,7 +29,24 @@ def effective_profile(profile: HardwareProfile, scheduler: Any) -> HardwareProfi
         max_batched_tokens=scheduler.max_num_scheduled_tokens,
         max_sequences=scheduler.max_num_running_reqs,
         max_drafts=scheduler.num_spec_tokens,
+        launches=launches_of(profile, scheduler.vllm_config),
     )
+
+
+def launches_of(profile: HardwareProfile, vllm_config: Any) -> Launches | None:
+    """How long launching takes until it has been seen, for the graphs that vLLM captures; None where it doesn't matter.
+
+    Without asynchronous scheduling an iteration is chosen and launched when the one before it has ended.
+    """
+    if not vllm_config.scheduler_config.async_scheduling:
+        return None
+    usual, captured_s = Launches(), max(0.0, profile.lead_s - MARGIN_S)
+    known = profile.launches or Launches(
+        decodes_s=min(usual.decodes_s, captured_s),
+        captured_s=captured_s,
+        beyond_s=max(usual.beyond_s, captured_s),
+    )
+    return msgspec.structs.replace(known, captured_tokens=captured_tokens(vllm_config))
 
 
 def draft_steps(speculative_config: Any) -> int:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slosgate.engines.messages import IterationReport
-from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.launching import BEYOND, CAPTURED, DECODES, KINDS, MARGIN_S
+from slosgate.planner.profile import HardwareProfile, Launches
 
-LAUNCHES = 64  # so many of the latest ones tell how long they take,
+LAUNCHES = 64  # so many of the latest ones of a kind tell how long they take,
 FEW_LAUNCHES = 8  # once there are so many,
 LAUNCHED_SHARE = 0.75  # and so large a share of them is over in time
-MARGIN_S = 0.001
 LONGEST_MARGIN_S = 0.05
 GROWTH = 1.1
 UNSEEN_ONE_IN = 9
@@ -45,33 +45,47 @@ class Flight:
         """When the device had all of it; inf while that isn't known."""
         return self.scheduled_at_s + self.launch_s if self.launch_s else math.inf
 
-    @property
-    def prefills(self) -> bool:
-        return self.new_tokens > self.sequences * (1 + self.draft_steps)
+    def kind(self, captured_tokens: int) -> int:
+        """As `planner.launching` counts."""
+        if self.new_tokens <= self.sequences * (1 + self.draft_steps):
+            return DECODES
+        return BEYOND if 0 < captured_tokens < self.new_tokens else CAPTURED
 
 
 class Lead:
-    """How long before the expected end of an iteration the next one is chosen (`planner.arrivals`).
+    """How long before the expected end of an iteration the next one is chosen (`planner.arrivals`), by its kind.
 
-    So long that most iterations which prefill have been launched by then: before that, the device may wait, and vLLM
+    So long that most iterations of that kind have been launched by then: before that, the device may wait, and vLLM
     doesn't notice the end. And a margin, as expectations err: longer while more ends than one in `1 + UNSEEN_ONE_IN`
-    come unseen that an earlier choice would have shown. Until a few have been seen, as long as the profile says.
+    come unseen that an earlier choice would have shown. Until a few of a kind have been seen, as long as the profile
+    says.
     """
 
     def __init__(self, profile: HardwareProfile) -> None:
         self._margin_s = MARGIN_S
-        self._launch_s = profile.lead_s - MARGIN_S
-        self._latest_s: deque[float] = deque(maxlen=LAUNCHES)
+        launches = profile.launches
+        self._captured_tokens = launches.captured_tokens if launches else 0
+        self._launch_s = list(launches.by_kind) if launches else [profile.lead_s - MARGIN_S] * KINDS
+        self._latest_s: list[deque[float]] = [deque(maxlen=LAUNCHES) for _ in range(KINDS)]
+
+    def s(self, kind: int) -> float:
+        return self._launch_s[kind] + self._margin_s
 
     @property
-    def s(self) -> float:
-        return self._launch_s + self._margin_s
+    def launches(self) -> Launches:
+        """What was learned so far."""
+        decodes_s, captured_s, beyond_s = self._launch_s
+        return Launches(
+            decodes_s=decodes_s, captured_s=captured_s, beyond_s=beyond_s, captured_tokens=self._captured_tokens
+        )
 
-    def launched(self, took_s: float) -> None:
-        """Choosing and launching an iteration that prefills took so long."""
-        self._latest_s.append(took_s)
-        if len(self._latest_s) >= FEW_LAUNCHES:
-            self._launch_s = sorted(self._latest_s)[int(LAUNCHED_SHARE * len(self._latest_s))]
+    def launched(self, flight: Flight) -> None:
+        """An iteration has been chosen and launched."""
+        kind = flight.kind(self._captured_tokens)
+        latest_s = self._latest_s[kind]
+        latest_s.append(flight.launch_s)
+        if len(latest_s) >= FEW_LAUNCHES:
+            self._launch_s[kind] = sorted(latest_s)[int(LAUNCHED_SHARE * len(latest_s))]
 
     def ended(self, *, unseen: bool) -> None:
         """An iteration ended; `unseen`: while the next was being launched, though that could have begun earlier."""
@@ -99,12 +113,20 @@ class Flights:
         """When the last of them is expected to end; now if none is under way or it is overdue."""
         return max(now_s, self._flights[-1].expected_end_s) if self._flights else now_s
 
-    def undecided_s(self, now_s: float) -> float:
-        """How long what follows the last of them need not be chosen yet; 0 if none is under way."""
-        return max(0.0, self.expected_end_s(now_s) - self._lead.s - now_s)
+    def undecided_s(self, now_s: float, kind: int) -> float:
+        """How long what follows the last of them, of this kind, need not be chosen yet; 0 if none is under way."""
+        return max(0.0, self.expected_end_s(now_s) - self._lead.s(kind) - now_s)
+
+    def lead_s(self, kind: int) -> float:
+        """How long before its start an iteration of this kind is chosen."""
+        return self._lead.s(kind)
+
+    @property
+    def launches(self) -> Launches:
+        """How long launching takes, as far as it has been seen."""
+        return self._lead.launches
 
     def launch(self, flight: Flight) -> None:
-        flight.lead_s = self._lead.s
         # What starts on an idle device takes its launch, too.
         flight.tells = bool(self._flights) or not self._looks_ahead
         if self._flights:
@@ -116,8 +138,7 @@ class Flights:
         if self._flights and not self._flights[-1].launch_s:
             flight = self._flights[-1]
             flight.launch_s = now_s - flight.scheduled_at_s
-            if flight.prefills:
-                self._lead.launched(flight.launch_s)
+            self._lead.launched(flight)
 
     def land(self, output: Any, now_s: float) -> tuple[Flight, IterationReport] | None:
         """The flight that ends with this output and what it did; None for an output that computed nothing."""

@@ -49,6 +49,8 @@ class Reporter:
             progress=progress_of(self._follower.table),
             drafts=self._drafts.reports(),
             perf=self._follower.recalibrated,
+            launches=self._follower.profile.launches,
+            request_overhead_s=self._follower.profile.request_overhead_s,
         )
         self._sent_at_s = now_s
         if self._link.send(report, urgent=urgent):

@@ -10,11 +10,13 @@ advanced when an iteration is scheduled, and corrected when its output is known.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -68,6 +70,7 @@ class SyncSloScheduler(ClampedScheduler):
         self._flights = Flights(self.follower.profile, looks_ahead=self.looks_ahead)
         self._last_scheduled: dict[str, int] = {}
         self._refused = False  # vLLM found no memory for what was selected last
+        self._lead_s = 0.0  # how long before its start the next iteration was to be chosen
         self._put_off = False  # the last schedule() left the next iteration's choice to this one
         self._starting: list[Any] = []  # selected requests that are still waiting
         self._offered: tuple[list[Any], list[Any], int] | None = None  # see `_offer`
@@ -142,7 +145,7 @@ class SyncSloScheduler(ClampedScheduler):
             self.mind_allowance(True)
             return self._schedule_within({}, 0, args, kwargs)
         self._preempt(self.follower.to_preempt(self._blocks_left))
-        batch = self._next_batch(start_s)
+        batch = self._next_batch(start_s, ends_s - now_s)
         selection = self._tracker.select(self._with_usable_drafts(batch))
         self._offer(selection)
         # A decode for each of all that run is what vLLM does by itself.
@@ -192,11 +195,11 @@ class SyncSloScheduler(ClampedScheduler):
             return self.follower.awaits(start_s, self._blocks_left)
         return self.follower.rests_until_s(now_s, start_s, self._blocks_left) > now_s
 
-    def _next_batch(self, start_s: float) -> Batch:
+    def _next_batch(self, start_s: float, within_s: float) -> Batch:
         """What the follower wants; only decodes after vLLM found no memory for anything that it wanted before."""
         batch = decodes_only(self.follower) if self._refused else None
         if batch is None or batch.empty:
-            batch = self.follower.next_batch(start_s, self._blocks_left)
+            batch = self.follower.next_batch(start_s, self._blocks_left, within_s if self.looks_ahead else math.inf)
         victim = self.follower.stuck() if not self._flights and (batch.empty or self._refused) else None
         if victim is not None and not batch.decode.size:
             self._preempt([victim])
@@ -313,11 +316,14 @@ class SyncSloScheduler(ClampedScheduler):
                 draft_steps=max(map(len, drafts.values())) if drafts else 0,
                 put_off=self._put_off,
                 first_tokens=first,
+                lead_s=self._lead_s,
             )
         )
 
     def _account(self, flight: Flight, report: IterationReport, now_s: float, output: Any) -> None:
         """An iteration ended: drop what it finished, correct what was assumed, and report."""
+        self.follower.moved_on()
+        self._launch_as_learned()
         scheduled = flight.output.num_scheduled_tokens
         self._tracker.forget_finished(self.finished_req_ids & scheduled.keys(), self.requests)
         jobless = self._tracker.jobless(scheduled)  # they ended, or their last token is in flight
@@ -335,6 +341,12 @@ class SyncSloScheduler(ClampedScheduler):
         for verified in self._tracker.verified(flight.output, output):
             self._reporter.verified(verified)
         self._report(now_s, urgent=len(self._alive(jobless)) < len(jobless))
+
+    def _launch_as_learned(self) -> None:
+        """Plan with what launching takes here, once that is not what was assumed."""
+        assumed, learned = self.follower.profile.launches, self._flights.launches
+        if assumed is not None and assumed.differs(learned):
+            self.follower.profile = msgspec.structs.replace(self.follower.profile, launches=learned)
 
     def _alive(self, request_ids: Iterable[str]) -> list[Any]:
         """Those of the requests that vLLM has and has not finished."""
@@ -362,10 +374,19 @@ class AsyncSloScheduler(SyncSloScheduler, AsyncScheduler):  # type: ignore[misc]
         leave the others' places empty.
         """
         if self.vllm_config.parallel_config.pipeline_parallel_size == 1:
-            wait_s = self._flights.undecided_s(self.clock())
+            wait_s = self._undecided_s()
             if wait_s > 0.0:
                 self.sleep(wait_s)
         return bool(super().has_requests())
+
+    def _undecided_s(self) -> float:
+        """How long the next iteration need not be chosen yet."""
+        if not self._flights:
+            return 0.0
+        now_s = self.clock()
+        kind = self.follower.next_kind(self._flights.expected_end_s(now_s), self._blocks_left)
+        self._lead_s = self._flights.lead_s(kind)
+        return self._flights.undecided_s(now_s, kind)
 
     def get_grammar_bitmask(self, scheduler_output: Any) -> Any:
         """What vLLM asks for as soon as it has launched an iteration (v1/engine/core.py)."""

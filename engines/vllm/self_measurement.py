@@ -1,13 +1,15 @@
 """A replica measures itself before it registers: requests of chosen sizes through its own port, and a fit.
 
-Lone prompts of all lengths and decode batches of all sizes, twice, within MEASURE_S. The scheduler notes what its
-iterations took in a file; what is fitted to them is left in another, and kept for the next start. When anything fails,
-the replica serves with what it was derived from, and says so.
+Lone prompts of all lengths and decode batches of all sizes, twice, or as many as there is time for: however slow the
+device is, requests are sent for MEASURE_S and the fit may take FIT_S. The scheduler notes what its iterations took in a
+file; what is fitted to them is left in another, and kept for the next start. When anything fails, the replica serves
+with what it was derived from, and says so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +28,8 @@ from slosgate.planner.recalibration import recalibrated
 
 TASK, ITERATIONS, RESULT = "task.json", "iterations.jsonl", "profile.json"  # in the folder of a measurement
 POLL_S = 0.2
-MEASURE_S = 16.0  # requests are sent for so long at most; the fit takes a few seconds more
+MEASURE_S = 16.0  # requests are sent for so long at most; those that run then are given up
+FIT_S = 8.0  # a fit that takes longer is given up for a scaled model; it takes a second or two on an idle core
 ROUNDS = 2
 SETTLE_S = 1.0
 STEPS = 24  # output tokens of a decode burst
@@ -118,7 +121,8 @@ def program(profile: HardwareProfile) -> list[Burst]:
     sizes = [2**n for n in range(9) if 2**n <= min(profile.max_sequences, MOST_DECODES)]
     decodes = [Burst(min(prompt, longest), STEPS, n) for n in sizes for prompt in (32, 256)]
     long_ones = [Burst(longest // 2, STEPS, n) for n in (1, 4)]
-    return [burst for burst in (*lone, *decodes, *long_ones) if _fits(burst, profile)]
+    fitting = [burst for burst in (*lone, *decodes, *long_ones) if _fits(burst, profile)]
+    return sorted(fitting, key=lambda burst: burst.computed_tokens)
 
 
 def _fits(burst: Burst, profile: HardwareProfile) -> bool:
@@ -134,7 +138,10 @@ async def measured(client: _Client, task: Task) -> HardwareProfile:
     if len(rows) < FEW:
         raise MeasurementFailed(f"only {len(rows)} iterations ran in {MEASURE_S:.0f} s, {FEW} are needed")
     data = Measurements(rows[:, :COLUMNS], rows[:, COLUMNS])
-    model = await asyncio.to_thread(fitted, data, task.profile.perf)
+    try:
+        model = await asyncio.wait_for(asyncio.to_thread(fitted, data, task.profile.perf), FIT_S)
+    except TimeoutError:
+        model = scaled(data, task.profile.perf)
     off = float(np.median(np.abs(predict(model, data) / data.seconds - 1)))
     source = f"measured by the replica itself: {len(rows)} iterations, predicted within {off:.1%} (median)"
     return msgspec.structs.replace(
@@ -148,6 +155,11 @@ def fitted(data: Measurements, derived: PerfModel) -> PerfModel:
         model = fit(data.subset(~timing_faults(data) & _evened_out(data)), terms=3, starts=3)
         if any(term.constant_s > 0 for term in model.terms):
             return model
+    return scaled(data, derived)
+
+
+def scaled(data: Measurements, derived: PerfModel) -> PerfModel:
+    """The derived model, as much slower or faster as the median iteration was."""
     gain = float(np.median(data.seconds / predict(derived, data)))
     return PerfModel(tuple(recalibrated(term, gain, 0.0) for term in derived.terms))
 
@@ -183,19 +195,20 @@ class _Client:
 
     async def play(self, bursts: list[Burst]) -> None:
         """Send all of them, ROUNDS times, or as many as there is time for."""
-        end_s = time.monotonic() + MEASURE_S
-        async with asyncio.timeout(MEASURE_S + SETTLE_S):
-            await self.send(Burst(64, 4))  # connections, first times of everything
-            await self.send(max(bursts, key=lambda burst: burst.prompt_tokens))
-            self._skipped = len(self.lines())
-            for burst in bursts * ROUNDS:
-                if time.monotonic() > end_s:
-                    return
-                seen = len(self.lines())
-                took_s = await self.send(burst)
-                busy_s = await self._busy_s(seen, burst.computed_tokens)
-                if burst.count == burst.output_tokens == 1:
-                    self._overheads_s.append(took_s - busy_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MEASURE_S):
+                await self.send(Burst(64, 4))  # connections, first times of everything
+                await self.send(max(bursts, key=lambda burst: burst.prompt_tokens))
+                self._skipped = len(self.lines())
+                for burst in bursts * ROUNDS:
+                    await self._play(burst)
+
+    async def _play(self, burst: Burst) -> None:
+        seen = len(self.lines())
+        took_s = await self.send(burst)
+        busy_s = await self._busy_s(seen, burst.computed_tokens)
+        if burst.count == burst.output_tokens == 1:
+            self._overheads_s.append(took_s - busy_s)
 
     async def send(self, burst: Burst) -> float:
         """How long it took until all were answered."""

@@ -13,7 +13,6 @@ from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.lengths import LengthHistogram, firm_tokens
-from slosgate.planner.perf_model import PerfModel
 from slosgate.planner.profile import HardwareProfile
 
 UNKNOWN_OUTPUT_TOKENS = 128  # what a request that bypassed the gateways is expected to generate yet
@@ -64,7 +63,7 @@ class Mirror:
 
     def __init__(self, profile: HardwareProfile) -> None:
         self.profile = profile
-        self._registered = profile.perf
+        self._registered = profile
         self.jobs = JobTable()
         self.entries: dict[str, LedgerEntry] = {}
         self.version = 0  # of the ledger: every guarantee up to it is known here
@@ -146,7 +145,7 @@ class Mirror:
         """Bring the jobs up to date with a report that came at `now_s`."""
         self.heard_s, self.report_s = now_s, report.sent_at_s
         self.free_blocks = report.kv_blocks_free
-        self._plan_with(report.perf or self._registered)
+        self._plan_with(report)
         if report.epoch < self.epoch + LONGEST_LEAP:
             self.epoch = max(self.epoch, report.epoch)
         self._busy_for_s = report.busy_for_s
@@ -163,10 +162,18 @@ class Mirror:
         self._shown = shown
         self._update(progress)
 
-    def _plan_with(self, model: PerfModel) -> None:
-        """Plan with the model that the replica has learned, or with the one it registered with."""
-        if model != self.profile.perf:
-            self.profile = msgspec.structs.replace(self.profile, perf=model)
+    def _plan_with(self, report: Telemetry) -> None:
+        """Plan with what the replica has learned of itself, or with what it registered with."""
+        registered = self._registered
+        overhead_s = registered.request_overhead_s if report.request_overhead_s is None else report.request_overhead_s
+        learned = msgspec.structs.replace(
+            registered,
+            perf=report.perf or registered.perf,
+            launches=report.launches or registered.launches,
+            request_overhead_s=overhead_s + report.answer_s,
+        )
+        if learned != self.profile:
+            self.profile = learned
 
     def _overdue(self, request_id: str, now_s: float) -> bool:
         """Whether telemetry should have shown a request by now; if it still comes, telemetry will add it again."""

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from slosgate.gateway.decisions.drafts import Drafts
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet
+from slosgate.planner.profile import HardwareProfile
 
 MOST_MODELS = 64  # label values; a client that invents names must not fill the memory of whoever scrapes
 OTHER = "other"
@@ -25,6 +26,7 @@ DURATION_BUCKETS_S = tuple(0.01 * 2**k for k in range(14))
 ERROR_BUCKETS_S = (-5.0, -1.0, -0.5, -0.2, -0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 PLANNER_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 ADMISSION_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
+LAUNCH_KINDS = ("decodes", "captured", "beyond")
 
 
 class Metrics:
@@ -70,11 +72,25 @@ class Metrics:
         )
         self._acceptance = self._gauge("draft_acceptance_ratio", "Drafted tokens accepted, as planned with.", *by_class)
         self._in_flight = self._gauge("requests_in_flight", "Requests on a replica.", "replica")
+        self._passage = self._gauge(
+            "replica_request_overhead_seconds",
+            "From a port to its scheduler and back, as planned.",
+            "replica",
+        )
+        self._launch = self._gauge(
+            "replica_launch_seconds", "How long launching an iteration takes, as planned.", "replica", "kind"
+        )
         self._breaker = self._gauge(
             "replica_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", "replica"
         )
         self._breaks = self._gauge("replica_breaks", "Times that a replica's breaker has opened.")
         self._state = self._gauge("state_available", "1 while Redis answers.")
+
+    def _planned_with(self, replica: str, profile: HardwareProfile) -> None:
+        self._passage.labels(replica).set(profile.request_overhead_s)
+        if profile.launches is not None:
+            for kind, seconds in zip(LAUNCH_KINDS, profile.launches.by_kind, strict=True):
+                self._launch.labels(replica, kind).set(seconds)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"slosgate_{name}", text, labels, registry=self.registry)
@@ -141,12 +157,15 @@ class Metrics:
         self, fleet: Fleet, drafts: Drafts, now_s: float, headroom: dict[str, int], *, state_available: bool
     ) -> bytes:
         """The text for /metrics."""
-        for gauge in (self._replicas, self._in_flight, self._breaker, self._headroom, self._acceptance):
+        by_replica = (self._in_flight, self._breaker, self._passage, self._launch)
+        for gauge in (self._replicas, *by_replica, self._headroom, self._acceptance):
             gauge.clear()
         for replica in fleet.living():
             self._replicas.labels(self._model(replica.model)).inc()
             self._in_flight.labels(replica.name).set(len(replica.mirror.jobs) if replica.mirror else len(replica.own))
             self._breaker.labels(replica.name).set(replica.breaker.state(now_s))
+            if replica.mirror:
+                self._planned_with(replica.name, replica.mirror.profile)
         for model, requests in headroom.items():
             self._headroom.labels(self._model(model)).inc(requests)
         for model, slo_class, acceptance in drafts:

@@ -6,7 +6,8 @@ import pytest
 
 from slosgate.engines import profiles
 from slosgate.engines.messages import IterationReport
-from slosgate.engines.vllm.flight import LONGEST_MARGIN_S, MARGIN_S, Flight, Flights
+from slosgate.engines.vllm.flight import LONGEST_MARGIN_S, Flight, Flights
+from slosgate.planner.launching import DECODES, MARGIN_S
 
 PROFILE = profiles.load("h200-llama-3.1-8b")
 
@@ -22,7 +23,7 @@ class Engine:
         start_s = self.flights.expected_end_s(at_s)
         flight = Flight(
             object(), at_s, expected_s, start_s + expected_s, new_tokens, context_tokens=100, sequences=8,
-            draft_steps=0, put_off=False,
+            draft_steps=0, put_off=False, lead_s=self.lead_s,
         )  # fmt: skip
         self.flights.launch(flight)
         self.flights.launched(at_s + launch_s)
@@ -33,8 +34,9 @@ class Engine:
         assert landed is not None
         return landed[1]
 
+    @property
     def lead_s(self) -> float:
-        return self.launch(1e6, 0.005, 0.002).lead_s
+        return self.flights.lead_s(DECODES)
 
 
 def test_an_end_during_a_launch_is_taken_to_be_when_it_was_expected() -> None:
@@ -73,16 +75,16 @@ def test_ends_that_come_early_but_are_seen_make_no_lead_longer() -> None:
         at_s += 0.0048  # each is over 0.8 ms before it is expected to be
         engine.land(before, at_s)
         before = following
-    assert engine.lead_s() == pytest.approx(PROFILE.lead_s)
+    assert engine.lead_s == pytest.approx(0.0015 + MARGIN_S)  # what a launch takes, and no more
 
 
 def test_ends_that_an_earlier_choice_would_have_shown_make_the_lead_longer() -> None:
     engine, at_s = Engine(), 0.0
     before = engine.launch(at_s, 0.050, 0.002)
     for _ in range(60):
-        chosen_s = before.expected_end_s - engine.flights._lead.s
+        chosen_s = before.expected_end_s - engine.lead_s
         following = engine.launch(chosen_s, 0.050, 0.002)
         at_s = chosen_s + 0.0022  # it was over before that
         engine.land(before, at_s)
         before = following
-    assert PROFILE.lead_s + MARGIN_S < engine.lead_s() <= PROFILE.lead_s + LONGEST_MARGIN_S
+    assert 0.002 + 5 * MARGIN_S < engine.lead_s <= 0.002 + LONGEST_MARGIN_S

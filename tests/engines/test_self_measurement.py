@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,12 +28,15 @@ DERIVED = msgspec.structs.replace(
     profiles.load("h200-opt-13b"), model="mine", kv_blocks=4000, max_model_tokens=4096, max_sequences=64
 )
 
+FIRST_ONES = 5  # requests before those that count
+
 
 class Engine:
     """Answers at once, and says of every token how long TRUE takes for it."""
 
-    def __init__(self, folder: Path, status: int = 200, noted: int = 1_000_000) -> None:
+    def __init__(self, folder: Path, status: int = 200, noted: int = 1_000_000, slow_from: int = 1 << 30) -> None:
         self.iterations = folder / ITERATIONS
+        self.slow_from = slow_from  # longer prompts take forever
         self.status = status
         self.noted = noted  # so many iterations at most
         self.asked: list[tuple[int, str | None]] = []
@@ -41,6 +46,8 @@ class Engine:
         body = await request.json()
         prompt, output = len(body["prompt"]), body["max_tokens"]
         self.asked.append((prompt, request.headers.get("authorization")))
+        if prompt > self.slow_from and len(self.asked) > FIRST_ONES:
+            await asyncio.sleep(3600)
         steps = [(prompt, prompt), *((1, prompt + n) for n in range(1, output))][: self.noted]
         self.noted -= len(steps)
         with self.iterations.open("a") as file:
@@ -58,7 +65,7 @@ async def serving(engine: Engine) -> AsyncIterator[str]:
 
     app = web.Application()
     app.add_routes([web.get("/health", health), web.post("/v1/completions", engine.complete)])
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -101,6 +108,15 @@ async def test_few_iterations_scale_what_was_derived(tmp_path: Path) -> None:
     ratios = {f.constant_s / d.constant_s for f, d in zip(found.perf.terms, DERIVED.perf.terms, strict=True)}
     assert max(ratios) == pytest.approx(min(ratios))
     assert max(ratios) < 1.0
+
+
+async def test_a_slow_engine_is_measured_by_what_it_did_in_time(tmp_path: Path) -> None:
+    asks(tmp_path)
+    started_s, said = time.monotonic(), list[str]()
+    async with serving(Engine(tmp_path, slow_from=1500)) as url:
+        await at_start(tmp_path, url, {}, said.append)
+    assert time.monotonic() - started_s < 30.0
+    assert profiles.load(str(tmp_path / RESULT)).source.startswith("measured by the replica itself")
 
 
 async def test_an_engine_that_answers_with_an_error_serves_with_its_derived_profile(tmp_path: Path) -> None:

@@ -21,4 +21,7 @@ site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pureli
 info="$site/vllm-0.32.0+cpu.dist-info"
 mkdir -p "$info"
 printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$info/METADATA"
+
+# Compiled once, here: else each server of a test does it while others wait for it.
+"$venv/bin/slosgate" warm-up
 touch "$venv/.installed"

@@ -48,8 +48,6 @@ async def test_a_gateway_guarantees_requests_and_its_death_costs_none(engine: En
     assert await _complete(engine.url, 100, 10) == (200, None, 10)
 
 
-# Not seen to pass yet: on a loaded machine the engine alone takes minutes to start.
-@pytest.mark.xfail(strict=False, reason="not yet seen to end in time on a loaded machine")
 async def test_an_engine_without_a_profile_measures_itself_before_it_registers(
     state: Valkey,  # noqa: F811
     tmp_path: Path,

@@ -40,7 +40,13 @@ class Edf:
     defer_below: float = 0.0
 
     def __call__(
-        self, jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: int, patience_s: Floats
+        self,
+        jobs: Jobs,
+        profile: HardwareProfile,
+        now_s: float,
+        free_blocks: int,
+        patience_s: Floats,
+        within_s: float,
     ) -> Batch:
         return choose(jobs, limits(profile, free_blocks, self.budget, self.drafts), now_s, self.defer_below)
 

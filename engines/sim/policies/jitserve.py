@@ -48,7 +48,13 @@ class JitServe:
     scores: dict[tuple[float, float], float] = field(default_factory=dict, init=False)  # by (arrival, deadline)
 
     def __call__(
-        self, jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: int, patience_s: Floats
+        self,
+        jobs: Jobs,
+        profile: HardwareProfile,
+        now_s: float,
+        free_blocks: int,
+        patience_s: Floats,
+        within_s: float,
     ) -> Batch:
         at = limits(profile, free_blocks, self.budget, self.drafts)
         rows, due = decodes(jobs, now_s)

@@ -35,7 +35,13 @@ class QoServe:
     work_weight: float = 1.0
 
     def __call__(
-        self, jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: int, patience_s: Floats
+        self,
+        jobs: Jobs,
+        profile: HardwareProfile,
+        now_s: float,
+        free_blocks: int,
+        patience_s: Floats,
+        within_s: float,
     ) -> Batch:
         return choose(jobs, limits(profile, free_blocks, self.budget, self.drafts), now_s, self.work_weight)
 

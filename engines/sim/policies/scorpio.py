@@ -42,7 +42,13 @@ class Scorpio:
     iterations: int = field(default=0, init=False)
 
     def __call__(
-        self, jobs: Jobs, profile: HardwareProfile, now_s: float, free_blocks: int, patience_s: Floats
+        self,
+        jobs: Jobs,
+        profile: HardwareProfile,
+        now_s: float,
+        free_blocks: int,
+        patience_s: Floats,
+        within_s: float,
     ) -> Batch:
         self.iterations += 1
         return choose(jobs, limits(profile, free_blocks, self.budget, self.drafts), now_s, self.iterations)

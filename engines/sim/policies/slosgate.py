@@ -40,6 +40,7 @@ class SlosgatePolicy:
         self.follower = PlanFollower(planned, Calibrator(planned.perf))
         self._state = state
         self._rates = rates or AcceptanceRates()
+        self._busy_for_s = 0.0  # how much longer the device is busy when the next iteration is chosen
         self._class_of_slot: Slots = np.zeros(64, dtype=np.int64)
         self._slot_of_row: Slots = np.zeros(64, dtype=np.int64)
         self._row_of_slot: Slots = np.zeros(64, dtype=np.int64)
@@ -58,6 +59,7 @@ class SlosgatePolicy:
             cached_tokens=int(self._state.sequences[slot]["context"]),
             max_tokens=request.max_tokens or request.output_tokens,
             now_s=now_s,
+            seen_s=now_s + self._state.overhead_s,
         )
         self._put(len(self.follower.table) - 1, slot)
         self._class_of_slot = _reaching(self._class_of_slot, slot)
@@ -85,20 +87,27 @@ class SlosgatePolicy:
         self.follower.remove(self._state.request(slot).id)
 
     def schedule(self, now_s: float) -> SlotBatch:
+        within_s, self._busy_for_s = self._busy_for_s, 0.0
         for job_id in self.follower.to_preempt(self._state.pool.free):
             self._preempt(job_id)
-        batch = self.follower.next_batch(now_s, self._state.pool.free)
+        batch = self.follower.next_batch(now_s, self._state.pool.free, within_s)
         while batch.empty and (stuck := self.follower.stuck()):
             self._preempt(stuck)
-            batch = self.follower.next_batch(now_s, self._state.pool.free)
+            batch = self.follower.next_batch(now_s, self._state.pool.free, within_s)
         slots = self._slot_of_row
         return SlotBatch(slots[batch.decode], batch.drafts, slots[batch.prefill], batch.tokens)
 
     def chosen_s(self, flight: InFlight) -> float:
-        return self._expected_end_s(flight) - self._state.profile.lead_s
+        expected_end_s = self._expected_end_s(flight)
+        chosen_s = expected_end_s - self.follower.lead_s(expected_end_s, self._state.pool.free)
+        self._busy_for_s = expected_end_s - max(flight.start_s, chosen_s)
+        return chosen_s
 
     def awaits(self, start_s: float) -> bool:
-        return self.follower.awaits(start_s, self._state.pool.free)
+        awaits = self.follower.awaits(start_s, self._state.pool.free)
+        if awaits:
+            self._busy_for_s = 0.0
+        return awaits
 
     def announce(self, slot: int, submitted_s: float) -> None:
         request = self._state.request(slot)
@@ -124,7 +133,11 @@ class SlosgatePolicy:
         machine = machine_of(self.follower.profile)
         engine = Engine(state.sequences, state.pool.free, machine.block_tokens, state.coefficients)
         table = Table(self.follower.table.rows, self._slot_of_row, self._row_of_slot)
-        rule = Rule(machine, self.follower.patience.latest_s, delays_of(real), state.looks_ahead)
+        delays = delays_of(real)._replace(lead_s=delays_of(self.follower.profile).lead_s)
+        rule = Rule(
+            machine, self.follower.patience.latest_s, delays, delays_of(self.follower.profile),
+            machine_of(real).sizes.captured_tokens, state.looks_ahead, self.follower.profile.launches is not None,
+        )  # fmt: skip
         drafting = Drafting(self._rates.counts, self._class_of_slot)
         totals, last = follow(engine, table, rule, flight, until_s, log, drafting)
         return (totals, last) if totals.iterations else None

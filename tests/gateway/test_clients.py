@@ -110,7 +110,8 @@ async def _json(call: Call, body: dict[str, Any]) -> None:
 
 @asynccontextmanager
 async def openai(gateway: Process) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+    # It comes again while the replica, whose heart beats on the same loop, is held up: its parts are imported late.
+    async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=9) as client:
         yield client
 
 

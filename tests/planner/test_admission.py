@@ -6,7 +6,6 @@ from slosgate.planner.budget import (
     BUDGET,
     DEADLINE,
     FORCED,
-    LOAD,
     MEMORY,
     PREFILL,
     ROOM,
@@ -54,15 +53,14 @@ def test_the_program_finds_the_best_value_in_random_cases() -> None:
 
 
 def test_what_takes_less_time_but_more_memory_does_not_stand_for_what_takes_less_memory() -> None:
-    """Either of the first two can be in time, and only the one that is slower leaves the memory that the third needs.
-
-    Taking requests by deadline and dropping what costs most finds one of them.
-    """
-    table = np.zeros((3, 9))
-    table[:, DEADLINE], table[:, PREFILL], table[:, LOAD] = (1.0, 1.0, 2.0), (0.4, 0.7, 0.1), 0.1
-    table[:, MEMORY], table[:, VALUE], table[:, BUDGET], table[:, ROOM] = (1100, 600, 1300), 1.0, 1.0, 2000
-    chosen, value, exact = solve(Problem(np.arange(3), table, load_left=1.0))
-    assert (chosen.tolist(), value, exact) == ([False, True, True], 2.0, True)
+    """Only one of the first two can be in time. With the slower one two others have room, with the faster one they
+    haven't, though each resource by itself would let it go on with two others."""
+    table = np.zeros((5, 9))
+    table[:, DEADLINE], table[:, BUDGET] = (1.0, 1.0, 2.0, 2.0, 2.0), (0.5, 0.5, 1.0, 1.0, 1.0)
+    table[:, PREFILL], table[:, MEMORY] = (0.3, 0.4, 0.3, 0.6, 0.3), (400, 100, 600, 200, 400)
+    table[:, VALUE], table[:, ROOM] = 1.0, 1100
+    chosen, value, exact = solve(Problem(np.arange(5), table, load_left=1.0))
+    assert (chosen.tolist(), value, exact) == ([False, True, True, False, True], 3.0, True)
 
 
 def test_greedy_is_feasible_and_never_better() -> None:

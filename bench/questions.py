@@ -25,6 +25,7 @@ class Question:
     prefill_replicas: int | None = None
     ahead: bool = True
     seeds: int = SEEDS
+    other_slices: bool = False  # seed n is served the n-th slice after the scenario's own, where traces have slices
 
     def tuned(self) -> Row:
         """What a baseline may be tuned by, as rows show it and virtual runs take it."""

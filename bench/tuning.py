@@ -23,6 +23,7 @@ BUDGETS = {
     "sarathi+sd": (2048, 1024, 512),  # a decode takes several, and a verification's context more than its tokens
 }
 DRAFTS = (4, 2, 1)
+RIVAL_DRAFTS = (2, 1)
 ASYNCHRONOUS = ("vllm", "sarathi", "distserve")  # they may choose an iteration while the one before runs, or not
 SPLITS = {1: ((2, 1), (3, 1), (3, 2))}  # one GPU can't be split: pools of two and three, counted per GPU
 SPECULATING = "+sd"
@@ -89,11 +90,11 @@ def budget_within(profile: HardwareProfile, tpot_s: float) -> int:
 def settings(system: str, replicas: int = 1) -> list[Setting]:
     """Every setting to try, the likeliest first; of the best one also its `synchronous` form."""
     name = system.removesuffix(SPECULATING)
-    drafts = DRAFTS if system.endswith(SPECULATING) else (0,)
+    rival = name in RIVALS or name in ROUTED_RIVALS
+    drafts = (0,) if not system.endswith(SPECULATING) else RIVAL_DRAFTS if rival else DRAFTS
     splits: tuple[tuple[int | None, int | None], ...] = ((None, None),)
     if name == "distserve":
         splits = SPLITS.get(replicas) or tuple((replicas, n) for n in range(1, replicas))
-    rival = name in RIVALS or name in ROUTED_RIVALS
     budgets = RIVAL_BUDGETS if rival else BUDGETS.get(system, (None,))
     defers = (0.5, 0.0, 1.0) if name in DEFERRING else (0.0,)
     return [Setting(b, n, d, *split) for n in drafts for b in budgets for d in defers for split in splits]

@@ -65,6 +65,7 @@ class RequestOutcome:
     stages: list[StageOutcome] = field(default_factory=list)
     admission: str = UNSAID
     error: str = ""  # kind of failure, "" when there was none
+    told_after_s: float = math.inf  # how long after its arrival each stage knew that it is guaranteed, at most
 
 
 @dataclass(frozen=True, slots=True)

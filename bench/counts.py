@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from slosgate.bench.virtual import VirtualRun
 from slosgate.engines.sim.systems import Settings
 
 ACCEPTANCE = 0.7  # of drafted tokens, in every comparison with speculation
+AT_ARRIVAL_S = 0.1  # what is told within it counts as promised at arrival
 SURE_Z = 2.576  # an attainment whose 99 % interval leaves the target out needs no further seed
 LOAD_MODULES = (
     "slosgate.bench.load",
@@ -36,19 +37,21 @@ LOAD_MODULES = (
 
 
 def load_of(question: Question, rate_rps: float, seed: int) -> Load:
-    return _load(question.scenario, question.hardware, rate_rps, seed)
+    slices = seed if question.other_slices else 0
+    return _load(question.scenario, question.hardware, rate_rps, seed, slices)
 
 
 @lru_cache(maxsize=16)
-def _load(scenario: str, hardware: str, rate_rps: float, seed: int) -> Load:
-    return offer(scenarios.load(scenario), hardware_profile(hardware), rate_rps, seed=seed)
+def _load(scenario: str, hardware: str, rate_rps: float, seed: int, slices: int) -> Load:
+    moved = scenarios.later(scenarios.load(scenario), slices)
+    return offer(moved, hardware_profile(hardware), rate_rps, seed=seed)
 
 
-@lru_cache
-def seeds_of(scenario: str, hardware: str, at_most: int) -> int:
+@lru_cache(maxsize=256)
+def seeds_of(question: Question) -> int:
     """Seeds that tell something new: a stretched slice of a real trace is the same for every one of them."""
-    first, second = (_load(scenario, hardware, 1.0, seed) for seed in (0, 1))
-    return 1 if first.requests == second.requests else at_most
+    first, second = (load_of(question, 1.0, seed) for seed in (0, 1))
+    return 1 if first.requests == second.requests else question.seeds
 
 
 def count(question: Question, rate_rps: float, target: float, whole: bool = False) -> Count:
@@ -57,7 +60,7 @@ def count(question: Question, rate_rps: float, target: float, whole: bool = Fals
     A run that can only end below it is abandoned: what is then counted as attained is what still could have been.
     Unless the figure itself is wanted: `whole`.
     """
-    pooled, seeds = Count(0, 0), seeds_of(question.scenario, question.hardware, question.seeds)
+    pooled, seeds = Count(0, 0), seeds_of(question)
     for seed in range(seeds):
         fails = partial(_fails, target=target, last=seed == seeds - 1)
         pooled = _counted(question, rate_rps, seed, _never if whole else fails, pooled)
@@ -103,6 +106,18 @@ def fates(question: Question, rate_rps: float, seed: int) -> Row:
     return dict(told)
 
 
+def value(question: Question, rate_rps: float, seed: int, weights: tuple[float, ...]) -> Row:
+    """What a virtual run attains of requests that are worth these weights, drawn by the seed; the system is told."""
+    load = load_of(question, rate_rps, seed)
+    worth = np.random.default_rng(seed).choice(weights, len(load.requests))
+
+    def tell() -> Row:
+        hits = attained(collect(_simulate(question, load, seed, worth=worth.tolist()).outcomes), PAPER)
+        return {"attained_value": float(worth[hits].sum()), "offered_value": float(worth.sum())}
+
+    return dict(_remembered({"told": "value", "weights": weights}, question, load, rate_rps, seed, tell))
+
+
 def _remembered(
     more: dict[str, Any],
     question: Question,
@@ -126,12 +141,14 @@ def _files(question: Question) -> Row:
     return {"files": found} if found else {}
 
 
-def _simulate(question: Question, load: Load, seed: int, misses_allowed: int | None = None) -> VirtualRun:
+def _simulate(
+    question: Question, load: Load, seed: int, misses_allowed: int | None = None, worth: Sequence[float] = ()
+) -> VirtualRun:
     settings = Settings(
         hardware_profile(question.hardware), question.replicas, seed, **dataclasses.asdict(question.tuning)
     )
     return virtual.simulate(
-        load, question.system, settings, acceptance=_acceptance(question), misses_allowed=misses_allowed
+        load, question.system, settings, acceptance=_acceptance(question), misses_allowed=misses_allowed, worth=worth
     )
 
 
@@ -143,11 +160,14 @@ def _told(run: VirtualRun, load: Load) -> Row:
     served = collect(run.outcomes)
     hits = attained(served, PAPER)
     guaranteed = np.array([word == GUARANTEED for word in served.admission])
+    promised = np.array([outcome.told_after_s <= AT_ARRIVAL_S for outcome in run.outcomes])
     return {
         "offered": len(hits),
         "attained": int(hits.sum()),
         "guaranteed": int(guaranteed.sum()),
         "guarantees_kept": int(hits[guaranteed].sum()),
+        "promised": int(promised.sum()),
+        "promised_and_kept": int(hits[promised].sum()),
         "best_effort": int((~guaranteed).sum()),
         "best_effort_tokens_per_s": round(run.replicas["best_effort_tokens"] / load.seconds, 2),
     }

@@ -21,6 +21,7 @@ class Question:
     replicas: int = 1
     tuning: Tuning = AS_IT_COMES
     seeds: int = SEEDS
+    other_slices: bool = False  # seed n is served the n-th slice after the scenario's own, where traces have slices
 
     @property
     def tunable(self) -> bool:

@@ -98,6 +98,21 @@ def load(name: str) -> Scenario:
     return _scenario(choose("scenario", name, table["scenario"]), table)
 
 
+def later(scenario: Scenario, slices: int) -> Scenario:
+    """The same scenario on the slices that come so many slices later in the traces; Poisson arrivals have no slice."""
+    return msgspec.structs.replace(
+        scenario, classes={name: _later(kind, slices) for name, kind in scenario.classes.items()}
+    )
+
+
+def _later(kind: RequestClass, slices: int) -> RequestClass:
+    if not isinstance(kind.arrivals, str):
+        return kind
+    begins_s, ends_s = kind.slice_s
+    moved_s = slices * (ends_s - begins_s)
+    return msgspec.structs.replace(kind, slice_s=(begins_s + moved_s, ends_s + moved_s))
+
+
 def _own(path: str) -> Scenario:
     """The one scenario of a user's own file, with classes of that file or shipped ones."""
     try:

@@ -21,6 +21,7 @@ BUDGETS = {
     "sarathi+sd": (2048, 1024, 512),  # a decode takes several, and a verification's context more than its tokens
 }
 DRAFTS = (4, 2, 1)
+RIVAL_DRAFTS = (2, 1)
 ASYNCHRONOUS = ("vllm", "sarathi", "distserve")  # they may choose an iteration while the one before runs, or not
 SPLITS = {1: ((2, 1), (3, 1), (3, 2))}  # one GPU can't be split: pools of two and three, counted per GPU
 SPECULATING = "+sd"
@@ -76,11 +77,12 @@ def settings(system: str, replicas: int = 1) -> list[tuple[int, Tuning]]:
     """Every setting to try, the likeliest first, with the replicas that it takes: more than were asked for only where
     a split needs them. Of the best one also its `synchronous` form."""
     name = system.removesuffix(SPECULATING)
-    drafts = DRAFTS if system.endswith(SPECULATING) else (0,)
+    rival = name in (*RIVALS, *ROUTED_RIVALS)
+    drafts = (0,) if not system.endswith(SPECULATING) else RIVAL_DRAFTS if rival else DRAFTS
     splits: tuple[tuple[int, int | None], ...] = ((replicas, None),)
     if name == "distserve":
         splits = SPLITS.get(replicas) or tuple((replicas, n) for n in range(1, replicas))
-    budgets = RIVAL_BUDGETS if name in (*RIVALS, *ROUTED_RIVALS) else BUDGETS.get(system, (None,))
+    budgets = RIVAL_BUDGETS if rival else BUDGETS.get(system, (None,))
     defers = (0.5, 0.0, 1.0) if name in DEFERRING else (0.0,)
     return [
         (needed, Tuning(budget=budget, drafts=n, defer_below=defer, prefill_replicas=prefills))

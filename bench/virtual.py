@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from slosgate.bench import tuning
-from slosgate.bench.attainment import BEST_EFFORT, PAPER, UNSAID, Floats, RequestOutcome, attained, collect, judged
+from slosgate.bench.attainment import (
+    BEST_EFFORT,
+    GUARANTEED,
+    PAPER,
+    UNSAID,
+    Floats,
+    RequestOutcome,
+    attained,
+    collect,
+    judged,
+)
 from slosgate.bench.load import Load, unserved
 from slosgate.bench.results import Row
 from slosgate.engines.sim.cluster import Run, Watch
@@ -28,15 +39,25 @@ class VirtualRun:
 
 
 def simulate(
-    load: Load, system: str, settings: Settings, *, acceptance: float = 0.0, misses_allowed: int | None = None
+    load: Load,
+    system: str,
+    settings: Settings,
+    *,
+    acceptance: float = 0.0,
+    misses_allowed: int | None = None,
+    worth: Sequence[float] = (),
 ) -> VirtualRun:
     """Serve a load in virtual time. The same arguments give the same result. Raises systems.UnknownSystem.
 
-    `acceptance` is the chance that a drafted token is accepted. Abandons the run once more than `misses_allowed`
-    requests have missed by the paper's rule for certain.
+    `acceptance` is the chance that a drafted token is accepted, `worth` the weight of each request, 1 where there are
+    none. Abandons the run once more than `misses_allowed` requests have missed by the paper's rule for certain.
     """
     built = tuning.factory(system)(settings)
-    offered = [dataclasses.replace(r, id=f"r{n}", acceptance=acceptance) for n, r in enumerate(load.requests)]
+    weights = worth if len(worth) else np.ones(len(load.requests))
+    offered = [
+        dataclasses.replace(r, id=f"r{n}", acceptance=acceptance, weight=float(weight))
+        for n, (r, weight) in enumerate(zip(load.requests, weights, strict=True))
+    ]
     misses = _Misses(load, misses_allowed) if misses_allowed is not None else None
     watch = Watch(load.seconds / LOOKS, misses.too_many) if misses else None
     run = simulate_cluster(built, offered, until_s=load.seconds + DRAIN_S, watch=watch)
@@ -68,13 +89,22 @@ class _Misses:
 
 def _outcome(request: Offered, jobs: Iterator[StageJob]) -> RequestOutcome:
     """Takes the request's jobs from the run's, which stand in the same order."""
-    outcome, admissions = unserved(request), set()
+    outcome, admissions, told_after_s = unserved(request), set(), 0.0
     for stage, job in zip(outcome.stages, jobs, strict=False):  # in this order zip takes no job too many
         stage.arrival_s, stage.token_s = job.arrival_s, job.token_s
         admissions.add(job.admission)
+        told_after_s = max(told_after_s, _told_after_s(job))
+    outcome.told_after_s = told_after_s
     admissions.discard(UNSAID)
     outcome.admission = BEST_EFFORT if BEST_EFFORT in admissions else next(iter(admissions), UNSAID)
     return outcome
+
+
+def _told_after_s(job: StageJob) -> float:
+    """How long after its arrival a stage was guaranteed; inf if it never was."""
+    if job.admission != GUARANTEED:
+        return math.inf
+    return 0.0 if math.isnan(job.promoted_s) else job.promoted_s - job.arrival_s
 
 
 def _replicas(run: Run) -> Row:

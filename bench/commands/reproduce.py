@@ -1,4 +1,4 @@
-"""slosbench reproduce headline|harm|scaling|ablation|burst|overhead|predictor|fidelity [--json F] [--out F.html]"""
+"""slosbench reproduce NAME [--json F] [--out F.html]: headline, harm, rivals, scaling, ablation and more."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from slosgate.bench.reproduce import (
     headline,
     overhead,
     predictor,
+    rivals,
     scaling,
 )
 
@@ -26,6 +27,7 @@ from slosgate.bench.reproduce import (
 REPRODUCTIONS: dict[str, Reproduction] = {
     "headline": headline.run,
     "harm": harm.run,
+    "rivals": rivals.run,
     "scaling": scaling.run,
     "ablation": ablation.run,
     "burst": burst.run,
@@ -37,7 +39,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
 
 def reproduce(
     name: Annotated[
-        str, typer.Argument(help="headline, harm, scaling, ablation, burst, overhead, predictor or fidelity.")
+        str, typer.Argument(help="headline, harm, rivals, scaling, ablation, burst, overhead, predictor or fidelity.")
     ],
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,

@@ -139,7 +139,10 @@ def token_s(jobs: Jobs, rows: Ints, due: Floats, at: Limits, now_s: float) -> fl
 
 @compiled
 def in_time(jobs: Jobs, rows: Ints, per_token_s: float, now_s: float) -> Bools:
-    """Moore and Hodgson (1968): which of the prefills, by deadline, to serve so that the fewest are late."""
+    """Moore and Hodgson (1968): which of the prefills, by deadline, to serve so that the fewest are late.
+
+    Counted by weight: the one that takes longest for its weight is the first to go.
+    """
     chosen = np.zeros(len(rows), np.bool_)
     work_s = 0.0
     for i in range(len(rows)):
@@ -152,11 +155,17 @@ def in_time(jobs: Jobs, rows: Ints, per_token_s: float, now_s: float) -> Bools:
         while now_s + work_s > last_s(job):
             longest = -1
             for j in range(i + 1):
-                if chosen[j] and (longest < 0 or jobs[rows[j]].prompt_left > jobs[rows[longest]].prompt_left):
+                if chosen[j] and (longest < 0 or costs_more(jobs[rows[j]], jobs[rows[longest]])):
                     longest = j
             chosen[longest] = False
             work_s -= jobs[rows[longest]].prompt_left * per_token_s
     return chosen
+
+
+@compiled
+def costs_more(a: Any, b: Any) -> bool:
+    """Whether a's prompt takes longer than b's, each for its weight."""
+    return bool(a.prompt_left * b.weight > b.prompt_left * a.weight)
 
 
 @compiled

@@ -1,8 +1,8 @@
 """JITServe (NSDI 2026): every few iterations, requests are ranked by what they gain per second they have left.
 
-gain = (prompt + 8 output tokens) x min(1, time left / time it takes)^p. What is at the front of the ranking prefills
-first, in chunks beside the decodes. A request keeps its score until the next ranking; an arrival gets one at once.
-Prompts that can't all be in time are relegated as in `edf`.
+gain = weight x (prompt + 8 output tokens) x min(1, time left / time it takes)^p. What is at the front of the ranking
+prefills first, in chunks beside the decodes. A request keeps its score until the next ranking; an arrival gets one at
+once. Prompts that can't all be in time are relegated as in `edf`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def gain_per_s(jobs: Jobs, rows: Ints, per_token_s: float, now_s: float) -> Floa
         takes_s = max(1e-6, job.prompt_left * per_token_s)
         left_s = last_s(job) - now_s
         if job.deadline_s < np.inf and takes_s <= left_s:
-            gain = job.context + job.prompt_left + OUTPUT_WEIGHT * job.output
+            gain = job.weight * (job.context + job.prompt_left + OUTPUT_WEIGHT * job.output)
             score[i] = gain * min(1.0, SAFE * left_s / takes_s) ** POWER / left_s
     return score
 

@@ -71,6 +71,7 @@ class StageJob:
     index: int  # which call
     arrival_s: float = math.nan  # nan: never reached
     admission: str = ""  # GUARANTEED, BEST_EFFORT, REFUSED, or "" where the system makes no promises
+    promoted_s: float = math.nan  # when best effort became a guarantee
     replica: int = -1  # the replica that served it (the last one, if several did)
     finished: bool = False
     emitted: int = 0

@@ -1,6 +1,7 @@
 """SLO-aware rivals in virtual time: requests carry their SLOs, replicas order them by a rule, nobody promises anything.
 
-Each knows what slosgate knows: the SLOs, the performance model, output lengths learned per class.
+Each knows what slosgate knows: the SLOs, the performance model, output lengths learned per class; not when a model's
+thinking ends.
 """
 
 from __future__ import annotations
@@ -76,8 +77,6 @@ class Rival:
             slo_guaranteed=1,  # all are ordered by their deadlines: none is best effort to begin with
             slo_weight=job.request.weight,
             slo_output_tokens=self._classes.planning_tokens(job.request.slo_class, max_tokens, USUAL_TOKENS),
-            slo_switch_at=stage.switch_at,
-            slo_next_tpot_ms=_milliseconds(stage.next_tpot_slo_s),
         )
 
 

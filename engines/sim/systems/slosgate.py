@@ -162,6 +162,7 @@ class PlannedSystem:
             known.effort.discard(job_id)
             known.promoted.add(job_id)
             self._jobs[job_id].admission = GUARANTEED
+            self._jobs[job_id].promoted_s = now_s
         plan = Plan(
             replica=str(number),
             epoch=next(known.epochs),

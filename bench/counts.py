@@ -111,7 +111,7 @@ def value(question: Question, rate_rps: float, seed: int, weights: tuple[float, 
     worth = np.random.default_rng(seed).choice(weights, len(load.requests))
 
     def tell() -> Row:
-        hits = attained(collect(_simulate(question, load, seed, worth=worth).outcomes), PAPER)
+        hits = attained(collect(_simulate(question, load, seed, worth=worth.tolist()).outcomes), PAPER)
         return {"attained_value": float(worth[hits].sum()), "offered_value": float(worth.sum())}
 
     return dict(_remembered({"told": "value", "weights": weights}, question, load, rate_rps, seed, tell))

@@ -335,9 +335,10 @@ class SyncSloScheduler(ClampedScheduler):
             self._log.write(report, flight, self._blocks_left)
         if self._measuring is not None:
             self._measuring.note(report, flight)
-        if flight.tells and not flight.put_off:  # recalibration learns what the device takes
-            self.follower.learn(report)
+        if not flight.put_off:  # the pause before it is no time of the device
             self._reporter.landed(report)
+            if flight.tells:
+                self.follower.learn(report)
         for verified in self._tracker.verified(flight.output, output):
             self._reporter.verified(verified)
         self._report(now_s, urgent=len(self._alive(jobless)) < len(jobless))

@@ -23,7 +23,7 @@ H200 = msgspec.structs.replace(
 A100 = msgspec.structs.replace(profiles.load("a100-opt-13b"), max_model_tokens=16384)
 LEARNED_S, SECONDS = 20.0, 50.0
 TTFT_S, TPOT_S = {"coder": 0.4, "chatbot": 1.0}, 0.05
-TIGHT_TTFT_S = {"coder": 0.2, "chatbot": 0.2}  # so that 80 ms in the front end make the difference
+TIGHT_TTFT_S = {"coder": 0.25, "chatbot": 0.25}  # with 150 ms of it in the front end
 THROTTLED = "its front end is throttled"
 
 
@@ -89,7 +89,7 @@ SURPRISES: dict[str, Callable[[], PlannedSystem]] = {
         Settings(H200, slowdown=1.5), anothers(profiles.load("h200-llama-3.1-8b"))
     ),
     "it slows down by 30 % while it serves": lambda: Slowing(Settings(H200), FrontEnd()),
-    THROTTLED: lambda: PlannedSystem(Settings(H200, delays=Delays(http_s=0.08)), FrontEnd()),
+    THROTTLED: lambda: PlannedSystem(Settings(H200, delays=Delays(http_s=0.15)), FrontEnd()),
 }
 
 

@@ -56,6 +56,7 @@ class ReplicaState:
     likely_prefix_tokens: int = 0
     patience: Patience = field(default_factory=Patience)  # of the latest arrivals there
     firm_tokens: float = math.inf  # prompt tokens left, per unit of weight, up to which a request is promised its SLO
+    registered: HardwareProfile | None = None  # what it began with, where `profile` has what it learned since
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,10 +122,14 @@ def never(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal | None:
 
 
 def _unreachable(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal | None:
-    """An SLO that an idle replica could not keep, with what it may have cached of the prompt."""
+    """An SLO that an idle replica could not keep, with what it may have cached of the prompt.
+
+    Never is a long time: what a replica has learned of late may pass, so the faster of that and what it began with counts.
+    """
     slo_s, prompt = arrival.ttft_s + arrival.waited_s, arrival.prompt_tokens
+    known = [(r, profile) for r in replicas for profile in (r.profile, r.registered) if profile is not None]
     uncached = {replica.name: max(1, prompt - replica.likely_prefix_tokens) for replica in replicas}
-    ttft_s, tokens = min((r.profile.zero_load_ttft_s(uncached[r.name]), uncached[r.name]) for r in replicas)
+    ttft_s, tokens = min((profile.zero_load_ttft_s(uncached[r.name]), uncached[r.name]) for r, profile in known)
     if slo_s < ttft_s:
         return Refusal(
             "slo_unreachable",
@@ -133,7 +137,7 @@ def _unreachable(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal 
             f"a TTFT of {slo_s * 1000:.4g} ms can't be reached: an idle replica takes {ttft_s * 1000:.4g} ms for "
             f"{tokens} prompt tokens; accepted: at least that",
         )
-    tpot_s = min(replica.profile.perf.iteration_s(1, prompt + 1, 1) for replica in replicas)
+    tpot_s = min(profile.perf.iteration_s(1, prompt + 1, 1) for _, profile in known)
     if arrival.tpot_s < tpot_s:
         return Refusal(
             "slo_unreachable",

@@ -17,7 +17,11 @@ LAUNCHED_SHARE = 0.75  # and so large a share of them is over in time
 LONGEST_MARGIN_S = 0.05
 GROWTH = 1.1
 UNSEEN_ONE_IN = 9
-SEEN_S = 0.0005  # an output that is there so soon after a launch was there before that: vLLM did not look
+# An output that is taken so soon after a launch may have been there before that: vLLM did not look, and taking it has
+# been seen to need more than half a millisecond. It must not pass for an end that was seen, or what is chosen late
+# makes itself late. Where neither the choice was late nor the launch long, less is enough to tell.
+SEEN_S = 0.002
+SEEN_AT_ONCE_S = 0.0005
 HELD_S = 0.002  # an iteration chosen no earlier than this before its time could have been chosen earlier
 
 
@@ -97,7 +101,10 @@ class Flights:
     """First in, first out: iterations end in the order in which they were scheduled.
 
     vLLM takes an output only when it has launched the next iteration. An end that comes during a launch is seen late,
-    by up to 25 ms where that has no CUDA graph: the iteration would look long, and the next one short.
+    by up to 25 ms where that has no CUDA graph: the iteration would look long, and the next one short. If it is seen
+    too late for its expectation it is guessed to have been as expected, and neither of the two tells anything. If it is
+    seen early even so, because the next one was chosen late, it tells that it took no longer than that: an expectation
+    that is much too long is unlearned.
     """
 
     def __init__(self, profile: HardwareProfile, *, looks_ahead: bool) -> None:
@@ -105,6 +112,7 @@ class Flights:
         self._looks_ahead = looks_ahead  # else every iteration is launched when the one before it has ended
         self._flights: deque[Flight] = deque()
         self._last_end_s = 0.0
+        self._guessed = False  # that end
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -147,14 +155,15 @@ class Flights:
         flight = self._flights.popleft()
         # An iteration that was scheduled ahead starts when the one before it ends.
         started_s = max(flight.scheduled_at_s, self._last_end_s)
-        end_s, unseen = now_s, False
+        flight.tells = flight.tells and not self._guessed
+        end_s, self._guessed = now_s, False
         if self._flights:
             follower = self._flights[0]
-            unseen = 0.0 <= now_s - follower.launched_at_s < SEEN_S
+            doubtful = follower.held or flight.expected_end_s <= follower.launched_at_s
+            unseen = 0.0 <= now_s - follower.launched_at_s < (SEEN_S if doubtful else SEEN_AT_ONCE_S)
             self._lead.ended(unseen=unseen and follower.held)
-        if unseen:
-            end_s = max(started_s, min(now_s, flight.expected_end_s))
-            flight.tells = False
+            if unseen and now_s >= flight.expected_end_s:
+                end_s, self._guessed, flight.tells = max(started_s, flight.expected_end_s), True, False
         self._last_end_s = end_s
         self._shift(end_s - flight.expected_end_s)
         report = IterationReport(

@@ -252,6 +252,7 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float, likely_prefix_token
         firm_tokens=mirror.firm_tokens,
         patience=mirror.patience,
         likely_prefix_tokens=likely_prefix_tokens,
+        registered=mirror.registered,
     )
 
 

@@ -63,7 +63,7 @@ class Mirror:
 
     def __init__(self, profile: HardwareProfile) -> None:
         self.profile = profile
-        self._registered = profile
+        self.registered = profile
         self.jobs = JobTable()
         self.entries: dict[str, LedgerEntry] = {}
         self.version = 0  # of the ledger: every guarantee up to it is known here
@@ -164,7 +164,7 @@ class Mirror:
 
     def _plan_with(self, report: Telemetry) -> None:
         """Plan with what the replica has learned of itself, or with what it registered with."""
-        registered = self._registered
+        registered = self.registered
         overhead_s = registered.request_overhead_s if report.request_overhead_s is None else report.request_overhead_s
         learned = msgspec.structs.replace(
             registered,

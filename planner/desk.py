@@ -124,7 +124,7 @@ def never(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal | None:
 def _unreachable(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal | None:
     """An SLO that an idle replica could not keep, with what it may have cached of the prompt.
 
-    Never is a long time: what a replica has learned of late may pass, so the faster of that and what it began with counts.
+    What a replica has learned of late may pass: the faster of that and of what it began with counts.
     """
     slo_s, prompt = arrival.ttft_s + arrival.waited_s, arrival.prompt_tokens
     known = [(r, profile) for r in replicas for profile in (r.profile, r.registered) if profile is not None]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from slosgate.planner.controller import Arrival, Decision, ReplicaState
 from slosgate.planner.desk import SHIPPED, DeskSettings, Refusal, decide, due_in_s, run_next
 from slosgate.planner.jobs import JobTable
+from slosgate.planner.perf_model import PerfModel
+from slosgate.planner.recalibration import recalibrated
 from tests.planner.cases import H200
 
 STRICT = Arrival(
@@ -46,6 +49,14 @@ def test_what_may_be_cached_of_a_prompt_puts_its_slo_in_reach() -> None:
     soon = replace(STRICT, ttft_s=0.03)
     assert code(soon, replica()) == "slo_unreachable"
     assert code(soon, replica(), replica("b", likely_prefix_tokens=950)) != "slo_unreachable"
+
+
+@pytest.mark.parametrize("strict", [STRICT, replace(STRICT, ttft_s=math.inf, tpot_s=0.03)])
+def test_what_a_replica_learned_of_late_puts_no_slo_out_of_reach_for_good(strict: Arrival) -> None:
+    terms = tuple(recalibrated(term, 10.0, 0.0) for term in H200.perf.terms)
+    slow = msgspec.structs.replace(H200, perf=PerfModel(terms))
+    assert code(strict, replace(replica(), profile=slow)) == "slo_unreachable"
+    assert code(strict, replace(replica(), profile=slow, registered=H200)) == "slo_not_admitted, later"
 
 
 def test_the_time_a_request_has_waited_is_no_part_of_what_it_asks_for() -> None:

@@ -20,8 +20,20 @@ from slosgate.gateway.replicas.upstream import ENCODINGS, ZLIB_WINDOW
 
 SLOWEST_BYTES_PER_S = 10_000  # a body that comes slower is not waited for
 CLAIMS = (*OWN_FIELDS, "vllm_xargs")
-_BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
-_PART_NAME = re.compile(rb'name\*?="?([^";\r\n]*)"?', re.IGNORECASE)
+# What multipart clients write. Readers differ on anything else: what one takes for a name another doesn't, and a claim
+# could hide in that. So anything else is refused.
+_TYPE = re.compile(
+    r"""multipart/[\w.+-]+"""
+    r"""(?:\s*;\s*(?:charset="?[\w-]+"?|boundary=("[\w'()+,./:=? -]*[\w'()+,./:=?-]"|[\w'+./:=?-]+)))*\s*;?""",
+    re.IGNORECASE | re.ASCII,
+)
+_LONGEST_HEAD = 4096  # bytes of a part's headers
+_HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([^\r\n]*?)[ \t]*")
+_DISPOSITION = re.compile(
+    rb"""form-data(?:[ \t]*;[ \t]*(?:name="([^"\\\r\n]*)"|name=([\w.\[\]-]+)|"""
+    rb"""filename="[^"\r\n]*(?<!\\)"|filename=[\w.-]+|filename\*=[\w'%.!$&+^`|~-]+))*""",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int, timeout_s: float) -> bytes:
@@ -138,21 +150,46 @@ def _form(body: bytes) -> Through:
 
 
 def _multipart(body: bytes, content_type: str) -> Through:
-    found = _BOUNDARY.search(content_type)
-    if found is None:
-        raise InvalidRequest("content-type: multipart needs a boundary", param="content-type")
-    mark = b"--" + found[1].strip().encode("latin-1")
-    kept, model = [], None
-    for number, part in enumerate(body.split(mark)):
+    mark = b"--" + _boundary(content_type)
+    before, *parts = body.split(mark)
+    kept, model = [before], None
+    for part in parts:
+        if part.startswith(b"--"):  # the end
+            kept.append(part)
+            continue
         head, _, value = part.partition(b"\r\n\r\n")
-        named = _PART_NAME.search(head) if number else None
-        name = named[1].decode("latin-1") if named else ""
+        name = _part_name(head)
         if _is_claim(name):
             continue
         if name == "model":
             model = value.removesuffix(b"\r\n").decode("utf-8", "replace")
         kept.append(part)
     return Through(mark.join(kept), model)
+
+
+def _boundary(content_type: str) -> bytes:
+    found = _TYPE.fullmatch(content_type.strip())
+    if found is None or found[1] is None or content_type.lower().count("boundary") != 1:
+        raise InvalidRequest(
+            "content-type: a multipart body needs one boundary; accepted: multipart/form-data; boundary=...",
+            param="content-type",
+        )
+    return found[1].strip('"').encode("latin-1")
+
+
+def _part_name(head: bytes) -> str:
+    """The name of a part. Raises InvalidRequest for a head that readers could take for more than one thing."""
+    first, *lines = head[: _LONGEST_HEAD + 1].split(b"\r\n")
+    headers = [_HEADER.fullmatch(line) for line in lines]
+    said = [found[2] for found in headers if found and found[1].lower() == b"content-disposition"]
+    disposition = _DISPOSITION.fullmatch(said[0]) if len(said) == 1 else None
+    names = re.findall(rb"[;\s]name=", said[0], re.IGNORECASE) if disposition else []
+    if len(head) > _LONGEST_HEAD or first or not all(headers) or disposition is None or len(names) != 1:
+        raise InvalidRequest(
+            "the body has a part without a plain head; accepted: "
+            'one header Content-Disposition: form-data; name="..." or name="..."; filename="..."'
+        )
+    return (disposition[1] or disposition[2] or b"").decode("latin-1")
 
 
 def _is_claim(name: str) -> bool:

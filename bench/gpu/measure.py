@@ -116,7 +116,8 @@ def measure(
 
 def _measure(plan: Plan, servers: Servers, console: Console, ends_s: float) -> list[Row]:
     """One system at every rate; writes its result file after each."""
-    config = {**msgspec.to_builtins(plan), "system": servers.label, "engine_options": servers.engine_options}
+    config = {**msgspec.to_builtins(plan), "scenario": Path(plan.scenario).name, "system": servers.label}
+    config["engine_options"] = servers.engine_options
     reference = _reference(plan)
     result = results.begin("gpu-measure", config, seed=plan.seed, hardware=reference.name)
     started_s = time.monotonic()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from slosgate.engines.sim.policies.deadlines import (
     Limits,
+    Ranked,
     carry_out,
     decodes,
     in_time,
@@ -57,7 +58,14 @@ def choose(jobs: Jobs, at: Limits, now_s: float, defer_below: float) -> Batch:
     rows, due = decodes(jobs, now_s)
     waiting = prefills(jobs)
     chosen = in_time(jobs, waiting, token_s(jobs, rows, due, at, now_s), now_s)
-    ranked = ranked_by(waiting, chosen, jobs["deadline_s"][waiting])
+    return deferring(jobs, rows, due, ranked_by(waiting, chosen, jobs["deadline_s"][waiting]), at, now_s, defer_below)
+
+
+@compiled
+def deferring(
+    jobs: Jobs, rows: Ints, due: Floats, ranked: Ranked, at: Limits, now_s: float, defer_below: float
+) -> Batch:
+    """Prefills in their order beside the decodes, those that are not due yet only if nothing urgent waits."""
     n = len(rows)
     if ranked.wanted > 0 and memory_share(jobs, at.machine.block_tokens, at.free_blocks) < defer_below:
         n = due_soon(jobs, rows, due, at, now_s)

@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from slosgate.engines.sim.policies.deadlines import (
-    Limits,
-    Ranked,
-    carry_out,
     decodes,
     in_time,
     last_s,
@@ -23,12 +20,11 @@ from slosgate.engines.sim.policies.deadlines import (
     ranked_by,
     token_s,
 )
-from slosgate.engines.sim.policies.edf import due_soon
+from slosgate.engines.sim.policies.edf import deferring
 from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import Floats, Ints
-from slosgate.planner.memory import memory_share
 from slosgate.planner.profile import HardwareProfile
 
 OUTPUT_WEIGHT = 8.0  # of an output token's gain, in prompt tokens
@@ -61,7 +57,7 @@ class JitServe:
         waiting = prefills(jobs)
         per_token_s = token_s(jobs, rows, due, at, now_s)
         order = waiting, in_time(jobs, waiting, per_token_s, now_s), -self._scored(jobs, waiting, per_token_s, now_s)
-        return choose(jobs, rows, due, ranked_by(*order), at, now_s, self.defer_below)
+        return deferring(jobs, rows, due, ranked_by(*order), at, now_s, self.defer_below)
 
     def _scored(self, jobs: Jobs, waiting: Ints, per_token_s: float, now_s: float) -> Floats:
         """The score of each prefill: of the last ranking, if it was there then."""
@@ -84,12 +80,3 @@ def gain_per_s(jobs: Jobs, rows: Ints, per_token_s: float, now_s: float) -> Floa
             gain = job.weight * (job.context + job.prompt_left + OUTPUT_WEIGHT * job.output)
             score[i] = gain * min(1.0, SAFE * left_s / takes_s) ** POWER / left_s
     return score
-
-
-@compiled
-def choose(jobs: Jobs, rows: Ints, due: Floats, ranked: Ranked, at: Limits, now_s: float, defer_below: float) -> Batch:
-    """What to run now."""
-    n = len(rows)
-    if ranked.wanted > 0 and memory_share(jobs, at.machine.block_tokens, at.free_blocks) < defer_below:
-        n = due_soon(jobs, rows, due, at, now_s)
-    return carry_out(jobs, rows[:n], rows[n:], ranked, at, now_s)

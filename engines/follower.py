@@ -28,7 +28,7 @@ from slosgate.planner.batch import Batch
 from slosgate.planner.controller import ReplicaState
 from slosgate.planner.desk import ALONE, run_next
 from slosgate.planner.jobs import Jobs, JobTable
-from slosgate.planner.launching import BEYOND, CAPTURED, kind_of
+from slosgate.planner.launching import BEYOND, CAPTURED, kind_of, prefill_kind
 from slosgate.planner.lengths import LengthHistogram, firm_tokens
 from slosgate.planner.machine import delays_of
 from slosgate.planner.memory import first_to_yield, recompute, yielding
@@ -204,7 +204,7 @@ class PlanFollower:
             return CAPTURED
         captured_tokens = self.profile.launches.captured_tokens
         if self._horizon:
-            return BEYOND if 0 < captured_tokens < self._horizon[-1].token_budget else CAPTURED
+            return int(prefill_kind(self._horizon[-1].token_budget, captured_tokens))
         batch = self._foreseen_batch(start_s, free_blocks)
         return max(CAPTURED, kind_of(batch.decode, batch.drafts, batch.tokens, captured_tokens))
 

@@ -38,6 +38,12 @@ def sizes_of(launches: Launches | None) -> Sizes:
 
 
 @compiled
+def prefill_kind(new_tokens: int, captured_tokens: int) -> int:
+    """The kind of an iteration with prefill that computes so many tokens."""
+    return BEYOND if 0 < captured_tokens < new_tokens else CAPTURED
+
+
+@compiled
 def kind_of(decode: Ints, drafts: Ints, tokens: Ints, captured_tokens: int) -> int:
     """The kind of an iteration with these decodes, their drafts, and so many tokens of each prompt."""
     if len(tokens) == 0:
@@ -47,7 +53,7 @@ def kind_of(decode: Ints, drafts: Ints, tokens: Ints, captured_tokens: int) -> i
         new += count
     for count in tokens:
         new += count
-    return BEYOND if 0 < captured_tokens < new else CAPTURED
+    return int(prefill_kind(new, captured_tokens))
 
 
 @compiled

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slosgate.engines.messages import IterationReport
-from slosgate.planner.launching import BEYOND, CAPTURED, DECODES, KINDS, MARGIN_S
+from slosgate.planner.launching import DECODES, KINDS, MARGIN_S, prefill_kind
 from slosgate.planner.profile import HardwareProfile, Launches
 
 LAUNCHES = 64  # so many of the latest ones of a kind tell how long they take,
@@ -53,7 +53,7 @@ class Flight:
         """As `planner.launching` counts."""
         if self.new_tokens <= self.sequences * (1 + self.draft_steps):
             return DECODES
-        return BEYOND if 0 < captured_tokens < self.new_tokens else CAPTURED
+        return int(prefill_kind(self.new_tokens, captured_tokens))
 
 
 class Lead:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -73,7 +73,7 @@ class LeastWork:
         now_s: float,
     ) -> int:
         seen = [standing(request, jobs_of(n).rows, profile, now_s) for n in range(replicas)]
-        return min(range(replicas), key=lambda n: (not seen[n].feasible, seen[n].work_s, n))
+        return least_work(seen)
 
 
 class PolyServe:
@@ -94,7 +94,7 @@ class PolyServe:
         seen = [standing(request, jobs_of(n).rows, profile, now_s) for n in range(replicas)]
         feasible = [n for n in range(replicas) if seen[n].feasible]
         if not feasible:
-            return min(range(replicas), key=lambda n: (seen[n].work_s, n))
+            return least_work(seen)
 
         def rank(n: int) -> tuple[int, float]:
             tier_s = seen[n].tier_s
@@ -105,6 +105,11 @@ class PolyServe:
             return (2, -tier_s) if tier_s < request.tpot_s else (3, tier_s)
 
         return min(feasible, key=rank)
+
+
+def least_work(seen: Sequence[Standing]) -> int:
+    """The number of the feasible replica with the least work; where none is, of any."""
+    return min(range(len(seen)), key=lambda n: (not seen[n].feasible, seen[n].work_s, n))
 
 
 def standing(request: Candidate, jobs: Jobs, profile: HardwareProfile, now_s: float) -> Standing:

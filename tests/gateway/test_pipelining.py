@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 
 import pytest
 
 from tests.gateway.conftest import Start, eventually
-from tests.gateway.scripted import good, stalls
+from tests.gateway.scripted import ScriptedReplica, good, stalls
 from tests.gateway.test_wire import ask, hang_up, talk
 from tests.processes import Process
 
@@ -117,6 +118,10 @@ async def test_a_hang_up_is_noticed_whatever_else_was_asked(
             await eventually(lambda: server.answering == 1)
             await asyncio.sleep(0.3)
             writer.close()
-            await eventually(lambda seen=before: server.hang_ups == seen + 1, timeout_s=5)
+            await eventually(partial(_hung_up, server, before + 1), timeout_s=5)
     said = gateway.log.read_text()
     assert "Traceback" not in said, said
+
+
+def _hung_up(server: ScriptedReplica, times: int) -> bool:
+    return server.hang_ups == times

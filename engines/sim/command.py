@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 
 from slosgate.engines import profiles
+from slosgate.engines.addresses import default_name
 from slosgate.engines.options import registered_url, taking
 from slosgate.engines.secrets import REDIS
 from slosgate.engines.sim import policies
 from slosgate.engines.sim.server import ServerConfig, serve
+from slosgate.engines.store import without_password
 from slosgate.planner.profile import HardwareProfile
 
 
@@ -51,23 +53,30 @@ class SimOptions:
 @taking(SimOptions)
 def sim(options: SimOptions) -> None:
     """Serve the OpenAI API with a simulated replica, in real time."""
-    serve(
-        ServerConfig(
-            profile=_profile(options.hardware),
-            model=options.model,
-            host=options.host,
-            port=options.port,
-            policy=_policy(options.policy),
-            name=options.name,
-            redis=options.redis,
-            url=registered_url(options.host, options.port, options.url, options.redis),
-            seed=options.seed,
-            noise=options.noise,
-            acceptance=options.acceptance,
-            speed=options.speed,
-            slowdown=options.slowdown,
-        )
+    url = registered_url(options.host, options.port, options.url, options.redis)
+    config = ServerConfig(
+        profile=_profile(options.hardware),
+        model=options.model,
+        host=options.host,
+        port=options.port,
+        policy=_policy(options.policy),
+        name=options.name,
+        redis=options.redis,
+        url=url,
+        seed=options.seed,
+        noise=options.noise,
+        acceptance=options.acceptance,
+        speed=options.speed,
+        slowdown=options.slowdown,
     )
+    serve(config, lambda: typer.echo(_greeting(config, url)))
+
+
+def _greeting(config: ServerConfig, url: str) -> str:
+    """What it serves, where, and who is told of it."""
+    model, name = config.model or config.profile.model, config.name or default_name(config.port)
+    state = f"registers in {without_password(config.redis)}" if config.redis else "stands alone"
+    return f"slosgate: {model} on simulated {config.profile.name} at {url}; replica {name} {state}"
 
 
 def _profile(name: str) -> HardwareProfile:

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import gc
 import itertools
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -27,8 +28,10 @@ from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
 from slosgate.engines.clock import SteadyClock
 from slosgate.engines.sim import policies
+from slosgate.engines.sim.answering import Completion
+from slosgate.engines.sim.embeddings import EmbeddingAsk, embeddings, understand_embeddings
 from slosgate.engines.sim.metrics import Metrics
-from slosgate.engines.sim.openai import Ask, BadRequest, Completion, understand
+from slosgate.engines.sim.openai import Ask, BadRequest, understand
 from slosgate.engines.sim.realtime import RealTimeEngine, TokenStream, faster
 from slosgate.engines.sim.replica import SimReplica
 from slosgate.engines.sim.state import EngineRequest
@@ -76,6 +79,7 @@ class SimServer:
             Route("/v1/models", self._models),
             Route("/v1/completions", _Generate(self, chat=False), methods=["POST"]),
             Route("/v1/chat/completions", _Generate(self, chat=True), methods=["POST"]),
+            Route("/v1/embeddings", _Embed(self), methods=["POST"]),
             Route("/health", self._health),
             Route("/metrics", self._metrics),
         ]
@@ -92,6 +96,18 @@ class SimServer:
             max_model_tokens=self._profile.max_model_tokens,
             seed=self.config.seed,
         )
+
+    def understand_embeddings(self, data: bytes) -> EmbeddingAsk:
+        """Raises BadRequest."""
+        return understand_embeddings(
+            data,
+            request_id=f"embd-{self.name}-{next(self._ids)}",
+            model=self.model,
+            max_model_tokens=self._profile.max_model_tokens,
+        )
+
+    def embeddings(self, ask: EmbeddingAsk) -> bytes:
+        return embeddings(ask, self.model, int(self._clock()))
 
     def submit(self, ask: Ask) -> dict[str, TokenStream]:
         """Hand a request to the engine: the tokens of each choice, by its id there. Raises BadRequest when it can
@@ -242,11 +258,36 @@ class _Generate:
             await send({"type": "http.response.body", "body": body, "more_body": not (done and closing)})
 
     async def _whole(self, send: Send, streams: Sequence[TokenStream], answer: Completion) -> None:
-        for stream in streams:
-            done = False
-            while not done:
-                _, done = await stream.read()
+        await _all_done(streams)
         await _respond(send, 200, answer.whole())
+
+
+class _Embed:
+    """Embeddings, as plain ASGI: the prompts are computed, then the vectors are there."""
+
+    def __init__(self, server: SimServer) -> None:
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            ask = self._server.understand_embeddings(await _body(receive))
+            streams = self._server.submit(ask.work)
+        except BadRequest as error:
+            await _respond(send, error.status, error.body)
+            return
+        if not await _unless_gone(self._answer(ask, list(streams.values()), send), receive):
+            self._server.cancel(streams)
+
+    async def _answer(self, ask: EmbeddingAsk, streams: Sequence[TokenStream], send: Send) -> None:
+        await _all_done(streams)
+        await _respond(send, 200, self._server.embeddings(ask))
+
+
+async def _all_done(streams: Sequence[TokenStream]) -> None:
+    for stream in streams:
+        done = False
+        while not done:
+            _, done = await stream.read()
 
 
 async def _unless_gone(work: Coroutine[None, None, None], receive: Receive) -> bool:
@@ -292,9 +333,22 @@ async def _respond(send: Send, status: int, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def serve(config: ServerConfig) -> None:
-    """Serve until interrupted."""
-    uvicorn.Server(
+class _Server(uvicorn.Server):
+    """uvicorn's, which tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._listening()
+
+
+def serve(config: ServerConfig, listening: Callable[[], None] = lambda: None) -> None:
+    """Serve until interrupted; `listening` is called once it does."""
+    _Server(
         uvicorn.Config(
             SimServer(config).app(),
             host=config.host,
@@ -305,5 +359,6 @@ def serve(config: ServerConfig) -> None:
             log_level="warning",
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=2,
-        )
+        ),
+        listening,
     ).run()

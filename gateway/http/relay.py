@@ -199,6 +199,7 @@ class Relay:
     async def _attempt(self, exchange: Exchange, replica: Replica, send: Send) -> None:
         """One try at one replica. Raises ReplicaFailed."""
         replica.answers[exchange.request_id] = exchange
+        exchange.generating_s = math.nan
         self._fleet.dispatched(replica, exchange.completion.prefix)
         try:
             async with self._upstream.request(

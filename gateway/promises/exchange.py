@@ -58,6 +58,7 @@ class Exchange:
     tokens: int = 0  # output tokens seen
     first_token_s: float = math.nan
     last_token_s: float = math.nan
+    generating_s: float = math.nan  # when the replica reported a token of an answer in one piece
     begun: bool = False  # the client has seen a byte of the answer
     status: int = 0  # HTTP status of the answer
     outcome: str = ""  # "completed", or why not
@@ -166,26 +167,50 @@ class Exchange:
         self._note(seen)
         return seen
 
+    def generating(self, now_s: float) -> None:
+        """The replica's report shows that the answer has a first token."""
+        if math.isnan(self.generating_s):
+            self.generating_s = now_s
+
     def note_whole(self, body: bytes, now_s: float) -> Seen:
-        """Note what an answer in one piece says, of which only the end is seen."""
+        """Note what an answer in one piece says."""
         seen = in_whole(body)
         self._note(seen)
         self.tokens, self.last_token_s = max(self.tokens, seen.tokens), now_s
-        pace_s = max(0, self.tokens // self.completion.sequences - 1) * self.contract.tpot_s if self.tokens > 1 else 0.0
-        self.late = now_s > self.arrival_s + (self.ttft_s + pace_s) * (1.0 + TOLERANCE)
+        self.late = self._whole_is_late(now_s)
         return seen
+
+    def _whole_is_late(self, now_s: float) -> bool:
+        """A replica that reports its progress tells when the first token of an answer in one piece was there. Of others
+        only the end is seen: with a TPOT SLO the answer is due when its last token is, else when its first one is.
+        """
+        count, tpot_s = self.tokens // self.completion.sequences, self.contract.tpot_s
+        if not math.isnan(self.generating_s):
+            first_is_late = self.generating_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
+            return first_is_late or now_s > self._due_s(count, self.generating_s)
+        if math.isinf(self.ttft_s):
+            return now_s > self.arrival_s + max(1, count) * tpot_s * (1.0 + TOLERANCE)
+        pace_s = max(0, count - 1) * tpot_s if math.isfinite(tpot_s) else 0.0
+        return now_s > self.arrival_s + (self.ttft_s + pace_s) * (1.0 + TOLERANCE)
+
+    def _due_s(self, count: float, first_s: float) -> float:
+        """When the token of this number is late, after a first one at `first_s`."""
+        if count <= 1:
+            return math.inf
+        base_s = max(self.deadline_s, first_s) if math.isfinite(self.ttft_s) else first_s
+        return base_s + (count - 1) * self.contract.tpot_s * (1.0 + TOLERANCE)
 
     def end(self, now_s: float) -> None:
         """The stream is complete: judge its pace, by the tokens that its usage counts where it has one."""
+        if not self.tokens:
+            self.late = now_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
+            return
         usage = self.usage_tokens or self.tokens
-        self._checks.append((self.tokens, now_s if self.tokens <= 1 else self.last_token_s))
-        scale = usage / self.tokens if self.tokens else 1.0
+        self._checks.append((self.tokens, self.last_token_s))
+        scale = usage / self.tokens  # an event may hold several tokens: drafts were accepted
         self.tokens = usage
-        base_s = max(self.deadline_s, self.first_token_s) if math.isfinite(self.ttft_s) else self.first_token_s
-        for seen, then_s in self._checks:
-            # An event may hold several tokens: drafts were accepted.
-            if then_s > base_s + (seen * scale - 1) * self.contract.tpot_s * (1.0 + TOLERANCE):
-                self.late = True
+        if any(then_s > self._due_s(seen * scale, self.first_token_s) for seen, then_s in self._checks):
+            self.late = True
 
     def count(self, tokens: int, now_s: float) -> None:
         """Note that `tokens` more output tokens came."""

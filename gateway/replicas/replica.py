@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Protocol
 
 from slosgate.engines.channel import ReplicaInfo
+from slosgate.engines.messages import RequestProgress
 from slosgate.gateway.replicas.breaker import Breaker
 from slosgate.gateway.replicas.mirror import Mirror
 from slosgate.gateway.replicas.prefixes import Prefixes
@@ -24,6 +26,8 @@ class Answer(Protocol):
     def cut(self, reason: str) -> None: ...
 
     def promote(self) -> None: ...
+
+    def generating(self, now_s: float) -> None: ...
 
 
 class Replica:
@@ -102,6 +106,12 @@ class Replica:
         if self.mirror:
             self.mirror.drop(request_id, now_s)
         return self.own.pop(request_id, None) is not None
+
+    def report(self, progress: Iterable[RequestProgress], now_s: float) -> None:
+        """Tell the answers under way which of them have a first token."""
+        for request in progress:
+            if request.generated_tokens and (answer := self.answers.get(request.request_id)):
+                answer.generating(now_s)
 
     def observe(self) -> None:
         """For a server that reports nothing: tell from the answers that pass through how far its jobs are."""

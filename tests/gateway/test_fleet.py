@@ -45,6 +45,9 @@ class Stream:
     def promote(self) -> None:
         self.promotions += 1
 
+    def generating(self, now_s: float) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class Known:

@@ -38,6 +38,7 @@ from slosgate.gateway.replicas.upkeep import Upkeep
 from slosgate.gateway.replicas.upstream import Upstream
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.reports.records import Records, log_stream
+from slosgate.gateway.reports.watch import Watch
 from slosgate.gateway.state.ledger import Ledger
 from slosgate.planner.desk import window_tokens
 
@@ -66,6 +67,7 @@ class Gateway:
             self.fleet, self.upkeep.books, self.ledger, self.metrics,
             interval_s=config.admission.plan_interval_s, settings=config.admission.desk, clock=clock,
         )  # fmt: skip
+        self.watch = Watch(self.fleet, self.ledger, clock=clock)
         self.overflow = Overflow(config, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
         self.passthrough = Passthrough(self.upstream, self.fleet, config.server)
@@ -175,7 +177,8 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start the parts, wait until Redis has answered once (or not), and stop them at the end."""
-        tasks = [asyncio.create_task(self.upkeep.run()), asyncio.create_task(kept_up(self.planning.run))]
+        tasks = [asyncio.create_task(self.upkeep.run())]
+        tasks += [asyncio.create_task(kept_up(part.run)) for part in (self.planning, self.watch)]
         try:
             yield
         finally:

@@ -71,6 +71,8 @@ class Mirror:
         self.free_blocks = profile.kv_blocks
         self.heard_s = -math.inf  # our clock, when the latest telemetry came
         self.report_s = -math.inf  # the replica's, when it left
+        self.followed = -1  # newest plan that the replica has had
+        self.followed_s = math.inf  # our clock, when a report first told of it
         self.firm_tokens = math.inf  # see planner.controller.ReplicaState
         self.patience = Patience()  # the replica's, too
         self._prompts = LengthHistogram()  # of everyone who was sent here, by whichever gateway
@@ -145,6 +147,8 @@ class Mirror:
         """Bring the jobs up to date with a report that came at `now_s`."""
         self.heard_s, self.report_s = now_s, report.sent_at_s
         self.free_blocks = report.kv_blocks_free
+        if report.epoch != self.followed:
+            self.followed, self.followed_s = report.epoch, now_s
         self._plan_with(report)
         if report.epoch < self.epoch + LONGEST_LEAP:
             self.epoch = max(self.epoch, report.epoch)

@@ -131,7 +131,7 @@ class _Said:
     """How often something was said in its window, and the last time, which is held back."""
 
     since_s: float
-    window_s: float = WINDOW_S
+    window_s: float
     times: int = 0
     held: logging.LogRecord | None = None
     held_times: int = 0
@@ -141,9 +141,12 @@ class Sparing(logging.Handler):
     """Hands lines on; of what repeats itself it tells the first two, then at the end of each window the last one, with
     how many there were."""
 
-    def __init__(self, target: logging.Handler, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, target: logging.Handler, *, window_s: float = WINDOW_S, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__()
         self._target = target
+        self._window_s = window_s
         self._monotonic = monotonic
         self._said: OrderedDict[tuple[str, str], _Said] = OrderedDict()
 
@@ -152,7 +155,7 @@ class Sparing(logging.Handler):
         now_s, about = self._monotonic(), _about(record)
         said = self._said.get(about)
         if said is None or (said.held is None and now_s - said.since_s >= said.window_s):
-            said = self._said[about] = _Said(now_s)
+            said = self._said[about] = _Said(now_s, self._window_s)
             self._said.move_to_end(about)
             if len(self._said) > REMEMBERED:
                 self._said.popitem(last=False)

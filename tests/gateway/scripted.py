@@ -177,6 +177,7 @@ class ScriptedReplica:
     busy_until_s: float = 0.0
     free_blocks: int | None = None
     hangs: bool = False
+    deaf: bool = False  # reports that no plan has come
     channel: ReplicaChannel | None = None
     reports: asyncio.Event = field(default_factory=asyncio.Event)
     registered: asyncio.Task[None] | None = None
@@ -260,7 +261,7 @@ class ScriptedReplica:
         return Telemetry(
             replica=self.name,
             sent_at_s=time.time(),
-            epoch=max((plan.epoch for plan in self.plans), default=0),
+            epoch=0 if self.deaf else max((plan.epoch for plan in self.plans), default=0),
             busy_for_s=max(0.0, self.busy_until_s - time.time()),
             kv_blocks_total=total,
             kv_blocks_free=total if self.free_blocks is None else self.free_blocks,

@@ -74,7 +74,7 @@ def serve(
     ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate (chain) to serve TLS with; PEM.")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key; by default in the same file.")] = None,
     log_format: Annotated[str | None, typer.Option(help="Lines of the log: text or json.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="Least level in the log: debug, info, warning, error.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="Least level in the log: info, warning or error.")] = None,
 ) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
     _check_certificate(ssl_certfile, ssl_keyfile)

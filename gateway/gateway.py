@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import time
@@ -36,6 +37,9 @@ from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.upkeep import Upkeep
 from slosgate.gateway.replicas.upstream import Upstream
+from slosgate.gateway.reports import events
+from slosgate.gateway.reports.explaining import explain, is_broken
+from slosgate.gateway.reports.history import History
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.reports.records import Records, log_stream
 from slosgate.gateway.reports.watch import Watch
@@ -61,6 +65,7 @@ class Gateway:
         self.fleet = Fleet(clock=clock, random=random)
         self.upkeep = Upkeep(self.fleet, self.ledger, self.upstream, config, clock=clock)
         self.metrics = Metrics()
+        self.history = History()
         self.headroom = Headroom(self.fleet)
         self.admission = Admission(self.fleet, self.ledger, config.admission, self.metrics, clock=clock)
         self.planning = Planning(
@@ -99,8 +104,7 @@ class Gateway:
             await self.admission.admit(exchange)
         except (NotAdmitted, Unavailable) as error:
             if exchange.contract.when_full != "overflow":
-                self.metrics.refused_slo(exchange)
-                self.records.keep(exchange, self.clock(), error)
+                self._note_refusal(exchange, error)
                 raise
             exchange.overflow = exchange.contract.overflow
         self.metrics.decided(self.clock() - began_s)
@@ -115,8 +119,24 @@ class Gateway:
         finally:
             self.lengths.learn(exchange)
             self.headroom.note(exchange)
-            self.metrics.ended(exchange, self.clock())
-            self.records.keep(exchange, self.clock(), error)
+            self._note_end(exchange, error)
+
+    def _note_refusal(self, exchange: Exchange, error: GatewayError) -> None:
+        self.metrics.refused_slo(exchange, error.reason)
+        self.history.refused(exchange, error.reason, self.clock())
+        self.records.keep(exchange, self.clock(), error)
+
+    def _note_end(self, exchange: Exchange, error: GatewayError | None) -> None:
+        now_s = self.clock()
+        why = explain(exchange, now_s)
+        self.metrics.ended(exchange, now_s)
+        self.history.ended(exchange, now_s)
+        self.records.keep(exchange, now_s, error, why)
+        if is_broken(exchange):
+            events.say(events.PromiseBroken(
+                request_id=exchange.request_id, slo_class=exchange.contract.slo_class, why=why,
+                replica=exchange.server[0],
+            ))  # fmt: skip
 
     def _exchange(
         self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,
@@ -177,6 +197,7 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start the parts, wait until Redis has answered once (or not), and stop them at the end."""
+        logging.getLogger("slosgate").addHandler(self.metrics.tally)
         tasks = [asyncio.create_task(self.upkeep.run())]
         tasks += [asyncio.create_task(kept_up(part.run)) for part in (self.planning, self.watch)]
         try:
@@ -187,6 +208,7 @@ class Gateway:
             await ended(tasks)
             await self.ledger.close()
             await self.upstream.close()
+            logging.getLogger("slosgate").removeHandler(self.metrics.tally)
 
 
 def _ttft_s(contract: Contract, prompt_tokens: int, replicas: list[Replica]) -> float:

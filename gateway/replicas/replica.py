@@ -62,6 +62,11 @@ class Replica:
     def started_at_s(self) -> float:
         return self.info.started_at_s if self.info else 0.0
 
+    @property
+    def under_way(self) -> int:
+        """Requests there, of all gateways where it reports them."""
+        return len(self.mirror.jobs) if self.mirror else len(self.own)
+
     def serves(self, model: str) -> bool:
         """Whether it answers to this name; one that tells nobody its names may."""
         return model in self.models or not self.models

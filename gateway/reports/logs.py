@@ -28,7 +28,7 @@ import msgspec
 from slosgate.gateway.reports.events import Event
 
 Format = Literal["text", "json"]
-Level = Literal["debug", "info", "warning", "error"]
+Level = Literal["info", "warning", "error"]
 
 LOGGERS = ("slosgate", "uvicorn", "asyncio", "aiohttp")  # whose lines are ours to print
 AT_ONCE = 2  # times that one thing is said before repeats are held back
@@ -88,10 +88,11 @@ def set_up(form: Format, level: Level) -> None:
     written = logging.StreamHandler(sys.stderr)
     written.setFormatter(JsonLines() if form == "json" else TextLines())
     handler = Sparing(written)
+    handler.setLevel(level.upper())
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level.upper() if name == "slosgate" else logging.WARNING)
+        logger.setLevel(logging.INFO if name == "slosgate" else logging.WARNING)
 
 
 class TextLines(logging.Formatter):

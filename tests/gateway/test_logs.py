@@ -100,7 +100,7 @@ async def test_a_replica_that_plans_do_not_reach_is_told(gateway: Process, repli
     ("options", "said"),
     [
         (["--log-format", "xml"], "must be one of text, json, not 'xml'"),
-        (["--log-level", "loud"], "must be one of debug, info, warning, error, not 'loud'"),
+        (["--log-level", "loud"], "must be one of info, warning, error, not 'loud'"),
     ],
 )
 def test_unknown_options_of_the_log_are_refused(options: list[str], said: str) -> None:

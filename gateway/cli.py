@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, get_args
 
 import msgspec
 import typer
@@ -29,16 +29,17 @@ from slosgate.engines.options import version_of
 from slosgate.engines.profiles.command import app as profile_app
 from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
-from slosgate.engines.store import url_problem, without_password
+from slosgate.engines.store import url_problem
 from slosgate.engines.vllm.command import CONTEXT_SETTINGS, vllm
 from slosgate.gateway.app import create_app
-from slosgate.gateway.config import Config, ConfigError, load, problem_at
+from slosgate.gateway.config import Config, ConfigError, LogConfig, load, problem_at
 from slosgate.gateway.decisions import reach, tokenizing
 from slosgate.gateway.http import overflow
 from slosgate.gateway.http.protocol import LimitedProtocol, Limits
 from slosgate.gateway.http.server import Server, raise_file_limit
 from slosgate.gateway.promises.contract import describe
 from slosgate.gateway.replicas import credentials
+from slosgate.gateway.reports import events, greeting, logs
 from slosgate.gateway.reports.logs import Unhurried
 from slosgate.gateway.state import valkey
 
@@ -72,22 +73,26 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None,
     ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate (chain) to serve TLS with; PEM.")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key; by default in the same file.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="Lines of the log: text or json.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="Least level in the log: info, warning or error.")] = None,
 ) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
     _check_certificate(ssl_certfile, ssl_keyfile)
-    if problem := raise_file_limit():
-        typer.echo(f"slosgate: {problem}", err=True)
     settings = _with_options(_read(config) if config else Config(), redis, host, port)
+    settings = msgspec.structs.replace(settings, log=_log_options(settings.log, log_format, log_level))
     if settings.redis.url and (problem := url_problem(settings.redis.url)):
         raise typer.BadParameter(problem, param_hint="--redis")
     sys.stdout, sys.stderr = Unhurried(1), Unhurried(2)
+    logs.set_up(settings.log.format, settings.log.level)
+    if problem := raise_file_limit():
+        events.say(events.FewFiles(problem=problem))
     # uvicorn drains on SIGTERM and then raises it again: by then it means a good end, with Valkey stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     planner.warm_up()  # before uvicorn takes the signals: compiling may take a minute, and must be ended by one
     with _redis_url(settings) as url:
-        shown = without_password(url)
-        print(f"slosgate: state in {shown}; add a replica with: slosgate engine sim --redis {shown}", flush=True)  # noqa: T201
-        Server(_server_config(settings, url, ssl_certfile, ssl_keyfile), notice_s=settings.drain.notice_s).run()
+        serving = _server_config(settings, url, ssl_certfile, ssl_keyfile)
+        greet = partial(_greet, settings, url)
+        Server(serving, notice_s=settings.drain.notice_s, on_started=greet).run()
 
 
 @app.command("warm-up")
@@ -135,6 +140,23 @@ def _read(path: Path) -> Config:
         typer.echo(f"{path}: {exc}", err=True)
         raise typer.Exit(2) from None
     return config
+
+
+def _greet(config: Config, redis_url: str, address: str) -> None:
+    """It listens: say so in the log, and where that is read by people, what to do next."""
+    events.say(greeting.started(config, redis_url, address, tls=address.startswith("https:")))
+    if config.log.format == "text":
+        print(greeting.greeting(config, redis_url, address), end="", flush=True)  # noqa: T201
+
+
+def _log_options(config: LogConfig, form: str | None, level: str | None) -> LogConfig:
+    """The configuration's, with what the options say instead. Raises BadParameter."""
+    for name, value, accepted in (("format", form, get_args(logs.Format)), ("level", level, get_args(logs.Level))):
+        if value is not None and value not in accepted:
+            said = f"must be one of {', '.join(accepted)}, not {value!r}"
+            raise typer.BadParameter(said, param_hint=f"--log-{name}")
+    given = {name: value for name, value in (("format", form), ("level", level)) if value is not None}
+    return msgspec.structs.replace(config, **given)
 
 
 def _with_options(config: Config, redis: str | None, host: str | None, port: int | None) -> Config:
@@ -189,7 +211,7 @@ def _server_config(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        log_level="warning",
+        log_config=None,
         backlog=4096,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(config.server.drain_s),

@@ -1,6 +1,7 @@
 """The gateway's configuration: one TOML file, read once, handed down as frozen records.
 
     [server]                      # where it listens, limits
+    [log]                         # format = "json", level = "warning"
     [drain]                       # notice_s: how long /ready is false before the listener closes
     [redis]                       # url; without one a private Valkey is started
     [admission]                   # default class, hop limit, retries
@@ -38,6 +39,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from slosgate.engines.store import url_problem
+from slosgate.gateway.reports.logs import Format, Level
 from slosgate.planner.controller import WhenFull
 from slosgate.planner.desk import SHIPPED, DeskSettings
 
@@ -67,6 +69,13 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     drain_s: Positive = 30.0  # how long a stopping gateway lets accepted requests finish
     replica_api_key_env: str = ""  # environment variable with the API key that replicas which register ask for
     log_requests: bool = False  # a line of JSON per request on stderr: its decision record, never its prompt
+
+
+class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the program says on its standard error output."""
+
+    format: Format = "text"  # a line of text, or of JSON, for each event
+    level: Level = "info"  # the least that is said
 
 
 class DrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -168,6 +177,7 @@ class AdminConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
+    log: LogConfig = LogConfig()
     drain: DrainConfig = DrainConfig()
     redis: RedisConfig = RedisConfig()
     admission: AdmissionConfig = AdmissionConfig()
@@ -237,6 +247,7 @@ _Record = TypeVar("_Record", bound=Struct)
 
 _SINGLE: dict[str, type[Struct]] = {
     "server": ServerConfig,
+    "log": LogConfig,
     "drain": DrainConfig,
     "redis": RedisConfig,
     "admission": AdmissionConfig,

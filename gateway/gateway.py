@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import time
@@ -36,8 +37,12 @@ from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.upkeep import Upkeep
 from slosgate.gateway.replicas.upstream import Upstream
+from slosgate.gateway.reports import events
+from slosgate.gateway.reports.explaining import explain, is_broken
+from slosgate.gateway.reports.history import History
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.reports.records import Records, log_stream
+from slosgate.gateway.reports.watch import Watch
 from slosgate.gateway.state.ledger import Ledger
 from slosgate.planner.desk import window_tokens
 
@@ -60,12 +65,14 @@ class Gateway:
         self.fleet = Fleet(clock=clock, random=random)
         self.upkeep = Upkeep(self.fleet, self.ledger, self.upstream, config, clock=clock)
         self.metrics = Metrics()
+        self.history = History()
         self.headroom = Headroom(self.fleet)
         self.admission = Admission(self.fleet, self.ledger, config.admission, self.metrics, clock=clock)
         self.planning = Planning(
             self.fleet, self.upkeep.books, self.ledger, self.metrics,
             interval_s=config.admission.plan_interval_s, settings=config.admission.desk, clock=clock,
         )  # fmt: skip
+        self.watch = Watch(self.fleet, self.ledger, clock=clock)
         self.overflow = Overflow(config, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
         self.passthrough = Passthrough(self.upstream, self.fleet, config.server)
@@ -97,8 +104,7 @@ class Gateway:
             await self.admission.admit(exchange)
         except (NotAdmitted, Unavailable) as error:
             if exchange.contract.when_full != "overflow":
-                self.metrics.refused_slo(exchange)
-                self.records.keep(exchange, self.clock(), error)
+                self._note_refusal(exchange, error)
                 raise
             exchange.overflow = exchange.contract.overflow
         self.metrics.decided(self.clock() - began_s)
@@ -113,8 +119,24 @@ class Gateway:
         finally:
             self.lengths.learn(exchange)
             self.headroom.note(exchange)
-            self.metrics.ended(exchange, self.clock())
-            self.records.keep(exchange, self.clock(), error)
+            self._note_end(exchange, error)
+
+    def _note_refusal(self, exchange: Exchange, error: GatewayError) -> None:
+        self.metrics.refused_slo(exchange, error.reason)
+        self.history.refused(exchange, error.reason, self.clock())
+        self.records.keep(exchange, self.clock(), error)
+
+    def _note_end(self, exchange: Exchange, error: GatewayError | None) -> None:
+        now_s = self.clock()
+        why = explain(exchange, now_s)
+        self.metrics.ended(exchange, now_s)
+        self.history.ended(exchange, now_s)
+        self.records.keep(exchange, now_s, error, why)
+        if is_broken(exchange):
+            events.say(events.PromiseBroken(
+                request_id=exchange.request_id, slo_class=exchange.contract.slo_class, why=why,
+                replica=exchange.server[0],
+            ))  # fmt: skip
 
     def _exchange(
         self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,
@@ -175,7 +197,9 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start the parts, wait until Redis has answered once (or not), and stop them at the end."""
-        tasks = [asyncio.create_task(self.upkeep.run()), asyncio.create_task(kept_up(self.planning.run))]
+        logging.getLogger("slosgate").addHandler(self.metrics.tally)
+        tasks = [asyncio.create_task(self.upkeep.run())]
+        tasks += [asyncio.create_task(kept_up(part.run)) for part in (self.planning, self.watch)]
         try:
             yield
         finally:
@@ -184,6 +208,7 @@ class Gateway:
             await ended(tasks)
             await self.ledger.close()
             await self.upstream.close()
+            logging.getLogger("slosgate").removeHandler(self.metrics.tally)
 
 
 def _ttft_s(contract: Contract, prompt_tokens: int, replicas: list[Replica]) -> float:

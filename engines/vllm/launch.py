@@ -8,7 +8,6 @@ import importlib.metadata
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -58,12 +57,6 @@ def graph_options(options: Sequence[str]) -> list[str]:
     if any(option.replace("_", "-").startswith(GRAPH_OPTIONS) for option in options):
         return []
     return ["--max-cudagraph-capture-size", str(GRAPH_TOKENS)]
-
-
-def free_port(host: str) -> int:
-    """A TCP port that is free now."""
-    with socket.create_server((host, 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def serve(

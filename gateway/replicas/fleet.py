@@ -10,6 +10,7 @@ from slosgate.engines.messages import DraftReport
 from slosgate.gateway.replicas.breaker import Breaker, State
 from slosgate.gateway.replicas.prefixes import Hashes
 from slosgate.gateway.replicas.replica import Replica
+from slosgate.gateway.reports import events
 
 __all__ = ["Fleet", "Replica"]
 
@@ -83,7 +84,11 @@ class Fleet:
         replica.prefixes.note(prefix)
 
     def succeeded(self, replica: Replica) -> None:
-        replica.breaker.succeeded()
+        if replica.breaker.succeeded():
+            events.say(events.BreakerClosed(replica=replica.name))
 
     def failed(self, replica: Replica) -> None:
-        self.breaks += replica.breaker.failed(self._clock())
+        now_s = self._clock()
+        if replica.breaker.failed(now_s):
+            self.breaks += 1
+            events.say(events.BreakerOpened(replica=replica.name, for_s=replica.breaker.opens_in_s(now_s)))

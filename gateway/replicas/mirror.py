@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from slosgate.engines.messages import RequestProgress, Telemetry
+from slosgate.gateway.replicas.iterations import Iterations
 from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.jobs import JobTable
@@ -71,6 +72,9 @@ class Mirror:
         self.free_blocks = profile.kv_blocks
         self.heard_s = -math.inf  # our clock, when the latest telemetry came
         self.report_s = -math.inf  # the replica's, when it left
+        self.iterations = Iterations()
+        self.followed = -1  # newest plan that the replica has had
+        self.followed_s = math.inf  # our clock, when a report first told of it
         self.firm_tokens = math.inf  # see planner.controller.ReplicaState
         self.patience = Patience()  # the replica's, too
         self._prompts = LengthHistogram()  # of everyone who was sent here, by whichever gateway
@@ -145,6 +149,9 @@ class Mirror:
         """Bring the jobs up to date with a report that came at `now_s`."""
         self.heard_s, self.report_s = now_s, report.sent_at_s
         self.free_blocks = report.kv_blocks_free
+        if report.epoch != self.followed:
+            self.followed, self.followed_s = report.epoch, now_s
+        self.iterations.note(report.iterations, self.profile.perf, now_s)
         self._plan_with(report)
         if report.epoch < self.epoch + LONGEST_LEAP:
             self.epoch = max(self.epoch, report.epoch)
@@ -174,6 +181,12 @@ class Mirror:
         )
         if learned != self.profile:
             self.profile = learned
+
+    @property
+    def recalibration(self) -> float:
+        """How long iterations like the last one take, as learned, over what the replica registered with."""
+        size = self.iterations.last_size
+        return self.profile.perf.iteration_s(*size) / self.registered.perf.iteration_s(*size)
 
     def _overdue(self, request_id: str, now_s: float) -> bool:
         """Whether telemetry should have shown a request by now; if it still comes, telemetry will add it again."""

@@ -11,6 +11,7 @@ from slosgate.engines.messages import RequestProgress
 from slosgate.gateway.replicas.breaker import Breaker
 from slosgate.gateway.replicas.mirror import Mirror
 from slosgate.gateway.replicas.prefixes import Prefixes
+from slosgate.gateway.reports import events
 from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.profile import HardwareProfile
 
@@ -44,6 +45,7 @@ class Replica:
         self.mirror = Mirror(profile) if profile else None
         self.info = info  # what it registered with; None for a server from the configuration
         self.alive = True
+        self._lost = False
         self.breaker = breaker
         self.prefixes = Prefixes()
         self.own: dict[str, LedgerEntry] = {}  # what this gateway answers for
@@ -63,6 +65,11 @@ class Replica:
     @property
     def started_at_s(self) -> float:
         return self.info.started_at_s if self.info else 0.0
+
+    @property
+    def under_way(self) -> int:
+        """Requests there, of all gateways where it reports them."""
+        return len(self.mirror.jobs) if self.mirror else len(self.own)
 
     def serves(self, model: str) -> bool:
         """Whether it answers to this name; one that tells nobody its names may."""
@@ -86,6 +93,10 @@ class Replica:
         """Whether its reports have stopped, which shows sooner than the end of its heartbeat."""
         heard_s = self.mirror.heard_s if self.mirror else -math.inf
         return self.reports and math.isfinite(heard_s) and now_s - heard_s > SILENT_S
+
+    def plan_age_s(self, now_s: float) -> float:
+        """For how long it has told of no newer plan; -inf before its first report."""
+        return now_s - self.mirror.followed_s if self.mirror else -math.inf
 
     def enter(self, entry: LedgerEntry) -> None:
         self.own[entry.request_id] = entry
@@ -126,8 +137,26 @@ class Replica:
         used = sum(profile.blocks_for(int(context)) for context in self.mirror.jobs.rows["context"])
         self.mirror.free_blocks = max(0, profile.kv_blocks - used)
 
-    def lose(self) -> None:
-        """It is gone: nothing new goes there, and the answers under way are cut."""
+    @property
+    def joined(self) -> events.ReplicaJoined:
+        """What there is to say when it comes."""
+        profile = self.mirror.profile if self.mirror else None
+        return events.ReplicaJoined(
+            replica=self.name, url=self.url, model=self.model or "models that it tells nobody",
+            engine=self.info.engine if self.info else "", plans=self.follows_plans,
+            window_tokens=profile.max_model_tokens if profile else 0, kv_blocks=profile.kv_blocks if profile else 0,
+        )  # fmt: skip
+
+    def leave(self, why: str) -> None:
+        """Nothing new goes there; the answers under way may end."""
+        if self.alive:
+            events.say(events.ReplicaLeft(replica=self.name, why=why, under_way=len(self.answers)))
         self.alive = False
+
+    def lose(self, why: str) -> None:
+        """It is gone: nothing new goes there, and the answers under way are cut."""
+        if not self._lost:
+            events.say(events.ReplicaLost(replica=self.name, why=why, under_way=len(self.answers)))
+        self.alive, self._lost = False, True
         for answer in list(self.answers.values()):
             answer.cut("lost")

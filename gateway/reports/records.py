@@ -49,6 +49,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     tpot_ms: float | None
     duration_ms: float
     attained: bool | None  # None: there was no SLO
+    explanation: str  # why it did not attain its SLO; empty where there is nothing to explain
 
 
 class Log(Protocol):
@@ -69,8 +70,8 @@ class Records:
     def newest(self, count: int) -> list[Record]:
         return [self._records[i] for i, _ in zip(reversed(self._records), range(count), strict=False)]
 
-    def keep(self, exchange: Exchange, now_s: float, error: GatewayError | None = None) -> None:
-        record = record_of(exchange, now_s, error)
+    def keep(self, exchange: Exchange, now_s: float, error: GatewayError | None = None, explanation: str = "") -> None:
+        record = record_of(exchange, now_s, error, explanation)
         self._records[record.request_id] = record
         if len(self._records) > self._limit:
             self._records.popitem(last=False)
@@ -78,7 +79,7 @@ class Records:
             self._log.write(msgspec.json.encode(record) + b"\n")
 
 
-def record_of(exchange: Exchange, now_s: float, error: GatewayError | None) -> Record:
+def record_of(exchange: Exchange, now_s: float, error: GatewayError | None, explanation: str) -> Record:
     contract = exchange.contract
     return Record(
         request_id=exchange.request_id,
@@ -103,6 +104,7 @@ def record_of(exchange: Exchange, now_s: float, error: GatewayError | None) -> R
         tpot_ms=_ms((exchange.last_token_s - exchange.first_token_s) / max(1, exchange.tokens - 1)),
         duration_ms=(now_s - exchange.arrival_s) * 1000,
         attained=exchange.attained if contract.has_slo else None,
+        explanation=explanation,
     )
 
 

@@ -19,7 +19,6 @@ Commands that are issued while a round trip is under way leave together in the n
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -30,9 +29,10 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from slosgate.engines.channel import PLAN_TTL_MS, key
-from slosgate.engines.door import Door, shown
+from slosgate.engines.door import Door
 from slosgate.engines.messages import Announcement, Plan
 from slosgate.engines.store import STORE_ERRORS, connect, why
+from slosgate.gateway.reports import events
 from slosgate.gateway.state import scripts
 from slosgate.gateway.state.records import Beat, Change, LedgerEntry
 from slosgate.gateway.state.skew import Ahead
@@ -40,8 +40,6 @@ from slosgate.gateway.state.skew import Ahead
 GATEWAY_TTL_MS = 1_500
 QUIET_S = 0.5
 FLUSH_S = 2.0  # how long a gateway that stops waits for Redis to take its last words
-
-_log = logging.getLogger("slosgate")
 
 
 class Conflict(Exception):
@@ -88,7 +86,8 @@ class Ledger:
         self._connection = self.redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self._stale = False  # the connection above may lead to a server that is no longer the one
         self._reconnected = asyncio.Event()
-        self._trouble = ""
+        self._trouble = ""  # why Redis is away, if it is
+        self._away_since_s = 0.0
         self._queue: list[_Command] = []
         self._wake = asyncio.Event()
 
@@ -124,7 +123,7 @@ class Ledger:
         self._reconnected = asyncio.Event()
         self.available = True
         if self._trouble:
-            _log.warning("Redis is back")
+            events.say(events.RedisBack(away_s=self._clock() - self._away_since_s))
         self._trouble = ""
 
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
@@ -143,9 +142,11 @@ class Ledger:
 
     def _note_trouble(self, error: Exception) -> None:
         self.available = False
-        trouble = shown(why(error))
+        trouble = why(error)
+        if not self._trouble:
+            self._away_since_s = self._clock()
         if trouble != self._trouble:
-            _log.warning("Redis is away: %s", trouble)
+            events.say(events.RedisAway(why=trouble))
         self._trouble = trouble
 
     # Ledgers

@@ -85,6 +85,7 @@ class Valkey:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C is for the gateway, which needs its state until it has drained
             preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
 

@@ -1,7 +1,8 @@
 """What breaks while clients keep asking: replicas, a gateway, Valkey. Real processes, one fault after the other.
 
 Whatever happens, every request that was offered ends exactly once, guarantees on replicas that are well are kept (by
-the paper's rule, as the client sees it), and no trace of a request stays in the ledger.
+the paper's rule, as the client sees it), and no trace of a request stays in the ledger. The gateways' logs tell each
+fault in a few lines.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ TOKENS = 30
 TTFT_S, TPOT_S = 3.0, 0.3
 SLO = {"x-slo-ttft-ms": f"{TTFT_S * 1000}", "x-slo-tpot-ms": f"{TPOT_S * 1000}"}
 PAUSE_S = 0.04
+MOST_LINES = 20  # of a log, for one fault
 # A Redis that is gone shows at once, by its connections; one that is only slow, as this machine may be, must not count.
 CONFIG = "[redis]\ntimeout_s = 20"
 
@@ -51,7 +53,8 @@ def cluster() -> Iterator[Cluster]:
         found = Cluster(redis, [], {})
         stack.callback(lambda: found.redis.stop())
         for _ in range(2):
-            found.gateways.append(stack.enter_context(running_gateway(redis.url, CONFIG, wait=False)))
+            gateway = running_gateway(redis.url, CONFIG, options=["--log-format", "json"], wait=False)
+            found.gateways.append(stack.enter_context(gateway))
         for name in ("safe", "doomed", "stuck"):
             found.engines[name] = stack.enter_context(running_engine(redis.url, name, wait=False))
         for process in (*found.gateways, *found.engines.values()):
@@ -153,6 +156,29 @@ async def _is_empty(redis_url: str, name: str) -> bool:
     return await ledger_size(redis_url, name) == 0
 
 
+class Told:
+    """What gateways say from now on."""
+
+    def __init__(self, *gateways: Process) -> None:
+        self._from = [(gateway, gateway.log.stat().st_size) for gateway in gateways]
+
+    def lines(self) -> list[list[dict[str, Any]]]:
+        """Of each gateway."""
+        read = [gateway.log.read_bytes()[start:] for gateway, start in self._from]
+        return [[json.loads(line) for line in text.splitlines()] for text in read]
+
+    async def of(self, event: str, subject: str = "") -> None:
+        """Wait until every gateway has told this; together they must have said little."""
+        await eventually(lambda: all(_tells(lines, event, subject) for lines in self.lines()))
+        for lines in self.lines():
+            assert len(lines) <= MOST_LINES, lines
+
+
+def _tells(lines: list[dict[str, Any]], event: str, subject: str) -> bool:
+    about = [line for line in lines if line["event"] == event]
+    return any(subject in (line.get("replica", ""), line.get("gateway", ""), "") for line in about)
+
+
 async def until_all_know(client: aiohttp.ClientSession, cluster: Cluster, *names: str) -> None:
     for gateway in cluster.gateways:
         for name in names:
@@ -206,11 +232,14 @@ async def _is_idle(client: aiohttp.ClientSession, url: str) -> bool:
 @pytest.mark.parametrize("script", [garbage, half_an_event])
 async def test_a_replica_that_talks_nonsense(client: aiohttp.ClientSession, cluster: Cluster, script: Any) -> None:
     """Garbage instead of an answer is replaced unseen; half an event after a whole one is an error in the stream."""
+    told = Told(*cluster.gateways)
     async with load(client, cluster) as offered:
         async with scripted_replica(cluster.redis.url, script.__name__, script) as liar:
             await until_all_know(client, cluster, liar.name)
             await eventually(lambda: len(liar.calls) >= 3)
         await asyncio.sleep(0.5)
+    for event in ("replica_joined", "replica_lost"):
+        await told.of(event, liar.name)
     assert offered.ended() <= {"done", "replica_lost"}
     assert script is half_an_event or offered.ended() == {"done"}
     assert {a.replica for a in offered.asked if a.ends == ["replica_lost"]} <= {liar.name}
@@ -220,7 +249,7 @@ async def test_a_replica_that_talks_nonsense(client: aiohttp.ClientSession, clus
 async def test_a_replica_that_stalls_is_left_alone_until_it_moves_again(
     client: aiohttp.ClientSession, cluster: Cluster
 ) -> None:
-    stuck = cluster.engines["stuck"].popen
+    stuck, told = cluster.engines["stuck"].popen, Told(*cluster.gateways)
     async with load(client, cluster) as offered:
         stuck.send_signal(signal.SIGSTOP)
         for gateway in cluster.gateways:
@@ -229,6 +258,8 @@ async def test_a_replica_that_stalls_is_left_alone_until_it_moves_again(
         await until_all_know(client, cluster, "stuck")
     assert offered.ended() <= {"done", "replica_lost"}
     assert {a.replica for a in offered.asked if a.ends == ["replica_lost"]} <= {"stuck"}
+    for event in ("replica_left", "replica_joined"):
+        await told.of(event, "stuck")
     offered.guarantees_kept_on("safe", "doomed")
 
 
@@ -237,18 +268,20 @@ async def _lacks(client: aiohttp.ClientSession, url: str, name: str) -> bool:
 
 
 async def test_a_replica_is_killed(client: aiohttp.ClientSession, cluster: Cluster) -> None:
+    told = Told(*cluster.gateways)
     async with load(client, cluster) as offered:
         await eventually(lambda: any(a.replica == "doomed" and not a.ends for a in offered.asked))
         cluster.engines["doomed"].kill()
         await asyncio.sleep(1.0)
     assert offered.ended() <= {"done", "replica_lost"}
     assert {a.replica for a in offered.asked if a.ends == ["replica_lost"]} <= {"doomed"}
+    await told.of("replica_lost", "doomed")
     offered.guarantees_kept_on("safe", "stuck")
 
 
 async def test_valkey_is_killed_and_comes_back_empty(client: aiohttp.ClientSession, cluster: Cluster) -> None:
     """Streams under way go on and keep their SLO; what comes meanwhile is best effort; then all is as before."""
-    first = cluster.gateways[0].url
+    first, told = cluster.gateways[0].url, Told(*cluster.gateways)
     async with load(client, cluster) as offered, begun(client, first, tokens=500) as long:
         cluster.redis.process.kill()
         cluster.redis.process.wait()
@@ -262,6 +295,8 @@ async def test_valkey_is_killed_and_comes_back_empty(client: aiohttp.ClientSessi
         await eventually(partial(_is_in_ledger, cluster.redis.url, long))
         assert (await long.text()).endswith("data: [DONE]\n\n")
     assert offered.ended() == {"done"}
+    for event in ("redis_away", "redis_back"):
+        await told.of(event)
     offered.guarantees_kept_on("safe", "stuck")
 
 
@@ -288,6 +323,7 @@ async def _all_later(redis_url: str, before: dict[str, int]) -> bool:
 async def test_a_gateway_is_killed(client: aiohttp.ClientSession, cluster: Cluster) -> None:
     """Its clients see their connections break; the other gateway frees what it had promised and goes on."""
     survivor, victim = cluster.gateways
+    told = Told(survivor)
     async with load(client, cluster) as offered:
         await eventually(lambda: any(a.gateway == victim.url and a.token_s and not a.ends for a in offered.asked))
         victim.kill()
@@ -297,4 +333,5 @@ async def test_a_gateway_is_killed(client: aiohttp.ClientSession, cluster: Clust
         await eventually(lambda: _all_later(cluster.redis.url, planned))
     assert offered.ended() == {"done", "broken"}
     assert {a.gateway for a in offered.asked if a.ends == ["broken"]} == {victim.url}
+    await told.of("gateway_lost")
     offered.guarantees_kept_on("safe", "stuck", gateway=survivor)

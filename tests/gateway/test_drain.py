@@ -31,6 +31,9 @@ async def test_a_stopping_gateway_loses_no_accepted_request(client: aiohttp.Clie
             assert text.count("data: ") == 21
             assert text.endswith("data: [DONE]\n\n")
             assert await asyncio.to_thread(gateway.popen.wait, 30) == 0
+            said = gateway.log.read_text()
+            assert "told to stop: nothing new is accepted, 1 answers have 30 s to end" in said
+            assert said.rstrip().endswith("every answer has ended")
         assert await ledger_size(redis_url, "drained") == 0
 
 
@@ -45,6 +48,27 @@ async def test_readiness_ends_before_the_listener_closes(client: aiohttp.ClientS
             async with client.post(f"{gateway.url}/v1/completions", json=body) as answer:
                 assert answer.status == 200
             assert await asyncio.to_thread(gateway.popen.wait, 30) == 0
+            assert "/ready is false, and everything is served for another 3 s" in gateway.log.read_text()
+
+
+async def test_answers_that_do_not_end_in_time_are_cut_and_counted(
+    client: aiohttp.ClientSession, redis_url: str
+) -> None:
+    with running_gateway(redis_url, "[server]\ndrain_s = 1\n") as gateway:
+        async with scripted_replica(redis_url, "slow", good(token_s=5.0)):
+            await until_known(client, gateway.url, "slow")
+            body = {"model": MODEL, "prompt": [1], "max_tokens": 20, "stream": True}
+            asking = asyncio.create_task(client.post(f"{gateway.url}/v1/completions", json=body))
+            await eventually(lambda: _under_way(client, gateway.url, "slow"))
+            gateway.popen.terminate()
+            assert await asyncio.to_thread(gateway.popen.wait, 30) == 0
+            asking.cancel()
+        assert "1 answers were cut" in gateway.log.read_text()
+
+
+async def _under_way(client: aiohttp.ClientSession, url: str, name: str) -> bool:
+    async with client.get(f"{url}/metrics") as answer:
+        return f'slosgate_requests_in_flight{{replica="{name}"}} 1.0' in await answer.text()
 
 
 async def _draining(client: aiohttp.ClientSession, url: str) -> bool:

@@ -146,8 +146,8 @@ MUTANTS = (
     _gateway(
         "the streams of a draining engine are cut",
         "replicas/registry",
-        "        if await self._prober.healthy(replica.url):\n            replica.lose()",
-        "        replica.lose()",
+        "        if problem := await self._prober.healthy(replica.url):\n            replica.lose(",
+        "        if (problem := await self._prober.healthy(replica.url)) is not None:\n            replica.lose(",
         f"{FLEET}answers_of_a_replica_without_heartbeat_are_cut_only_if_it_is_gone",
     ),
     _gateway(
@@ -160,7 +160,7 @@ MUTANTS = (
     _gateway(
         "a replica that began anew keeps its old answers waiting",
         "replicas/registry",
-        "            else:\n                known.lose()\n",
+        '            else:\n                known.lose("another one has taken its name")\n',
         "",
         f"{FLEET}a_replica_that_began_anew_has_lost_its_answers",
     ),

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from slosgate.engines.messages import SloArgs, read_slo
+from slosgate.engines.sim.prompts import TOKEN, BadPrompt, Prompt, chat_prompt, text_prompt
 
-TOKEN = " tok"  # the text of every token
 DEFAULT_MAX_TOKENS = 16  # of /v1/completions
 MAX_CHOICES = 16_384  # of one request, as in vLLM
-CHARACTERS_PER_TOKEN = 4  # how text prompts are counted: there is no tokenizer here
 
 
 class BadRequest(Exception):
@@ -37,6 +35,8 @@ class Body(msgspec.Struct):
     model: str | None = None
     prompt: Any = None
     messages: Any = None
+    tools: Any = None
+    cache_salt: str | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
@@ -52,8 +52,6 @@ class Body(msgspec.Struct):
 class SimArgs(msgspec.Struct):
     """What a client may tell the simulation about a request, in `vllm_xargs`: a real engine sees it by itself."""
 
-    sim_session: str = ""  # requests of one session share their prompt's beginning
-    sim_cached_tokens: int = 0  # how much of it
     sim_acceptance: float | None = None  # chance that a drafted token is accepted, instead of the server's own
 
 
@@ -61,9 +59,13 @@ class SimArgs(msgspec.Struct):
 class Choice:
     """One of the answers to a request: each is a sequence of its own."""
 
-    prompt_tokens: int
+    prompt: Prompt
     output_tokens: int  # what the simulated model will say
     max_tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.prompt.tokens
 
     @property
     def finish_reason(self) -> str:
@@ -83,13 +85,14 @@ class Ask:
     slo: SloArgs
     sim: SimArgs
 
-    @property
-    def usage(self) -> dict[str, int]:
+    def usage(self, cached_tokens: int) -> dict[str, Any]:
+        """What the answer says, given how much of the prompts was cached."""
         output_tokens = sum(choice.output_tokens for choice in self.choices)
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": output_tokens,
             "total_tokens": self.prompt_tokens + output_tokens,
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
 
 
@@ -104,9 +107,11 @@ def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_mode
     if body.model is not None and body.model != model:
         message = f"the model `{body.model}` does not exist: this server serves `{model}`"
         raise BadRequest(message, param="model", status=404, kind="NotFoundError")
-    prompts = (_chat_tokens(body.messages),) if chat else _prompts(body.prompt)
+    prompts = (_chat(body),) if chat else _prompts(body.prompt)
     if body.truncate_prompt_tokens is not None and body.truncate_prompt_tokens > 0:
-        prompts = tuple(min(tokens, body.truncate_prompt_tokens) for tokens in prompts)
+        prompts = tuple(prompt.cut(body.truncate_prompt_tokens) for prompt in prompts)
+    if body.cache_salt:
+        prompts = tuple(replace(prompt, salt=body.cache_salt) for prompt in prompts)
     xargs = body.vllm_xargs or {}
     return Ask(
         id=request_id,
@@ -114,57 +119,50 @@ def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_mode
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
         choices=_choices(body, chat, prompts, max_model_tokens, seed ^ zlib.crc32(data)),
-        prompt_tokens=sum(prompts),
+        prompt_tokens=sum(prompt.tokens for prompt in prompts),
         slo=read_slo(xargs, request_id),
         sim=_sim_args(xargs),
     )
 
 
-def _choices(body: Body, chat: bool, prompts: Sequence[int], max_model_tokens: int, seed: int) -> tuple[Choice, ...]:
+def _choices(body: Body, chat: bool, prompts: Sequence[Prompt], max_model_tokens: int, seed: int) -> tuple[Choice, ...]:
     n = 1 if body.n is None else body.n
     if not 1 <= n <= MAX_CHOICES // len(prompts):
         raise BadRequest(f"n must be at least 1, and at most {MAX_CHOICES} over all prompts, not {n}", param="n")
     choices: list[Choice] = []
-    for prompt_tokens in prompts:
-        max_tokens = _max_tokens(body, chat, prompt_tokens, max_model_tokens)
+    for prompt in prompts:
+        max_tokens = _max_tokens(body, chat, prompt.tokens, max_model_tokens)
         for _ in range(n):
             output_tokens = _output_tokens(body, max_tokens, seed + len(choices))
-            choices.append(Choice(prompt_tokens, output_tokens, max_tokens))
+            choices.append(Choice(prompt, output_tokens, max_tokens))
     return tuple(choices)
 
 
-def _prompts(prompt: Any) -> tuple[int, ...]:
-    """The tokens of each prompt: a text, token ids, or a list of those."""
-    if isinstance(prompt, str) and prompt:
-        return (_prompt_tokens(prompt),)
+def _chat(body: Body) -> Prompt:
+    try:
+        return chat_prompt(body.messages, body.tools)
+    except BadPrompt as error:
+        raise BadRequest(str(error), param="messages") from None
+
+
+def _prompts(prompt: Any) -> tuple[Prompt, ...]:
+    """A text, token ids, or a list of those."""
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
-        return tuple(_prompt_tokens(part) for part in prompt)
-    return (_prompt_tokens(prompt if prompt else None),)
+        return tuple(_prompt(part) for part in prompt)
+    return (_prompt(prompt if prompt else None),)
 
 
-def _prompt_tokens(prompt: Any) -> int:
+def _prompt(prompt: Any) -> Prompt:
     if isinstance(prompt, str):
-        return max(1, math.ceil(len(prompt) / CHARACTERS_PER_TOKEN))
+        return text_prompt(prompt)
     if isinstance(prompt, list) and prompt and all(_is_id(token) for token in prompt):
-        return len(prompt)
+        return Prompt(prompt, len(prompt))
     message = "prompt must be a non-empty text, a non-empty list of token ids, or a list of those"
     raise BadRequest(message, param="prompt")
 
 
 def _is_id(token: Any) -> bool:
     return type(token) is int or (type(token) is float and token.is_integer())
-
-
-def _chat_tokens(messages: Any) -> int:
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-        raise BadRequest("messages must be a non-empty list of objects with role and content", param="messages")
-    return sum(4 + math.ceil(_characters(m.get("content")) / CHARACTERS_PER_TOKEN) for m in messages)
-
-
-def _characters(content: Any) -> int:
-    if isinstance(content, list):
-        return sum(len(str(part.get("text", ""))) for part in content if isinstance(part, dict))
-    return len(content) if isinstance(content, str) else 0
 
 
 def _max_tokens(body: Body, chat: bool, prompt_tokens: int, max_model_tokens: int) -> int:
@@ -237,15 +235,15 @@ class Completion:
         """The event of a choice's last token."""
         return self._event([self._choice(index, TOKEN, self._ask.choices[index].finish_reason)])
 
-    def closing(self) -> bytes:
+    def closing(self, cached_tokens: int) -> bytes:
         """Usage if it was asked for, and the end."""
-        usage = self._event([], usage=self._ask.usage) if self._ask.include_usage else b""
+        usage = self._event([], usage=self._ask.usage(cached_tokens)) if self._ask.include_usage else b""
         return usage + b"data: [DONE]\n\n"
 
-    def whole(self) -> bytes:
+    def whole(self, cached_tokens: int) -> bytes:
         """The body of an answer that is not streamed."""
         choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._ask.choices)]
-        return msgspec.json.encode(self._head | {"choices": choices, "usage": self._ask.usage})
+        return msgspec.json.encode(self._head | {"choices": choices, "usage": self._ask.usage(cached_tokens)})
 
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
         text = TOKEN * choice.output_tokens

@@ -45,5 +45,7 @@ class Reports:
         except (ValueError, KeyError, OverflowError) as error:
             self._ledger.door.refuse(key("telemetry", replica.name), f"{type(error).__name__}: {error}")
             return
+        for prefix in report.prefixes:
+            replica.note_cached(prefix)
         self._fleet.tell_drafts(replica, report.drafts)
         self._fleet.tell(replica)

@@ -9,9 +9,8 @@ import msgspec
 
 from slosgate.engines.sim import logprobs
 from slosgate.engines.sim.openai import Ask, Choice
+from slosgate.engines.sim.prompts import TOKEN
 from slosgate.engines.sim.tools import ToolCall
-
-TOKEN = " tok"  # the text of every token
 
 
 class Completion:
@@ -47,15 +46,15 @@ class Completion:
         """The event of a choice's last token."""
         return self._event([self._token(index, self._said[index], self._finish_reason(self._ask.choices[index]))])
 
-    def closing(self) -> bytes:
+    def closing(self, cached_tokens: int) -> bytes:
         """Usage if it was asked for, and the end."""
-        usage = self._event([], usage=self._ask.usage) if self._ask.include_usage else b""
+        usage = self._event([], usage=self._ask.usage(cached_tokens)) if self._ask.include_usage else b""
         return usage + b"data: [DONE]\n\n"
 
-    def whole(self) -> bytes:
+    def whole(self, cached_tokens: int) -> bytes:
         """The body of an answer that is not streamed."""
         choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._ask.choices)]
-        return msgspec.json.encode(self._head | {"choices": choices, "usage": self._ask.usage})
+        return msgspec.json.encode(self._head | {"choices": choices, "usage": self._ask.usage(cached_tokens)})
 
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
         texts = [self._text(number) for number in range(choice.output_tokens)]

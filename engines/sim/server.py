@@ -12,7 +12,7 @@ import contextlib
 import gc
 import itertools
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -119,8 +119,7 @@ class SimServer:
                 prompt_tokens=choice.prompt_tokens,
                 output_tokens=choice.output_tokens,
                 max_tokens=choice.max_tokens,
-                cached_tokens=min(ask.sim.sim_cached_tokens, choice.prompt_tokens),
-                session=ask.sim.sim_session,
+                parts=choice.prompt.parts(self._profile.block_tokens, choice.output_tokens),
                 acceptance=self.config.acceptance if ask.sim.sim_acceptance is None else ask.sim.sim_acceptance,
                 slo=ask.slo,
             )
@@ -142,6 +141,11 @@ class SimServer:
 
     def answer(self, ask: Ask) -> Completion:
         return Completion(ask, self.model, int(self._clock()))
+
+    def cached_tokens(self, engine_ids: Iterable[str]) -> int:
+        """Prompt tokens of these requests that were cached when they were taken in."""
+        hits = self.engine.replica.state.hits
+        return sum(hits.get(engine_id, 0) for engine_id in engine_ids)
 
     def cancel(self, engine_ids: Iterable[str]) -> None:
         for engine_id in engine_ids:
@@ -223,21 +227,24 @@ class _Generate:
             await _respond(send, error.status, error.body)
             return
         answer = self._server.answer(ask)
-        found = list(streams.values())
-        work = self._stream(send, found, answer) if ask.stream else self._whole(send, found, answer)
+        work = self._stream(send, streams, answer) if ask.stream else self._whole(send, streams, answer)
         if not await _unless_gone(work, receive):
             self._server.cancel(streams)
 
-    async def _stream(self, send: Send, streams: Sequence[TokenStream], answer: Completion) -> None:
+    async def _stream(self, send: Send, streams: dict[str, TokenStream], answer: Completion) -> None:
         await _start(send, 200, b"text/event-stream; charset=utf-8")
+
+        def closing() -> bytes:
+            return answer.closing(self._server.cached_tokens(streams))
+
         if len(streams) == 1:
-            await self._relay(send, streams[0], answer, 0, answer.opening(), answer.closing())
+            await self._relay(send, next(iter(streams.values())), answer, 0, answer.opening(), closing)
             return
         await send({"type": "http.response.body", "body": answer.opening(), "more_body": True})
         async with asyncio.TaskGroup() as tasks:
-            for index, stream in enumerate(streams):
+            for index, stream in enumerate(streams.values()):
                 tasks.create_task(self._relay(send, stream, answer, index))
-        await send({"type": "http.response.body", "body": answer.closing(), "more_body": False})
+        await send({"type": "http.response.body", "body": closing(), "more_body": False})
 
     async def _relay(
         self,
@@ -246,20 +253,20 @@ class _Generate:
         answer: Completion,
         index: int,
         opening: bytes = b"",
-        closing: bytes = b"",
+        closing: Callable[[], bytes] | None = None,
     ) -> None:
         """Write one choice's tokens as they come; with a `closing`, the answer ends with them."""
         pending, done = opening, False
         while not done:
             count, done = await stream.read()
             tokens = answer.tokens(index, count - 1) + answer.last(index) if done else answer.tokens(index, count)
-            body = pending + tokens + closing if done else pending + tokens
+            body = pending + tokens + (closing() if done and closing else b"")
             pending = b""
             await send({"type": "http.response.body", "body": body, "more_body": not (done and closing)})
 
-    async def _whole(self, send: Send, streams: Sequence[TokenStream], answer: Completion) -> None:
-        await _all_done(streams)
-        await _respond(send, 200, answer.whole())
+    async def _whole(self, send: Send, streams: dict[str, TokenStream], answer: Completion) -> None:
+        await _all_done(streams.values())
+        await _respond(send, 200, answer.whole(self._server.cached_tokens(streams)))
 
 
 class _Embed:
@@ -275,15 +282,15 @@ class _Embed:
         except BadRequest as error:
             await _respond(send, error.status, error.body)
             return
-        if not await _unless_gone(self._answer(ask, list(streams.values()), send), receive):
+        if not await _unless_gone(self._answer(ask, streams, send), receive):
             self._server.cancel(streams)
 
-    async def _answer(self, ask: EmbeddingAsk, streams: Sequence[TokenStream], send: Send) -> None:
-        await _all_done(streams)
+    async def _answer(self, ask: EmbeddingAsk, streams: dict[str, TokenStream], send: Send) -> None:
+        await _all_done(streams.values())
         await _respond(send, 200, self._server.embeddings(ask))
 
 
-async def _all_done(streams: Sequence[TokenStream]) -> None:
+async def _all_done(streams: Iterable[TokenStream]) -> None:
     for stream in streams:
         done = False
         while not done:

@@ -16,6 +16,7 @@ from slosgate.planner import desk
 from slosgate.planner.controller import Arrival
 from slosgate.planner.desk import SHIPPED, DeskSettings
 from slosgate.planner.dues import TOLERANCE
+from slosgate.planner.prefixes import NOT_CACHED, Cached
 
 CHECK_EVERY = 20  # and is looked at every so many tokens
 
@@ -71,6 +72,8 @@ class Exchange:
     cut_reason: str = ""
     task: asyncio.Task[None] | None = None
     counted_prompt: bool = False  # prompt_tokens is what the replica counted
+    cached: Cached = NOT_CACHED  # of the prompt, as expected where it went
+    cached_tokens: int | None = None  # as the replica has counted; None: it has not
     key: str = ""  # name of the API key's holder; empty when keys are not asked for
     authorization: str = ""  # the client's, for replicas that check keys themselves
     client_id: str = ""  # the x-request-id that the client gave it
@@ -159,6 +162,10 @@ class Exchange:
             self.cut_reason = reason
             self.task.cancel()
 
+    def note_cached(self, cached_tokens: int) -> None:
+        """The replica had so many tokens of the prompt cached."""
+        self.cached_tokens = cached_tokens
+
     def note_events(self, events: bytes, now_s: float) -> Seen:
         """Note what more whole events of a stream say: tokens, usage, an error."""
         seen = in_events(events)
@@ -227,6 +234,9 @@ class Exchange:
             self.failure = seen.error
         if seen.usage is None:
             return
+        details = seen.usage.prompt_tokens_details
+        if details is not None and details.cached_tokens is not None:
+            self.cached_tokens = details.cached_tokens
         if seen.usage.prompt_tokens is not None:
             self.prompt_tokens, self.counted_prompt = seen.usage.prompt_tokens, True
         if seen.usage.completion_tokens is not None:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from slosgate.engines.clock import SteadyClock
 from slosgate.engines.messages import DraftReport
 from slosgate.gateway.replicas.breaker import Breaker, State
-from slosgate.gateway.replicas.prefixes import Hashes
 from slosgate.gateway.replicas.replica import Replica
 from slosgate.gateway.reports import events
+from slosgate.planner.prefixes import NO_BLOCKS, Leading
 
 __all__ = ["Fleet", "Replica"]
 
@@ -78,10 +78,10 @@ class Fleet:
 
     # How they fare
 
-    def dispatched(self, replica: Replica, prefix: Hashes = ()) -> None:
+    def dispatched(self, replica: Replica, prefix: Leading = NO_BLOCKS, prompt_tokens: int = 0) -> None:
         """A request leaves for the replica; `succeeded` or `failed` follows, unless its client hangs up."""
         replica.breaker.dispatched(self._clock())
-        replica.prefixes.note(prefix)
+        replica.prefixes.sent(prefix, prompt_tokens)
 
     def succeeded(self, replica: Replica) -> None:
         if replica.breaker.succeeded():

@@ -56,6 +56,9 @@ class Metrics:
         )
         self._refused = self._counter("refused_requests", "Requests refused, by reason.", "code")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of answered requests.", "model_name")
+        self._cached = self._counter(
+            "cached_prompt_tokens", "Of those, as counted on, and as replicas counted.", "model_name", "by"
+        )
         self._generated = self._counter("generation_tokens", "Output tokens of answered requests.", "model_name")
         self._ttft = self._histogram(
             "gen_ai_server_time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS_S, *gen_ai
@@ -153,6 +156,8 @@ class Metrics:
             self._promise(exchange, labels)
         self._generated.labels(labels[0]).inc(exchange.tokens)
         self._prompt.labels(labels[0]).inc(exchange.prompt_tokens)
+        self._cached.labels(labels[0], "gateway").inc(exchange.cached.sure)
+        self._cached.labels(labels[0], "replica").inc(exchange.cached_tokens or 0)
         gen_ai = (labels[0], "chat" if exchange.completion.kind == "chat" else "text_completion", labels[1])
         error = "" if outcome == "completed" else outcome
         self._duration.labels(*gen_ai, error).observe(now_s - exchange.arrival_s)

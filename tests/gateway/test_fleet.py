@@ -48,6 +48,9 @@ class Stream:
     def generating(self, now_s: float) -> None:
         pass
 
+    def note_cached(self, cached_tokens: int) -> None:
+        """Nothing that these tests look at."""
+
 
 @dataclass(frozen=True)
 class Known:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ import uvicorn
 
 from slosgate import planner
 from slosgate.engines import profiles, secrets
+from slosgate.engines.fleet import command as fleet
 from slosgate.engines.options import version_of
 from slosgate.engines.profiles.command import app as profile_app
 from slosgate.engines.sim import policies, warmup
@@ -50,6 +52,7 @@ app.add_typer(engine_app, name="engine")
 app.add_typer(profile_app, name="profile")
 engine_app.command("sim")(sim)
 engine_app.command("vllm", context_settings=CONTEXT_SETTINGS)(vllm)
+fleet.add_to(app, valkey.start)
 
 
 @app.callback()
@@ -72,6 +75,8 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None,
     ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate (chain) to serve TLS with; PEM.")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key; by default in the same file.")] = None,
+    fd: Annotated[int | None, typer.Option(help="A listening socket that was inherited, to accept from.")] = None,
+    pages: Annotated[Path | None, typer.Option(help="Folder for a socket with this process's pages.")] = None,
 ) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
     _check_certificate(ssl_certfile, ssl_keyfile)
@@ -87,7 +92,9 @@ def serve(
     with _redis_url(settings) as url:
         shown = without_password(url)
         print(f"slosgate: state in {shown}; add a replica with: slosgate engine sim --redis {shown}", flush=True)  # noqa: T201
-        Server(_server_config(settings, url, ssl_certfile, ssl_keyfile), notice_s=settings.drain.notice_s).run()
+        server = _server_config(settings, url, pages, ssl_certfile, ssl_keyfile)
+        sockets = None if fd is None else [socket.socket(fileno=fd)]
+        Server(server, notice_s=settings.drain.notice_s).run(sockets)
 
 
 @app.command("warm-up")
@@ -175,12 +182,12 @@ def _check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
 
 
 def _server_config(
-    config: Config, redis_url: str, certfile: Path | None = None, keyfile: Path | None = None
+    config: Config, redis_url: str, pages: Path | None, certfile: Path | None, keyfile: Path | None
 ) -> uvicorn.Config:
     server = config.server
     limits = Limits(server.max_header_bytes, server.header_timeout_s, server.request_timeout_s)
     return uvicorn.Config(
-        create_app(config, redis_url),
+        create_app(config, redis_url, pages=pages),
         host=config.server.host,
         port=config.server.port,
         http=cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits)),

@@ -46,6 +46,7 @@ class SimOptions:
     slowdown: Annotated[
         float, typer.Option(help="Take this many times as long as the profile says.", min=0.1, max=10)
     ] = 1.0
+    drain_s: Annotated[float, typer.Option(help="How long what runs at a signal to stop may go on.", min=0)] = 60.0
 
 
 @taking(SimOptions)
@@ -66,6 +67,7 @@ def sim(options: SimOptions) -> None:
             acceptance=options.acceptance,
             speed=options.speed,
             slowdown=options.slowdown,
+            drain_s=options.drain_s,
         )
     )
 

@@ -211,10 +211,13 @@ class Relay:
             ) as response:
                 await self._forward(exchange, response, send)
         except asyncio.CancelledError:
-            if exchange.cut_reason != "lost":
+            reason = exchange.cut_reason
+            if reason not in ("lost", "moved"):
                 raise
             _uncancel(exchange)
             exchange.cut_reason = ""
+            if reason == "moved":
+                raise ReplicaFailed("it drains", fault="none") from None
             raise ReplicaFailed("it stopped answering", died=True) from None
         except UpstreamError as exc:
             if exc.ours:

@@ -45,5 +45,6 @@ class Reports:
         except (ValueError, KeyError, OverflowError) as error:
             self._ledger.door.refuse(key("telemetry", replica.name), f"{type(error).__name__}: {error}")
             return
+        self._fleet.drain(replica, report.draining)
         self._fleet.tell_drafts(replica, report.drafts)
         self._fleet.tell(replica)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from slosgate.gateway.decisions.drafts import Drafts
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet
+from slosgate.gateway.reports import pages
 from slosgate.planner.profile import HardwareProfile
 
 MOST_MODELS = 64  # label values; a client that invents names must not fill the memory of whoever scrapes
@@ -172,4 +173,4 @@ class Metrics:
             self._acceptance.labels(self._model(model), slo_class).set(acceptance)
         self._breaks.set(fleet.breaks)
         self._state.set(state_available)
-        return generate_latest(self.registry)
+        return pages.of(self.registry)

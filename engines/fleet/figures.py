@@ -51,7 +51,8 @@ class Figures:
         self._sight = sight
         self._monotonic = monotonic
         self._latest = Page()
-        self._counts: deque[tuple[float, dict[str, Counts]]] = deque()
+        # When, and what had been counted then; gateways begin with nothing.
+        self._counts: deque[tuple[float, dict[str, Counts]]] = deque([(monotonic(), {})])
 
     async def run(self, gateways: Callable[[], list[int]]) -> None:
         """Look at the pages of the gateways with these process ids every LOOK_S, until cancelled."""
@@ -78,9 +79,7 @@ class Figures:
 
     def of(self, model: str) -> GroupFigures:
         now = self._latest.counts.get(model, Counts())
-        before = self._counts[0][1].get(model, Counts()) if self._counts else Counts()
-        if before.offered > now.offered:  # all gateways began anew
-            before = Counts()
+        before = self._counts[0][1].get(model, Counts())
         offered, promised = now.offered - before.offered, now.promised - before.promised
         return GroupFigures(
             model=model,

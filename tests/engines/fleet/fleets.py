@@ -9,9 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from click.testing import Result
+from typer.testing import CliRunner
+
 from slosgate.bench.processes import SLOSGATE
 from slosgate.engines.fleet import control
 from slosgate.engines.fleet.status import MemberStatus, Status
+from slosgate.gateway.cli import app
 from tests.processes import free_port
 
 UP_S = 110.0
@@ -37,15 +41,24 @@ class FleetUnderTest:
     def write(self, text: str, *, gateways: int = 1) -> None:
         self.file.write_text(f"[gateways]\nport = {self.port}\ncount = {gateways}\n{text}", encoding="utf-8")
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str) -> Result:
         """`slosgate ARGUMENTS`, to its end."""
-        environment = {**os.environ, control.STATE: str(self.state), "COLUMNS": "80"}
-        return subprocess.run(
-            [*SLOSGATE, *arguments], env=environment, capture_output=True, text=True, timeout=UP_S, check=False
-        )
+        return CliRunner().invoke(app, arguments, env={control.STATE: str(self.state), "COLUMNS": "80"})
 
-    def up(self) -> subprocess.CompletedProcess[str]:
-        return self.command("up", str(self.file), *self.options)
+    def start(self) -> None:
+        """`slosgate up` where nothing runs yet. Fails the test when the fleet doesn't come up."""
+        command = [*SLOSGATE, "up", str(self.file), *self.options]
+        environment = {**os.environ, control.STATE: str(self.state)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=UP_S, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr + self.logs()
+
+    def up(self) -> Result:
+        """`slosgate up` beside the supervisor that runs."""
+        return self.command("up", str(self.file), "--wait-s", f"{UP_S:g}", *self.options)
+
+    def logs(self) -> str:
+        found = self.folder.glob("*.log")
+        return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-2000:]}" for log in found)
 
     def status(self) -> Status:
         return control.ask(self.folder, control.Show())
@@ -74,8 +87,14 @@ def _parent(process: Path) -> int:
 
 
 def alive(pids: set[int]) -> set[int]:
-    """Those of them that still run."""
-    return {pid for pid in pids if _parent(Path(f"/proc/{pid}"))}
+    """Those of them that still run; one that nobody waits for has ended all the same."""
+    return {pid for pid in pids if _state(Path(f"/proc/{pid}")) not in ("", "Z")}
+
+
+def _state(process: Path) -> str:
+    with suppress(OSError):
+        return (process / "stat").read_text().rpartition(")")[2].split()[0]
+    return ""
 
 
 @contextmanager
@@ -84,12 +103,7 @@ def fleet(folder: Path, text: str, *, gateways: int = 1, options: tuple[str, ...
     found = FleetUnderTest(folder / "test.toml", folder / "state", free_port(), options)
     found.write(text, gateways=gateways)
     try:
-        done = found.up()
-        assert done.returncode == 0, done.stdout + done.stderr + logs(found)
+        found.start()
         yield found
     finally:
         found.command("down")
-
-
-def logs(found: FleetUnderTest) -> str:
-    return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-2000:]}" for log in found.folder.glob("*.log"))

@@ -108,6 +108,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     launches: Launches | None = None  # how long launching takes there, where that is known
     request_overhead_s: Duration | None = None  # from its port to its scheduler, as it was lately
     answer_s: Duration = 0.0  # from its scheduler to the wire: how long its HTTP server takes to answer at all
+    draining: bool = False  # it is to go: nothing new is sent there
 
 
 class SloArgs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

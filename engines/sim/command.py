@@ -47,6 +47,7 @@ class SimOptions:
     slowdown: Annotated[
         float, typer.Option(help="Take this many times as long as the profile says.", min=0.1, max=10)
     ] = 1.0
+    drain_s: Annotated[float, typer.Option(help="How long what runs at a signal to stop may go on.", min=0)] = 60.0
 
 
 @taking(SimOptions)
@@ -68,6 +69,7 @@ def sim(options: SimOptions) -> None:
         acceptance=options.acceptance,
         speed=options.speed,
         slowdown=options.slowdown,
+        drain_s=options.drain_s,
     )
     serve(config, lambda: typer.echo(_greeting(config, url)))
 

@@ -11,9 +11,11 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from types import FrameType
 
 import msgspec
 import uvicorn
@@ -27,6 +29,8 @@ from slosgate.engines.addresses import default_name, reachable_url
 from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
 from slosgate.engines.clock import SteadyClock
+from slosgate.engines.draining import Drain
+from slosgate.engines.messages import Telemetry
 from slosgate.engines.sim import policies
 from slosgate.engines.sim.answering import Completion
 from slosgate.engines.sim.embeddings import EmbeddingAsk, embeddings, understand_embeddings
@@ -58,6 +62,7 @@ class ServerConfig:
     speed: float = 1.0
     slowdown: float = 1.0  # iterations take so many times what the profile says
     acceptance: float = 0.0  # chance that a drafted token is accepted; 0: there is no draft model
+    drain_s: float = 60.0  # how long what runs at a signal to stop may go on
     async_scheduling: bool = True
 
 
@@ -68,6 +73,7 @@ class SimServer:
         self.config = config
         self.model = config.model or config.profile.model
         self.name = config.name or default_name(config.port)
+        self.drain = Drain(config.drain_s)
         self._ids = itertools.count(1)
         self._clock = SteadyClock()
         self._started_s = self._clock()
@@ -193,7 +199,10 @@ class SimServer:
             started_at_s=self._started_s,
             supports_plans=self.engine.replica.policy.supports_plans,
         )
-        return ReplicaChannel(redis, info, snapshot=lambda: self.engine.telemetry(self.name), on_plan=self.engine.apply)
+        return ReplicaChannel(redis, info, snapshot=self._telemetry, on_plan=self.engine.apply)
+
+    def _telemetry(self) -> Telemetry:
+        return msgspec.structs.replace(self.engine.telemetry(self.name), draining=self.drain.begun)
 
     async def _models(self, request: Request) -> Response:
         card = {
@@ -341,10 +350,14 @@ async def _respond(send: Send, status: int, body: bytes) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which tells when it listens."""
+    """uvicorn's, which tells when it listens, and on SIGTERM first lets what runs come to its end.
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    A second signal ends it.
+    """
+
+    def __init__(self, config: uvicorn.Config, server: SimServer, listening: Callable[[], None]) -> None:
         super().__init__(config)
+        self._server = server
         self._listening = listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -352,20 +365,30 @@ class _Server(uvicorn.Server):
         if self.started:
             self._listening()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM and self.started and not self._server.drain.begun:
+            self._server.drain.begin()
+            self._server.report(urgent=True)
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        over = self._server.drain.begun and self._server.drain.over(self._server.engine.replica.requests)
+        return await super().on_tick(counter) or over
+
 
 def serve(config: ServerConfig, listening: Callable[[], None] = lambda: None) -> None:
     """Serve until interrupted; `listening` is called once it does."""
-    _Server(
-        uvicorn.Config(
-            SimServer(config).app(),
-            host=config.host,
-            port=config.port,
-            http="httptools",
-            ws="none",
-            access_log=False,
-            log_level="warning",
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=2,
-        ),
-        listening,
-    ).run()
+    server = SimServer(config)
+    settings = uvicorn.Config(
+        server.app(),
+        host=config.host,
+        port=config.port,
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=2,
+    )
+    _Server(settings, server, listening).run()

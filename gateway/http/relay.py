@@ -216,10 +216,13 @@ class Relay:
             if exchange.outcome == "completed":
                 _learn_prefix(exchange, replica)
         except asyncio.CancelledError:
-            if exchange.cut_reason != "lost":
+            reason = exchange.cut_reason
+            if reason not in ("lost", "moved"):
                 raise
             _uncancel(exchange)
             exchange.cut_reason = ""
+            if reason == "moved":
+                raise ReplicaFailed("it drains", fault="none") from None
             raise ReplicaFailed("it stopped answering", died=True) from None
         except UpstreamError as exc:
             if exc.ours:

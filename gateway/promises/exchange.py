@@ -156,8 +156,18 @@ class Exchange:
         """It has been promised its SLO after all; a client that has its first token already was told otherwise."""
         self.attempts[-1] = replace(self.placement, guaranteed=True)
 
+    @property
+    def model(self) -> str:
+        return self.completion.model
+
+    @property
+    def movable(self) -> bool:
+        """Whether another replica can take over without anybody's loss: nothing is promised, and nothing was seen."""
+        return not self.guaranteed and not self.begun
+
     def cut(self, reason: str) -> None:
-        """End the answer from outside: the client hung up ("hung-up"), the replica is "lost", or "timeout"."""
+        """End the answer from outside: the client hung up ("hung-up"), the replica is "lost", the request is "moved"
+        away from it, or "timeout"."""
         if not self.cut_reason and self.task is not None:
             self.cut_reason = reason
             self.task.cancel()

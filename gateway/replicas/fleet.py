@@ -56,10 +56,14 @@ class Fleet:
     def living(self) -> Iterator[Replica]:
         return (replica for replica in list(self.replicas.values()) if replica.alive)
 
+    def taking(self) -> Iterator[Replica]:
+        """Living replicas that take new requests."""
+        return (replica for replica in self.living() if not replica.draining)
+
     def serving(self, model: str, tried: frozenset[str] = frozenset()) -> list[Replica]:
-        """Living replicas of a model that have not been tried; those that keep failing, or have fallen silent, only if
-        there is no other."""
-        fit = [r for r in self.living() if r.serves(model) and r.name not in tried]
+        """Living replicas of a model that have not been tried and don't drain; those that keep failing, or have fallen
+        silent, only if there is no other."""
+        fit = [r for r in self.taking() if r.serves(model) and r.name not in tried]
         fit = [r for r in fit if r.models] or fit  # who lists the name comes before who tells nobody
         now_s = self._clock()
         return [r for r in fit if r.breaker.state(now_s) is not State.OPEN and not r.silent(now_s)] or fit
@@ -77,6 +81,15 @@ class Fleet:
         return any(replica.serves(model) for replica in self.replicas.values())
 
     # How they fare
+
+    def drain(self, replica: Replica, draining: bool) -> None:
+        """A replica says that it drains, or that it doesn't. What waits there as best effort goes to another one."""
+        if draining and not replica.draining:
+            replica.draining = True
+            for answer in replica.waiting():
+                if self.serving(answer.model):
+                    answer.cut("moved")
+        replica.draining = draining
 
     def dispatched(self, replica: Replica, prefix: Leading = NO_BLOCKS, prompt_tokens: int = 0) -> None:
         """A request leaves for the replica; `succeeded` or `failed` follows, unless its client hangs up."""

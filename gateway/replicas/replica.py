@@ -13,6 +13,7 @@ from slosgate.gateway.replicas.breaker import Breaker
 from slosgate.gateway.replicas.mirror import Mirror
 from slosgate.gateway.reports import events
 from slosgate.gateway.state.records import LedgerEntry
+from slosgate.planner.jobs import JobTable
 from slosgate.planner.prefixes import Cached, Prefixes
 from slosgate.planner.profile import HardwareProfile
 
@@ -26,6 +27,12 @@ class Answer(Protocol):
 
     prompt_tokens: int
     tokens: int
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def movable(self) -> bool: ...
 
     def cut(self, reason: str) -> None: ...
 
@@ -56,6 +63,7 @@ class Replica:
         self.info = info  # what it registered with; None for a server from the configuration
         self.alive = True
         self._lost = False
+        self.draining = False  # it finishes what it has, and takes nothing new
         self.breaker = breaker
         self.prefixes = Prefixes(profile.kv_blocks * profile.block_tokens if profile else UNKNOWN_KV_TOKENS)
         self.own: dict[str, LedgerEntry] = {}  # what this gateway answers for
@@ -97,7 +105,7 @@ class Replica:
 
     def take_over(self, known: Replica) -> None:
         """It is the same server as `known`, found again: what is under way there goes on."""
-        self.own, self.answers = known.own, known.answers
+        self.own, self.answers, self.draining = known.own, known.answers, known.draining
         self.breaker, self.prefixes, self._expected = known.breaker, known.prefixes, known._expected
 
     def silent(self, now_s: float) -> bool:
@@ -162,6 +170,12 @@ class Replica:
         profile = self.mirror.profile
         used = sum(profile.blocks_for(int(context)) for context in self.mirror.jobs.rows["context"])
         self.mirror.free_blocks = max(0, profile.kv_blocks - used)
+
+    def waiting(self) -> list[Answer]:
+        """Answers that another replica could give as well: best effort of which there is no token yet."""
+        jobs = self.mirror.jobs if self.mirror else JobTable()
+        begun = {i for i in self.answers if i in jobs and jobs[i]["generated"]}
+        return [answer for i, answer in self.answers.items() if answer.movable and i not in begun]
 
     @property
     def joined(self) -> events.ReplicaJoined:

@@ -49,5 +49,6 @@ class Reports:
         replica.report(report.progress, now_s)
         for prefix in report.prefixes:
             replica.note_cached(prefix)
+        self._fleet.drain(replica, report.draining)
         self._fleet.tell_drafts(replica, report.drafts)
         self._fleet.tell(replica)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -20,6 +20,7 @@ from slosgate.gateway.decisions.drafts import Drafts
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.mirror import Mirror
+from slosgate.gateway.reports import pages
 from slosgate.gateway.reports.explaining import is_broken
 from slosgate.gateway.reports.history import MOST_REASONS, Bounded
 from slosgate.gateway.reports.logs import kind_of
@@ -203,7 +204,7 @@ class Metrics:
             self._acceptance.labels(self._models.of(model), slo_class).set(acceptance)
         self._breaks.set(fleet.breaks)
         self._state.set(state_available)
-        return generate_latest(self.registry)
+        return pages.of(self.registry)
 
     def _replica(self, replica: Replica, now_s: float) -> None:
         self._replicas.labels(self._models.of(replica.model)).inc()

@@ -38,6 +38,8 @@ class Stream:
     tokens: int = 0
     cuts: list[str] = field(default_factory=list)
     promotions: int = 0
+    model: str = "model"
+    movable: bool = False
 
     def cut(self, reason: str) -> None:
         self.cuts.append(reason)

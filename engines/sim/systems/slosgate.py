@@ -29,7 +29,7 @@ from slosgate.engines.told import slo_args
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.controller import Arrival, ReplicaState
 from slosgate.planner.desk import SHIPPED, DeskSettings, Refusal, Verdict, decide, due_in_s, run_next
-from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens
+from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens, for_its_weight
 from slosgate.planner.profile import HardwareProfile
 
 
@@ -57,9 +57,9 @@ class _Known:
         self.epochs = count(1)
 
     def sent(self, arrival: Arrival, due_s: float, session: str, profile: HardwareProfile) -> None:
-        self.prompts = self.prompts.observe(arrival.prompt_tokens)
         self.sessions.add(session)
         if arrival.has_slo:
+            self.prompts = self.prompts.observe(for_its_weight(arrival.prompt_tokens, arrival.weight))
             self.patience.observe(due_s, arrival.prompt_tokens, profile)
 
     def ended(self, job_id: str) -> None:

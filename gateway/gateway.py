@@ -40,6 +40,7 @@ from slosgate.gateway.replicas.upstream import Upstream
 from slosgate.gateway.reports import events
 from slosgate.gateway.reports.explaining import explain, is_broken
 from slosgate.gateway.reports.history import History
+from slosgate.gateway.reports.live import Live
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.reports.records import Records, log_stream
 from slosgate.gateway.reports.watch import Watch
@@ -76,12 +77,14 @@ class Gateway:
         self.overflow = Overflow(config, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
         self.passthrough = Passthrough(self.upstream, self.fleet, config.server)
+        self.closing = False  # the listener is closed: streams without an end must end
         self.draining = False  # a signal to stop has come: /ready says so before the listener closes
         self.drafts = Drafts(config.classes)
         self.fleet.on_drafts(self.drafts.learn)
         self.lengths = Lengths(Tokenizers(tokenizing.files(config)))
         self.keys = Keys(config.keys)
         self.records = Records(config.admin.records, log_stream(config.server.log_requests))
+        self.live = Live(config, self.fleet, self.ledger, self.headroom, self.history, self.records, clock=clock)
 
     async def answer(
         self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unauthorized
 from slosgate.gateway.gateway import Gateway
+from slosgate.gateway.http import dashboard
 from slosgate.gateway.http.bodies import handed_through, read_body
 from slosgate.gateway.http.headers import content, credentials, tracing, visible_id
 from slosgate.gateway.http.keys import Holder, matches
@@ -192,6 +193,17 @@ class Pages:
             raise InvalidRequest(f"limit must be a number of records, not {count!r}", param="limit")
         return _json({"object": "list", "data": self._gateway.records.newest(int(count))})
 
+    async def dashboard(self, request: Request) -> Response:
+        """The live page; it asks for the admin key itself."""
+        if not self._gateway.config.admin.sha256:
+            raise HTTPException(404)
+        return dashboard.page()
+
+    async def live(self, request: Request) -> Response:
+        """What the live page shows, as server-sent events."""
+        _admin_only(self._gateway, request)
+        return dashboard.live(self._gateway, request)
+
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
     pages = Pages(gateway)
@@ -207,6 +219,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/health", pages.health),
         Route("/ready", pages.ready),
         Route("/metrics", pages.metrics),
+        Route("/dashboard", pages.dashboard),
+        Route("/admin/live", pages.live),
         Route("/admin/requests", pages.records),
         Route("/admin/requests/{request_id}", pages.record),
     ]

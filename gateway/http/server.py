@@ -70,6 +70,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         began_s, limit_s = time.monotonic(), self.config.timeout_graceful_shutdown or 0
+        self.config.app.state.gateway.closing = True  # type: ignore[union-attr]
         events.say(events.DrainBegun(under_way=len(self.server_state.tasks), within_s=limit_s))
         await super().shutdown(sockets)
         events.say(events.DrainDone(cut=self._cut, took_s=time.monotonic() - began_s))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ async def test_every_panel_has_data_and_a_killed_replica_is_told(client: aiohttp
             async with asking(client, gateway.url):
                 for panel in PANELS:
                     for target in panel.get("targets", []):
-                        await eventually(lambda expression=target["expr"]: query(client, url, expression))
+                        await eventually(partial(query, client, url, target["expr"]))
                 async with client.get(f"{gateway.url}/metrics") as answer:
                     promtool("check", "metrics", said=await answer.text())
                 assert "SlosgateReplicaLost" not in await firing(client, url)

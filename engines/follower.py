@@ -104,7 +104,7 @@ class PlanFollower:
             self.profile = msgspec.structs.replace(self.profile, request_overhead_s=self._passage.s)
         add_job(self.table, slo, prompt_tokens, cached_tokens, max_tokens, now_s)
         self.patience.observe(_seconds(slo.slo_ttft_ms), prompt_tokens - cached_tokens, self.profile)
-        self._prompts = self._prompts.observe(prompt_tokens)
+        self._prompts = self._prompts.observe(prompt_tokens - cached_tokens)
         # A plan may overtake the request that it speaks of.
         job = self.table[slo.slo_id]
         job["guaranteed"] |= slo.slo_id in self._promoted

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ import uvicorn
 
 from slosgate import planner
 from slosgate.engines import profiles, secrets
+from slosgate.engines.fleet import command as fleet
 from slosgate.engines.options import version_of
 from slosgate.engines.profiles.command import app as profile_app
 from slosgate.engines.sim import policies, warmup
@@ -51,6 +53,7 @@ app.add_typer(engine_app, name="engine")
 app.add_typer(profile_app, name="profile")
 engine_app.command("sim")(sim)
 engine_app.command("vllm", context_settings=CONTEXT_SETTINGS)(vllm)
+fleet.add_to(app, valkey.start)
 
 
 @app.callback()
@@ -75,6 +78,8 @@ def serve(
     ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key; by default in the same file.")] = None,
     log_format: Annotated[str | None, typer.Option(help="Lines of the log: text or json.")] = None,
     log_level: Annotated[str | None, typer.Option(help="Least level in the log: info, warning or error.")] = None,
+    fd: Annotated[int | None, typer.Option(help="A listening socket that was inherited, to accept from.")] = None,
+    pages: Annotated[Path | None, typer.Option(help="Folder for a socket with this process's pages.")] = None,
 ) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
     _check_certificate(ssl_certfile, ssl_keyfile)
@@ -90,9 +95,10 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     planner.warm_up()  # before uvicorn takes the signals: compiling may take a minute, and must be ended by one
     with _redis_url(settings) as url:
-        serving = _server_config(settings, url, ssl_certfile, ssl_keyfile)
+        serving = _server_config(settings, url, pages, ssl_certfile, ssl_keyfile)
         greet = partial(_greet, settings, url)
-        Server(serving, notice_s=settings.drain.notice_s, on_started=greet).run()
+        sockets = None if fd is None else [socket.socket(fileno=fd)]
+        Server(serving, notice_s=settings.drain.notice_s, on_started=greet).run(sockets)
 
 
 @app.command("warm-up")
@@ -197,12 +203,12 @@ def _check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
 
 
 def _server_config(
-    config: Config, redis_url: str, certfile: Path | None = None, keyfile: Path | None = None
+    config: Config, redis_url: str, pages: Path | None, certfile: Path | None, keyfile: Path | None
 ) -> uvicorn.Config:
     server = config.server
     limits = Limits(server.max_header_bytes, server.header_timeout_s, server.request_timeout_s)
     return uvicorn.Config(
-        create_app(config, redis_url),
+        create_app(config, redis_url, pages=pages),
         host=config.server.host,
         port=config.server.port,
         http=cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits)),

@@ -28,8 +28,6 @@ Every unknown key and every value out of range is refused with its line.
 from __future__ import annotations
 
 import math
-import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -38,7 +36,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from slosgate.engines import toml
 from slosgate.engines.store import url_problem
+from slosgate.engines.toml import Problem
 from slosgate.gateway.reports.logs import Format, Level
 from slosgate.planner.controller import WhenFull
 from slosgate.planner.desk import SHIPPED, DeskSettings
@@ -199,22 +199,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return next((name for name, c in self.classes.items() if tier in c.service_tiers), None)
 
 
-class Problem(Struct, frozen=True):
-    line: int  # 1-based; 0 when the key stands nowhere (a missing one in a missing table)
-    key: str
-    message: str
-
-    def __str__(self) -> str:
-        place = f"line {self.line}: " if self.line else ""
-        return f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
-
-
-class ConfigError(Exception):
+class ConfigError(toml.Unusable):
     """A configuration that can't be used; `problems` says why, key by key."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(str(p) for p in problems))
-        self.problems = problems
 
 
 def load(path: Path) -> Config:
@@ -224,15 +210,15 @@ def load(path: Path) -> Config:
 
 def problem_at(text: str, path: tuple[str, ...], message: str) -> Problem:
     """A problem found with a value of a configuration that is good otherwise, with its line."""
-    return Problem(_Builder(text).line_of(path), ".".join(path), message)
+    return toml.Lines(text).problem(path, message)
 
 
 def parse(text: str) -> Config:
     """Check a configuration's text. Raises ConfigError with every problem that was found."""
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError([_syntax_problem(str(exc))]) from None
+        tables = toml.tables(text)
+    except toml.Unusable as error:
+        raise ConfigError(error.problems) from None
     builder = _Builder(text)
     config = builder.build(tables)
     if not builder.problems:
@@ -265,7 +251,7 @@ class _Builder:
     """Builds the records table by table, so that one bad table doesn't hide the problems of the next."""
 
     def __init__(self, text: str) -> None:
-        self.lines = dict(_key_lines(text))
+        self._lines = toml.Lines(text)
         self.problems: list[Problem] = []
 
     def build(self, tables: dict[str, Any]) -> Config:
@@ -320,13 +306,7 @@ class _Builder:
             del table[key]
 
     def problem(self, path: tuple[str, ...], message: str) -> None:
-        self.problems.append(Problem(self.line_of(path), ".".join(path), message))
-
-    def line_of(self, path: tuple[str, ...]) -> int:
-        """The line of the key, or of the innermost table around it that stands in the file."""
-        while path and path not in self.lines:
-            path = path[:-1]
-        return self.lines.get(path, 0)
+        self.problems.append(self._lines.problem(path, message))
 
 
 def _stand_in(kind: type[Struct]) -> dict[str, Any]:
@@ -413,32 +393,3 @@ def _address_problem(url: str) -> str:
 
 def _no_such_class(name: str, config: Config) -> str:
     return f"no such class: {name!r}; accepted: {', '.join(config.classes)}"
-
-
-def _syntax_problem(message: str) -> Problem:
-    where = re.search(r"line (\d+)", message)
-    return Problem(int(where[1]) if where else 0, "", f"not TOML: {message.split(' (at ')[0]}")
-
-
-_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")
-_PART = re.compile(r"""\s*("[^"]*"|'[^']*'|[^.]+)""")
-_KEY = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
-
-
-def _key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Where each key and table stands, for error messages; the file has already been parsed as TOML."""
-    table: tuple[str, ...] = ()
-    seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _HEADER.match(line):
-            table = _path(header[2])
-            if header[1] == "[[":
-                index = seen[header[2]] = seen.get(header[2], -1) + 1
-                table = (*table, str(index))
-            yield table, number
-        elif key := _KEY.match(line):
-            yield (*table, *_path(key[1])), number
-
-
-def _path(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in _PART.findall(dotted))

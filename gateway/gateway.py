@@ -163,7 +163,7 @@ class Gateway:
             arrival_s=arrival_s,
             prompt_tokens=prompt_tokens,
             output_tokens=self.lengths.output_tokens(completion, contract.slo_class, max(1, left)),
-            ttft_s=_ttft_s(contract, prompt_tokens, replicas),
+            ttft_s=_ttft_s(contract, completion, prompt_tokens, replicas),
             acceptance=self.drafts.planning_value(replicas, completion.model, contract.slo_class),
             stated=any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS)),
             settings=self.config.admission.desk,
@@ -214,13 +214,17 @@ class Gateway:
             logging.getLogger("slosgate").removeHandler(self.metrics.tally)
 
 
-def _ttft_s(contract: Contract, prompt_tokens: int, replicas: list[Replica]) -> float:
-    """The TTFT SLO in seconds; a slowdown is relative to the fastest replica's zero-load TTFT.
+def _ttft_s(contract: Contract, completion: Completion, prompt_tokens: int, replicas: list[Replica]) -> float:
+    """The TTFT SLO in seconds; a slowdown is relative to the fastest replica's zero-load TTFT of what is not cached.
 
     Token deadlines count from the first token's, so a TPOT SLO that comes alone implies a loose TTFT.
     """
     slowdown = contract.ttft_slowdown or (IMPLIED_SLOWDOWN if math.isfinite(contract.tpot_s) else math.inf)
     if math.isfinite(contract.ttft_s) or math.isinf(slowdown):
         return contract.ttft_s
-    times = [r.mirror.profile.zero_load_ttft_s(prompt_tokens) for r in replicas if r.mirror is not None]
+    times = [
+        r.mirror.profile.zero_load_ttft_s(prompt_tokens - r.prefixes.cached(completion.prefix, prompt_tokens).sure)
+        for r in replicas
+        if r.mirror is not None
+    ]
     return slowdown * min(times, default=math.inf)

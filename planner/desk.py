@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from slosgate.planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
+from slosgate.planner.jobs import JobTable
 from slosgate.planner.plans import ReplicaPlan
 from slosgate.planner.profile import HardwareProfile
 
@@ -74,12 +75,11 @@ def decide(
     if refusal is not None:
         return refusal
     if not replicas:
-        return _as_policy_wants(
-            arrival, Decision(0, False, math.inf, "the replica's hardware profile is unknown", None)
-        )
-    planned = replace(arrival, ttft_s=due_in_s(arrival, settings)) if arrival.has_slo else arrival
-    decision = place(planned, replicas, now_s, hop_limit=settings.hop_limit)
-    return _as_policy_wants(arrival, _without_empty_promise(arrival, decision))
+        decision = Decision(0, False, math.inf, "the replica's hardware profile is unknown", None)
+    else:
+        planned = replace(arrival, ttft_s=due_in_s(arrival, settings)) if arrival.has_slo else arrival
+        decision = _without_empty_promise(arrival, place(planned, replicas, now_s, hop_limit=settings.hop_limit))
+    return _as_policy_wants(arrival, decision, replicas, settings)
 
 
 def run_next(state: ReplicaState, now_s: float, settings: DeskSettings = SHIPPED, *, promotes: bool = True) -> Orders:
@@ -124,12 +124,15 @@ def never(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal | None:
 def _unreachable(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal | None:
     """An SLO that an idle replica could not keep, with what it may have cached of the prompt.
 
-    What a replica has learned of late may pass: the faster of that and of what it began with counts.
+    Where a replica has seen the prompt's beginning, nobody knows how much more of it is cached: an answer may stand in
+    it. What a replica has learned of late may pass: the faster of that and of what it began with counts.
     """
     slo_s, prompt = arrival.ttft_s + arrival.waited_s, arrival.prompt_tokens
     known = [(r, profile) for r in replicas for profile in (r.profile, r.registered) if profile is not None]
-    uncached = {replica.name: max(1, prompt - replica.likely_prefix_tokens) for replica in replicas}
-    ttft_s, tokens = min((profile.zero_load_ttft_s(uncached[r.name]), uncached[r.name]) for r, profile in known)
+    least = {replica.name: 1 if replica.cached.likely else prompt for replica in replicas}
+    ttft_s, tokens = min(
+        (profile.zero_load_ttft_s(least[r.name], prompt - least[r.name]), least[r.name]) for r, profile in known
+    )
     if slo_s < ttft_s:
         return Refusal(
             "slo_unreachable",
@@ -157,12 +160,32 @@ def _without_empty_promise(arrival: Arrival, decision: Decision) -> Decision:
     return decision
 
 
-def _as_policy_wants(arrival: Arrival, decision: Decision) -> Verdict:
-    """What is not guaranteed is best effort, or refused where that is what its class wants."""
+def _as_policy_wants(
+    arrival: Arrival, decision: Decision, replicas: Sequence[ReplicaState], settings: DeskSettings
+) -> Verdict:
+    """What is not guaranteed is best effort, or refused where that is what its class wants.
+
+    But nobody is told to come back for what will be no different then. What is known for certain to be out of reach
+    has been refused for good before; the rest may be in time all the same, and is served as best effort.
+    """
     if decision.guaranteed or not arrival.has_slo or not arrival.at_once:
         return decision
+    if arrival.when_full == "reject" and not _promised_when_idle(arrival, replicas, settings):
+        return replace(decision, reason="not even an idle replica could promise this SLO", retry_after_s=None)
     wait_s = LATER_S if decision.retry_after_s is None else decision.retry_after_s
     return Refusal("slo_not_admitted", "", decision.reason, wait_s)
+
+
+def _promised_when_idle(arrival: Arrival, replicas: Sequence[ReplicaState], settings: DeskSettings) -> bool:
+    """Whether a replica without work would promise it, as it is now or as it began."""
+    profiles: list[HardwareProfile] = []
+    for known in (profile for replica in replicas for profile in (replica.profile, replica.registered)):
+        if known is not None and known not in profiles:
+            profiles.append(known)
+    idle = [ReplicaState("", profile, JobTable(), profile.kv_blocks) for profile in profiles]
+    fresh = replace(arrival, ttft_s=arrival.ttft_s + arrival.waited_s, waited_s=0.0)
+    planned = replace(fresh, ttft_s=due_in_s(fresh, settings))
+    return place(planned, idle, 0.0).guaranteed
 
 
 def due_in_s(arrival: Arrival, settings: DeskSettings = SHIPPED) -> float:

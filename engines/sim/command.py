@@ -16,6 +16,7 @@ from slosgate.engines.options import registered_url, taking
 from slosgate.engines.secrets import REDIS
 from slosgate.engines.sim import policies
 from slosgate.engines.sim.server import ServerConfig, serve
+from slosgate.engines.store import without_password
 from slosgate.planner.profile import HardwareProfile
 
 
@@ -46,29 +47,38 @@ class SimOptions:
     slowdown: Annotated[
         float, typer.Option(help="Take this many times as long as the profile says.", min=0.1, max=10)
     ] = 1.0
+    drain_s: Annotated[float, typer.Option(help="How long what runs at a signal to stop may go on.", min=0)] = 60.0
 
 
 @taking(SimOptions)
 def sim(options: SimOptions) -> None:
     """Serve the OpenAI API with a simulated replica, in real time."""
     port = options.port or addresses.free_port(options.host)
-    serve(
-        ServerConfig(
-            profile=_profile(options.hardware),
-            model=options.model,
-            host=options.host,
-            port=port,
-            policy=_policy(options.policy),
-            name=options.name,
-            redis=options.redis,
-            url=registered_url(options.host, port, options.url, options.redis),
-            seed=options.seed,
-            noise=options.noise,
-            acceptance=options.acceptance,
-            speed=options.speed,
-            slowdown=options.slowdown,
-        )
+    url = registered_url(options.host, port, options.url, options.redis)
+    config = ServerConfig(
+        profile=_profile(options.hardware),
+        model=options.model,
+        host=options.host,
+        port=port,
+        policy=_policy(options.policy),
+        name=options.name,
+        redis=options.redis,
+        url=url,
+        seed=options.seed,
+        noise=options.noise,
+        acceptance=options.acceptance,
+        speed=options.speed,
+        slowdown=options.slowdown,
+        drain_s=options.drain_s,
     )
+    serve(config, lambda: typer.echo(_greeting(config, url)))
+
+
+def _greeting(config: ServerConfig, url: str) -> str:
+    """What it serves, where, and who is told of it."""
+    model, name = config.model or config.profile.model, config.name or addresses.default_name(config.port)
+    state = f"registers in {without_password(config.redis)}" if config.redis else "stands alone"
+    return f"slosgate: {model} on simulated {config.profile.name} at {url}; replica {name} {state}"
 
 
 def _profile(name: str) -> HardwareProfile:

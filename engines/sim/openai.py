@@ -1,21 +1,21 @@
-"""The OpenAI API as the simulated server speaks it: request bodies in, response bodies and stream chunks out."""
+"""The OpenAI API as the simulated server understands it: what a request's body asks for."""
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from slosgate.engines.messages import SloArgs, read_slo
+from slosgate.engines.sim import logprobs
+from slosgate.engines.sim.prompts import BadPrompt, Prompt, chat_prompt, text_prompt
+from slosgate.engines.sim.tools import ToolCall, tool_call
 
-TOKEN = " tok"  # the text of every token
 DEFAULT_MAX_TOKENS = 16  # of /v1/completions
 MAX_CHOICES = 16_384  # of one request, as in vLLM
-CHARACTERS_PER_TOKEN = 4  # how text prompts are counted: there is no tokenizer here
 
 
 class BadRequest(Exception):
@@ -37,6 +37,8 @@ class Body(msgspec.Struct):
     model: str | None = None
     prompt: Any = None
     messages: Any = None
+    tools: Any = None
+    cache_salt: str | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
@@ -46,14 +48,15 @@ class Body(msgspec.Struct):
     ignore_eos: bool = False
     echo: bool | None = False
     n: int | None = 1
+    tool_choice: Any = None
+    logprobs: Any = None
+    top_logprobs: Any = None
     vllm_xargs: dict[str, Any] | None = None
 
 
 class SimArgs(msgspec.Struct):
     """What a client may tell the simulation about a request, in `vllm_xargs`: a real engine sees it by itself."""
 
-    sim_session: str = ""  # requests of one session share their prompt's beginning
-    sim_cached_tokens: int = 0  # how much of it
     sim_acceptance: float | None = None  # chance that a drafted token is accepted, instead of the server's own
 
 
@@ -61,9 +64,13 @@ class SimArgs(msgspec.Struct):
 class Choice:
     """One of the answers to a request: each is a sequence of its own."""
 
-    prompt_tokens: int
+    prompt: Prompt
     output_tokens: int  # what the simulated model will say
     max_tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.prompt.tokens
 
     @property
     def finish_reason(self) -> str:
@@ -82,21 +89,31 @@ class Ask:
     prompt_tokens: int  # of all prompts
     slo: SloArgs
     sim: SimArgs
+    call: ToolCall | None = None  # what is called instead of saying something
+    logprobs: int | None = None  # alternatives to tell of each token; None: no log probabilities
 
-    @property
-    def usage(self) -> dict[str, int]:
+    def usage(self, cached_tokens: int) -> dict[str, Any]:
+        """What the answer says, given how much of the prompts was cached."""
         output_tokens = sum(choice.output_tokens for choice in self.choices)
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": output_tokens,
             "total_tokens": self.prompt_tokens + output_tokens,
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
 
 
-def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_model_tokens: int, seed: int) -> Ask:
-    """Read a body. Raises BadRequest with a sentence that names the field."""
+class _Named(Protocol):
+    model: str | None
+
+
+B = TypeVar("B", bound=_Named)
+
+
+def decoded(data: bytes, kind: type[B], model: str) -> B:
+    """A body for this model. Raises BadRequest."""
     try:
-        body = msgspec.json.decode(data, type=Body, strict=False)  # as lax as vLLM: 1e3 and "1000" are numbers
+        body = msgspec.json.decode(data, type=kind, strict=False)  # as lax as vLLM: 1e3 and "1000" are numbers
     except msgspec.ValidationError as error:
         raise BadRequest(f"the request body is not valid: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -104,67 +121,84 @@ def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_mode
     if body.model is not None and body.model != model:
         message = f"the model `{body.model}` does not exist: this server serves `{model}`"
         raise BadRequest(message, param="model", status=404, kind="NotFoundError")
-    prompts = (_chat_tokens(body.messages),) if chat else _prompts(body.prompt)
-    if body.truncate_prompt_tokens is not None and body.truncate_prompt_tokens > 0:
-        prompts = tuple(min(tokens, body.truncate_prompt_tokens) for tokens in prompts)
+    return body
+
+
+def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_model_tokens: int, seed: int) -> Ask:
+    """Read a body. Raises BadRequest with a sentence that names the field."""
+    body = decoded(data, Body, model)
+    try:
+        call = tool_call(body.tools, body.tool_choice) if chat else None
+        alternatives = logprobs.asked(body.logprobs, body.top_logprobs, chat=chat)
+    except ValueError as error:
+        raise BadRequest(str(error), param=str(error).split(" ", 1)[0]) from None
+    if chat:
+        prompts = _cut((_chat(body),), body.truncate_prompt_tokens)
+    else:
+        prompts = prompts_of(body.prompt, "prompt", body.truncate_prompt_tokens)
+    if body.cache_salt:
+        prompts = tuple(replace(prompt, salt=body.cache_salt) for prompt in prompts)
     xargs = body.vllm_xargs or {}
     return Ask(
         id=request_id,
         chat=chat,
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
-        choices=_choices(body, chat, prompts, max_model_tokens, seed ^ zlib.crc32(data)),
-        prompt_tokens=sum(prompts),
+        choices=_choices(body, chat, prompts, max_model_tokens, seed ^ zlib.crc32(data), call),
+        prompt_tokens=sum(prompt.tokens for prompt in prompts),
         slo=read_slo(xargs, request_id),
         sim=_sim_args(xargs),
+        call=call,
+        logprobs=alternatives,
     )
 
 
-def _choices(body: Body, chat: bool, prompts: Sequence[int], max_model_tokens: int, seed: int) -> tuple[Choice, ...]:
+def _choices(
+    body: Body, chat: bool, prompts: Sequence[Prompt], max_model_tokens: int, seed: int, call: ToolCall | None
+) -> tuple[Choice, ...]:
     n = 1 if body.n is None else body.n
     if not 1 <= n <= MAX_CHOICES // len(prompts):
         raise BadRequest(f"n must be at least 1, and at most {MAX_CHOICES} over all prompts, not {n}", param="n")
     choices: list[Choice] = []
-    for prompt_tokens in prompts:
-        max_tokens = _max_tokens(body, chat, prompt_tokens, max_model_tokens)
+    for prompt in prompts:
+        max_tokens = _max_tokens(body, chat, prompt.tokens, max_model_tokens)
         for _ in range(n):
-            output_tokens = _output_tokens(body, max_tokens, seed + len(choices))
-            choices.append(Choice(prompt_tokens, output_tokens, max_tokens))
+            output_tokens = _output_tokens(body, max_tokens, seed + len(choices), call)
+            choices.append(Choice(prompt, output_tokens, max_tokens))
     return tuple(choices)
 
 
-def _prompts(prompt: Any) -> tuple[int, ...]:
-    """The tokens of each prompt: a text, token ids, or a list of those."""
-    if isinstance(prompt, str) and prompt:
-        return (_prompt_tokens(prompt),)
+def _chat(body: Body) -> Prompt:
+    try:
+        return chat_prompt(body.messages, body.tools)
+    except BadPrompt as error:
+        raise BadRequest(str(error), param="messages") from None
+
+
+def prompts_of(prompt: Any, field: str, truncate: int | None) -> tuple[Prompt, ...]:
+    """Each prompt: a text, token ids, or a list of those. Raises BadRequest."""
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
-        return tuple(_prompt_tokens(part) for part in prompt)
-    return (_prompt_tokens(prompt if prompt else None),)
+        prompts = tuple(_prompt(part, field) for part in prompt)
+    else:
+        prompts = (_prompt(prompt if prompt else None, field),)
+    return _cut(prompts, truncate)
 
 
-def _prompt_tokens(prompt: Any) -> int:
+def _cut(prompts: tuple[Prompt, ...], truncate: int | None) -> tuple[Prompt, ...]:
+    return tuple(prompt.cut(truncate) for prompt in prompts) if truncate is not None and truncate > 0 else prompts
+
+
+def _prompt(prompt: Any, field: str) -> Prompt:
     if isinstance(prompt, str):
-        return max(1, math.ceil(len(prompt) / CHARACTERS_PER_TOKEN))
+        return text_prompt(prompt)
     if isinstance(prompt, list) and prompt and all(_is_id(token) for token in prompt):
-        return len(prompt)
-    message = "prompt must be a non-empty text, a non-empty list of token ids, or a list of those"
-    raise BadRequest(message, param="prompt")
+        return Prompt(prompt, len(prompt))
+    message = f"{field} must be a non-empty text, a non-empty list of token ids, or a list of those"
+    raise BadRequest(message, param=field)
 
 
 def _is_id(token: Any) -> bool:
     return type(token) is int or (type(token) is float and token.is_integer())
-
-
-def _chat_tokens(messages: Any) -> int:
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-        raise BadRequest("messages must be a non-empty list of objects with role and content", param="messages")
-    return sum(4 + math.ceil(_characters(m.get("content")) / CHARACTERS_PER_TOKEN) for m in messages)
-
-
-def _characters(content: Any) -> int:
-    if isinstance(content, list):
-        return sum(len(str(part.get("text", ""))) for part in content if isinstance(part, dict))
-    return len(content) if isinstance(content, str) else 0
 
 
 def _max_tokens(body: Body, chat: bool, prompt_tokens: int, max_model_tokens: int) -> int:
@@ -174,15 +208,27 @@ def _max_tokens(body: Body, chat: bool, prompt_tokens: int, max_model_tokens: in
         wanted = max(1, room)
     if wanted < 1:
         raise BadRequest(f"max_tokens must be at least 1, not {wanted}", param="max_tokens")
+    if problem := window_problem(prompt_tokens, max_model_tokens):
+        raise BadRequest(problem, param="prompt")
     if wanted > room:
         message = (
             f"this model's maximum context length is {max_model_tokens} tokens, but {prompt_tokens} prompt tokens and "
             f"{wanted} output tokens were asked for: shorten the prompt or lower max_tokens"
         )
-        raise BadRequest(message, param="max_tokens" if room > 0 else "prompt")
+        raise BadRequest(message, param="max_tokens")
     if not 0 <= body.min_tokens <= wanted:
         raise BadRequest(f"min_tokens must be between 0 and max_tokens ({wanted})", param="min_tokens")
     return wanted
+
+
+def window_problem(prompt_tokens: int, max_model_tokens: int) -> str:
+    """Why a prompt is too long; empty when it is not."""
+    if prompt_tokens < max_model_tokens:
+        return ""
+    return (
+        f"this model's maximum context length is {max_model_tokens} tokens, but the prompt has {prompt_tokens}, which "
+        "leaves no room for an answer: shorten it"
+    )
 
 
 def _asked_tokens(body: Body, chat: bool) -> int | None:
@@ -196,11 +242,14 @@ def _asked_tokens(body: Body, chat: bool) -> int | None:
     return body.max_tokens
 
 
-def _output_tokens(body: Body, max_tokens: int, seed: int) -> int:
-    """All that is allowed with ignore_eos, else a length that the seed decides, the same for the same body."""
+def _output_tokens(body: Body, max_tokens: int, seed: int, call: ToolCall | None) -> int:
+    """All that is allowed with ignore_eos, what a tool call takes, else a length that the seed decides, the same for
+    the same body."""
     if body.ignore_eos:
         return max_tokens
     least = max(1, body.min_tokens)
+    if call is not None:
+        return min(max_tokens, max(least, call.tokens))
     return least + zlib.crc32(seed.to_bytes(8, "little", signed=True)) % (max_tokens - least + 1)
 
 
@@ -209,52 +258,3 @@ def _sim_args(xargs: dict[str, Any]) -> SimArgs:
         return msgspec.convert(xargs, SimArgs, strict=False)
     except msgspec.ValidationError as error:
         raise BadRequest(f"vllm_xargs: {error}", param="vllm_xargs") from None
-
-
-class Completion:
-    """The bytes of one answer. What is the same for every token is encoded once."""
-
-    def __init__(self, ask: Ask, model: str, created_s: int) -> None:
-        self._ask = ask
-        kind = "chat.completion" if ask.chat else "text_completion"
-        self._head = {"id": ask.id, "object": kind, "created": created_s, "model": model}
-        self._chunk_head = self._head | ({"object": "chat.completion.chunk"} if ask.chat else {})
-        self._tokens = [self._event([self._choice(index, TOKEN, None)]) for index in range(len(ask.choices))]
-
-    def opening(self) -> bytes:
-        """What a stream begins with."""
-        if not self._ask.chat:
-            return b""
-        delta = {"role": "assistant", "content": ""}
-        indices = range(len(self._ask.choices))
-        return b"".join(self._event([{"index": i, "delta": delta, "finish_reason": None}]) for i in indices)
-
-    def tokens(self, index: int, count: int) -> bytes:
-        """Events of `count` tokens of one choice, one each; none of them the last."""
-        return self._tokens[index] * count
-
-    def last(self, index: int) -> bytes:
-        """The event of a choice's last token."""
-        return self._event([self._choice(index, TOKEN, self._ask.choices[index].finish_reason)])
-
-    def closing(self) -> bytes:
-        """Usage if it was asked for, and the end."""
-        usage = self._event([], usage=self._ask.usage) if self._ask.include_usage else b""
-        return usage + b"data: [DONE]\n\n"
-
-    def whole(self) -> bytes:
-        """The body of an answer that is not streamed."""
-        choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._ask.choices)]
-        return msgspec.json.encode(self._head | {"choices": choices, "usage": self._ask.usage})
-
-    def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        text = TOKEN * choice.output_tokens
-        said = {"message": {"role": "assistant", "content": text}} if self._ask.chat else {"text": text}
-        return {"index": index, "logprobs": None, "finish_reason": choice.finish_reason, **said}
-
-    def _choice(self, index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
-        said = {"delta": {"content": text}} if self._ask.chat else {"text": text}
-        return {"index": index, **said, "logprobs": None, "finish_reason": finish_reason}
-
-    def _event(self, choices: Sequence[dict[str, Any]], **more: Any) -> bytes:
-        return b"data: " + msgspec.json.encode(self._chunk_head | {"choices": choices, **more}) + b"\n\n"

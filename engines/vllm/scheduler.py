@@ -293,6 +293,9 @@ class SyncSloScheduler(ClampedScheduler):
             touched = {r.request_id: r for r in [*selection.requests, *strayed]}
             first = [r for r in touched.values() if self._tracker.sync(r, start_s + expected_s)]
             context = sum([self.requests[r].num_computed_tokens for r in scheduled])
+        for request in self._starting:
+            if request.request_id in scheduled and request in self._tracker:
+                self._reporter.took_in(self._tracker.prefix_of(request))
         if scheduled:
             self._launch(output, context, now_s, start_s, expected_s, first)
         if ends:

@@ -17,6 +17,7 @@ from slosgate.gateway.http import dashboard
 from slosgate.gateway.http.bodies import handed_through, read_body
 from slosgate.gateway.http.headers import content, credentials, tracing, visible_id
 from slosgate.gateway.http.keys import Holder, matches
+from slosgate.gateway.http.operators import PRIVATE
 from slosgate.gateway.http.passthrough import Ask
 from slosgate.gateway.http.paths import BARE, LOOKED_UP, RESOURCES, upstream_path
 from slosgate.gateway.promises.completion import Kind
@@ -158,7 +159,7 @@ class Pages:
                 **({"url": replica.url} if known else {}),
                 "plans": replica.follows_plans,
             }
-            for replica in gateway.fleet.living()
+            for replica in gateway.fleet.taking()
         }
         available = gateway.ledger.available
         served = available or gateway.config.admission.when_state_is_away == "best-effort"
@@ -235,7 +236,9 @@ def _admin_only(gateway: Gateway, request: Request) -> None:
 
 
 def _knows_a_key(gateway: Gateway, request: Request) -> bool:
-    """Whether it carries an API key or the admin key; everybody does where no keys are configured."""
+    """Whether it carries an API key or the admin key, or needs none; everybody does where no keys are configured."""
+    if PRIVATE in request.scope:
+        return True
     headers: dict[bytes, bytes] = dict(request.scope["headers"])
     if gateway.config.admin.sha256 and matches(gateway.config.admin.sha256, headers):
         return True

@@ -16,7 +16,7 @@ from starlette.types import Receive
 
 from slosgate.gateway.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnknownEncoding
 from slosgate.gateway.promises.completion import BOM, OWN_FIELDS, all_fields, without_claims
-from slosgate.gateway.replicas.upstream import ENCODINGS, ZLIB_WINDOW
+from slosgate.gateway.unzipping import ENCODINGS, Unzip
 
 SLOWEST_BYTES_PER_S = 10_000  # a body that comes slower is not waited for
 CLAIMS = (*OWN_FIELDS, "vllm_xargs")
@@ -50,7 +50,7 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int, t
     body = await _received(receive, limit, timeout_s)
     if encoding == b"identity" or not body:
         return body
-    return await asyncio.to_thread(_unpacked, body, limit)
+    return await asyncio.to_thread(_unpacked, body, encoding, limit)
 
 
 async def _received(receive: Receive, limit: int, timeout_s: float) -> bytes:
@@ -76,15 +76,15 @@ async def _received(receive: Receive, limit: int, timeout_s: float) -> bytes:
         raise RequestTimeout(f"the body came too slowly: {size} bytes within {loop.time() - began_s:.0f} s") from None
 
 
-def _unpacked(body: bytes, limit: int) -> bytes:
-    unzip = zlib.decompressobj(ZLIB_WINDOW)
+def _unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
+    unzip = Unzip(encoding)
     try:
-        plain = unzip.decompress(body, limit + 1)
+        plain = unzip.feed(body, limit + 1)
     except zlib.error as exc:
         raise InvalidRequest(f"the body is not compressed as content-encoding says: {exc}") from None
     if len(plain) > limit:
         raise _too_large(limit)
-    if not unzip.eof:
+    if not unzip.complete:
         raise InvalidRequest("the compressed body ends too early")
     return plain
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.exceptions import HTTPException
@@ -22,6 +25,11 @@ from slosgate.gateway.http.keys import matches
 _PAGES = ("/metrics", "/ready")
 _EVERYWHERE = "/health"
 _MARK = "slosgate_operators"
+PRIVATE = "slosgate_private"  # in the scope of what came over a socket that only the gateway's user can open
+_PLAIN: dict[str, Any] = {
+    "lifespan": "off", "access_log": False, "proxy_headers": False, "server_header": False, "log_config": None,
+    "ws": "none",
+}  # fmt: skip
 
 
 class OperatorPages:
@@ -39,11 +47,14 @@ class OperatorPages:
     def _check(self, scope: Scope) -> None:
         path: str = scope["path"]
         page = path in (*_PAGES, "/admin", "/dashboard") or path.startswith("/admin/")
-        inside = scope.get(_MARK, False)
+        inside = scope.get(_MARK, False) or PRIVATE in scope
         if (page and self._config.address and not inside) or (inside and not page and path != _EVERYWHERE):
             raise HTTPException(404)
-        if path in _PAGES and self._config.pages_need_key and not matches(self._config.sha256, dict(scope["headers"])):
+        if path in _PAGES and self._needs_key(scope) and not matches(self._config.sha256, dict(scope["headers"])):
             raise Unauthorized("this page needs the admin key: send authorization: Bearer KEY", param="authorization")
+
+    def _needs_key(self, scope: Scope) -> bool:
+        return self._config.pages_need_key and PRIVATE not in scope
 
 
 @asynccontextmanager
@@ -52,18 +63,36 @@ async def listening(app: ASGIApp, config: AdminConfig) -> AsyncIterator[None]:
     if not config.address:
         yield
         return
+    host, _, port = config.address.rpartition(":")
+    async with _serving(uvicorn.Config(_marked(app, _MARK), host=host.strip("[]"), port=int(port), **_PLAIN)):
+        yield
 
-    async def inside(scope: Scope, receive: Receive, send: Send) -> None:
-        scope[_MARK] = True
+
+@asynccontextmanager
+async def on_socket(app: ASGIApp, folder: Path | None) -> AsyncIterator[None]:
+    """Serve the pages on a socket in a folder, called by this process's id: who may open it needs no key."""
+    if folder is None:
+        yield
+        return
+    place = folder / f"{os.getpid()}.sock"
+    try:
+        async with _serving(uvicorn.Config(_marked(app, PRIVATE), uds=str(place), **_PLAIN)):
+            yield
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def _marked(app: ASGIApp, mark: str) -> ASGIApp:
+    async def marked(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[mark] = True
         await app(scope, receive, send)
 
-    host, _, port = config.address.rpartition(":")
-    server = _Beside(
-        uvicorn.Config(
-            inside, host=host.strip("[]"), port=int(port), lifespan="off", access_log=False, proxy_headers=False,
-            server_header=False, log_config=None, ws="none",
-        )
-    )  # fmt: skip
+    return marked
+
+
+@asynccontextmanager
+async def _serving(config: uvicorn.Config) -> AsyncIterator[None]:
+    server = _Beside(config)
     task = asyncio.create_task(server.serve())
     try:
         yield

@@ -15,16 +15,16 @@ from typing import Any, cast
 
 import httptools
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from slosgate.gateway.errors import error_body
+from slosgate.gateway.http.pipelining import PipelinedProtocol
 
 MAX_HEADERS = 200
 FRAMING_BYTES = 64 * 1024  # chunk sizes, extensions and trailers, beside FRAMING_SHARE of the body itself
 FRAMING_SHARE = 8  # of a body in chunks of one byte
 HOP_BY_HOP = (b"upgrade", b"http2-settings")
 IDLE_S = 1.0  # a client that asks again has done so by then
-ABORT_S = 10.0  # what a closing connection has to take its last bytes
 _HEAD = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
@@ -45,7 +45,7 @@ class _Refused(Exception):
         self.message = message
 
 
-class LimitedProtocol(HttpToolsProtocol):
+class LimitedProtocol(PipelinedProtocol):
     """One connection."""
 
     def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
@@ -54,7 +54,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refusal: _Refused | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._in_head = False
         self._idle_since_s = math.inf
         self._declining = False  # the head offers an upgrade: it is read again without the offer
         self._head_bytes = 0  # of the headers that are complete
@@ -72,9 +71,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     # Reading
 
-    def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return
+    def read(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         self._received += len(data)
         try:
@@ -85,7 +82,7 @@ class LimitedProtocol(HttpToolsProtocol):
         except _Refused as refusal:
             self._refuse(refusal)
         else:
-            if self.cycle is None or self.cycle.response_complete:
+            if not self.answering:
                 self._wait_for_head()
 
     def _feed(self, data: bytes) -> None:
@@ -112,9 +109,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def _check_framing(self) -> None:
         """What was received and is no body: an unfinished header, chunk sizes and extensions, trailers."""
         beside = self._received - self._delivered
-        if self._in_head and beside > self._limits.head_bytes:
+        if self.in_head and beside > self._limits.head_bytes:
             raise self._head_too_large()
-        if not self._in_head and beside > self._limits.head_bytes + FRAMING_BYTES + FRAMING_SHARE * self._delivered:
+        if not self.in_head and beside > self._limits.head_bytes + FRAMING_BYTES + FRAMING_SHARE * self._delivered:
             raise _Refused(400, "the chunks of the body are mostly framing")
 
     def _head_too_large(self) -> _Refused:
@@ -122,18 +119,18 @@ class LimitedProtocol(HttpToolsProtocol):
         return _Refused(431, f"the headers are too large; accepted: {MAX_HEADERS} headers, {limit} bytes in all")
 
     def _refuse(self, refusal: _Refused) -> None:
-        """Answer a request that will not be read on, unless another answer is under way, and hang up."""
-        if self.cycle is None or self.cycle.response_complete:
-            kind = "invalid_request_error"
-            body = error_body(refusal.message, kind, None, "request_timeout" if refusal.status == 408 else "bad_http")
-            self.transport.write(_HEAD % (refusal.status, _REASONS[refusal.status], len(body)) + body)
-        self._close()
+        """Answer a request that will not be read on, and hang up."""
+        kind = "invalid_request_error"
+        body = error_body(refusal.message, kind, None, "request_timeout" if refusal.status == 408 else "bad_http")
+        self.end_with(_HEAD % (refusal.status, _REASONS[refusal.status], len(body)) + body)
+
+    def cut_off(self) -> None:
+        self._refuse(_Refused(400, "the request ends too early"))
 
     # The parser's callbacks
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
         self._idle_since_s = math.inf
         self._head_bytes = self._received = self._delivered = 0
         self._wait_for_head()
@@ -143,7 +140,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
+        if not self.in_head:
             return  # a trailer: what came before decides
         self._count_head(len(name) + len(value) + 4)
         super().on_header(name, value)
@@ -161,7 +158,6 @@ class LimitedProtocol(HttpToolsProtocol):
                 raise self._refusal
             self._declining = True
             return
-        self._in_head = False
         self._end_head_wait()
         super().on_headers_complete()
 
@@ -176,7 +172,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         if cycle.scope["http_version"] == "1.0":
             app = _Unchunked(app, cycle)
-        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+        super()._start_asgi_task(cycle, app)
 
     # Waiting
 
@@ -191,33 +187,27 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.answering:
             self._wait_for_head()  # only the next request is late: the answer under way goes on
-        elif self._in_head:
+        elif self.in_head:
             self._refuse(_Refused(408, f"the headers were not complete within {self._limits.head_s:g} s"))
         else:
-            self._close()
+            self.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._in_head and (self.cycle is None or self.cycle.response_complete):
+        if not self.in_head and not self.answering:
             self._idle_since_s = self.loop.time()
         if self.transport.is_closing():
-            self._close()
+            self.close()
 
     def make_room(self) -> None:
         """Others wait for a connection: end this one if it has had its answer and has been idle for a while."""
-        if self._idle_since_s + IDLE_S < self.loop.time() and not self._in_head:
-            self._close()
+        if self._idle_since_s + IDLE_S < self.loop.time() and not self.in_head:
+            self.close()
 
     def timeout_keep_alive_handler(self) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        """Close, and don't wait for ever until the client has taken what is left."""
-        self.transport.close()
-        if self.transport.get_write_buffer_size():
-            self.loop.call_later(ABORT_S, self.transport.abort)
+        self.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

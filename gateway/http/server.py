@@ -18,14 +18,17 @@ from slosgate.gateway.reports import events
 
 ENOUGH_FILES = 65_536  # a stream takes two: its client's connection and its replica's
 FEW_FILES = 8_192
+LEAVE_S = 2.0  # within which clients use an idle connection again, or it is closed under them
 SPARE_FILES = 64  # for Redis, for looking after replicas, and for logs
 
 
 class Server(uvicorn.Server):
     """uvicorn's, which on a signal first lets /ready be false for `notice_s`, and only then closes its listener.
 
-    A second signal ends the notice. Where few files may be open, it accepts no more connections than those hold.
-    `on_started` gets the address once it listens.
+    A second signal ends the notice. One that was given a listening socket leaves it to the others that have it as soon
+    as it is told to stop, and answers what still comes over connections that it has with `connection: close`.
+    Where few files may be open, it accepts no more connections than those hold. `on_started` gets the address once it
+    listens.
     """
 
     def __init__(
@@ -34,13 +37,17 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._notice_s = notice_s
         self._on_started = on_started
+        self._shares = False
         self._closes_s: float | None = None
         self._told = False
         self._cut = 0  # answers that did not end in time
         self._doors: list[Door] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        if open_files() >= FEW_FILES or sockets is not None:
+        self._shares = sockets is not None
+        if self._shares:
+            self._notice_s = max(self._notice_s, LEAVE_S)
+        if open_files() >= FEW_FILES or self._shares:
             await super().startup(sockets)
         else:
             await self._start_with_few(open_files())
@@ -95,6 +102,9 @@ class Server(uvicorn.Server):
             events.say(events.NoticeGiven(notice_s=self._notice_s))
         for door in self._doors:
             door.open()
+        if self._shares and self._closes_s is not None:
+            for server in self.servers:
+                server.close()
         over = self._closes_s is not None and time.monotonic() >= self._closes_s
         return await super().on_tick(counter) or over
 

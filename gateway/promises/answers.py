@@ -22,9 +22,14 @@ _TOLD = re.compile(rb'"(?:error|abort|role|prompt_tokens|completion_tokens)"|"ch
 _GENERATED = ("content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal", "audio")
 
 
+class PromptDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
 class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: PromptDetails | None = None
 
 
 class _Choice(msgspec.Struct):

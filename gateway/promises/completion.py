@@ -12,7 +12,8 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from slosgate.engines.messages import SloArgs
 from slosgate.gateway.errors import InvalidRequest
-from slosgate.gateway.replicas.prefixes import Hashes, leading_blocks
+from slosgate.gateway.replicas.prefixes import leading_blocks
+from slosgate.planner.prefixes import NO_BLOCKS, Leading
 
 Kind = Literal["completions", "chat"]
 
@@ -64,7 +65,7 @@ class Completion:
     sequences: int  # outputs generated at once; a guarantee covers one
     service_tier: str | None
     says_too_much: bool  # the body has fields that only the gateway may set
-    prefix: Hashes = ()  # the prompt's leading blocks
+    prefix: Leading = NO_BLOCKS  # the prompt's leading blocks
     tool_bytes: int = 0  # schemas of tools, and documents: the chat template writes them into the prompt
     media: tuple[str, ...] = ()  # the type of each part that is no text; their bytes are not in `prompt_bytes`
     reshaped: bool = False  # the client changes how the prompt is made: its own template, a cut, embeddings
@@ -108,7 +109,7 @@ def parse(body: bytes, kind: Kind) -> Completion:
         sequences=min(LARGE, prompt.count * max(fields.n or 1, fields.best_of or 1)),
         service_tier=fields.service_tier,
         says_too_much=says_too_much,
-        prefix=leading_blocks((kind, fields.cache_salt), _texts(fields, kind)),
+        prefix=_prefix(fields, kind, shared=prompt.count == 1 and not media),
         tool_bytes=sum(_written(part) for part in (fields.tools, fields.functions, fields.documents)),
         media=media,
         reshaped=_reshaped(fields),
@@ -127,8 +128,13 @@ _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "reas
 
 def _written(part: Raw | UnsetType) -> int:
     """Bytes of a field that says something."""
+    return len(_told(part))
+
+
+def _told(part: Raw | UnsetType) -> bytes:
+    """A field that says something, as it was written."""
     raw = b"" if part is UNSET else bytes(part)
-    return 0 if raw in _EMPTY else len(raw)
+    return b"" if raw in _EMPTY else raw
 
 
 class _Content(Struct):
@@ -180,11 +186,19 @@ def _max_tokens(fields: _Body, kind: Kind) -> int | None:
     return min(limit, LARGE)
 
 
+def _prefix(fields: _Body, kind: Kind, *, shared: bool) -> Leading:
+    """The leading blocks; what is no text, or several prompts, shows in bytes otherwise than in tokens."""
+    template = (_told(part) for part in (fields.chat_template, fields.chat_template_kwargs))
+    salt = (kind, fields.model, fields.cache_salt, *(part.decode(errors="replace") for part in template))
+    return leading_blocks(salt, _texts(fields, kind), telling=shared and fields.truncate_prompt_tokens is None)
+
+
 def _texts(fields: _Body, kind: Kind) -> Iterator[bytes]:
-    """The prompt as the client wrote it."""
+    """The prompt as the client wrote it, in the order in which chat templates write it."""
     if kind == "completions":
         yield b"" if fields.prompt is UNSET else bytes(fields.prompt)
     else:
+        yield from (_told(part) for part in (fields.tools, fields.functions, fields.documents))
         yield from (bytes(message) for message in fields.messages or ())
 
 

@@ -16,6 +16,7 @@ from slosgate.planner import desk
 from slosgate.planner.controller import Arrival
 from slosgate.planner.desk import SHIPPED, DeskSettings
 from slosgate.planner.dues import TOLERANCE
+from slosgate.planner.prefixes import NOT_CACHED, Cached
 
 CHECK_EVERY = 20  # and is looked at every so many tokens
 
@@ -58,6 +59,7 @@ class Exchange:
     tokens: int = 0  # output tokens seen
     first_token_s: float = math.nan
     last_token_s: float = math.nan
+    generating_s: float = math.nan  # when the replica reported a token of an answer in one piece
     begun: bool = False  # the client has seen a byte of the answer
     status: int = 0  # HTTP status of the answer
     outcome: str = ""  # "completed", or why not
@@ -70,6 +72,8 @@ class Exchange:
     cut_reason: str = ""
     task: asyncio.Task[None] | None = None
     counted_prompt: bool = False  # prompt_tokens is what the replica counted
+    cached: Cached = NOT_CACHED  # of the prompt, as expected where it went
+    cached_tokens: int | None = None  # as the replica has counted; None: it has not
     key: str = ""  # name of the API key's holder; empty when keys are not asked for
     authorization: str = ""  # the client's, for replicas that check keys themselves
     client_id: str = ""  # the x-request-id that the client gave it
@@ -152,11 +156,25 @@ class Exchange:
         """It has been promised its SLO after all; a client that has its first token already was told otherwise."""
         self.attempts[-1] = replace(self.placement, guaranteed=True)
 
+    @property
+    def model(self) -> str:
+        return self.completion.model
+
+    @property
+    def movable(self) -> bool:
+        """Whether another replica can take over without anybody's loss: nothing is promised, and nothing was seen."""
+        return not self.guaranteed and not self.begun
+
     def cut(self, reason: str) -> None:
-        """End the answer from outside: the client hung up ("hung-up"), the replica is "lost", or "timeout"."""
+        """End the answer from outside: the client hung up ("hung-up"), the replica is "lost", the request is "moved"
+        away from it, or "timeout"."""
         if not self.cut_reason and self.task is not None:
             self.cut_reason = reason
             self.task.cancel()
+
+    def note_cached(self, cached_tokens: int) -> None:
+        """The replica had so many tokens of the prompt cached."""
+        self.cached_tokens = cached_tokens
 
     def note_events(self, events: bytes, now_s: float) -> Seen:
         """Note what more whole events of a stream say: tokens, usage, an error."""
@@ -166,26 +184,50 @@ class Exchange:
         self._note(seen)
         return seen
 
+    def generating(self, now_s: float) -> None:
+        """The replica's report shows that the answer has a first token."""
+        if math.isnan(self.generating_s):
+            self.generating_s = now_s
+
     def note_whole(self, body: bytes, now_s: float) -> Seen:
-        """Note what an answer in one piece says, of which only the end is seen."""
+        """Note what an answer in one piece says."""
         seen = in_whole(body)
         self._note(seen)
         self.tokens, self.last_token_s = max(self.tokens, seen.tokens), now_s
-        pace_s = max(0, self.tokens // self.completion.sequences - 1) * self.contract.tpot_s if self.tokens > 1 else 0.0
-        self.late = now_s > self.arrival_s + (self.ttft_s + pace_s) * (1.0 + TOLERANCE)
+        self.late = self._whole_is_late(now_s)
         return seen
+
+    def _whole_is_late(self, now_s: float) -> bool:
+        """A replica that reports its progress tells when the first token of an answer in one piece was there. Of others
+        only the end is seen: with a TPOT SLO the answer is due when its last token is, else when its first one is.
+        """
+        count, tpot_s = self.tokens // self.completion.sequences, self.contract.tpot_s
+        if not math.isnan(self.generating_s):
+            first_is_late = self.generating_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
+            return first_is_late or now_s > self._due_s(count, self.generating_s)
+        if math.isinf(self.ttft_s):
+            return now_s > self.arrival_s + max(1, count) * tpot_s * (1.0 + TOLERANCE)
+        pace_s = max(0, count - 1) * tpot_s if math.isfinite(tpot_s) else 0.0
+        return now_s > self.arrival_s + (self.ttft_s + pace_s) * (1.0 + TOLERANCE)
+
+    def _due_s(self, count: float, first_s: float) -> float:
+        """When the token of this number is late, after a first one at `first_s`."""
+        if count <= 1:
+            return math.inf
+        base_s = max(self.deadline_s, first_s) if math.isfinite(self.ttft_s) else first_s
+        return base_s + (count - 1) * self.contract.tpot_s * (1.0 + TOLERANCE)
 
     def end(self, now_s: float) -> None:
         """The stream is complete: judge its pace, by the tokens that its usage counts where it has one."""
+        if not self.tokens:
+            self.late = now_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
+            return
         usage = self.usage_tokens or self.tokens
-        self._checks.append((self.tokens, now_s if self.tokens <= 1 else self.last_token_s))
-        scale = usage / self.tokens if self.tokens else 1.0
+        self._checks.append((self.tokens, self.last_token_s))
+        scale = usage / self.tokens  # an event may hold several tokens: drafts were accepted
         self.tokens = usage
-        base_s = max(self.deadline_s, self.first_token_s) if math.isfinite(self.ttft_s) else self.first_token_s
-        for seen, then_s in self._checks:
-            # An event may hold several tokens: drafts were accepted.
-            if then_s > base_s + (seen * scale - 1) * self.contract.tpot_s * (1.0 + TOLERANCE):
-                self.late = True
+        if any(then_s > self._due_s(seen * scale, self.first_token_s) for seen, then_s in self._checks):
+            self.late = True
 
     def count(self, tokens: int, now_s: float) -> None:
         """Note that `tokens` more output tokens came."""
@@ -202,6 +244,9 @@ class Exchange:
             self.failure = seen.error
         if seen.usage is None:
             return
+        details = seen.usage.prompt_tokens_details
+        if details is not None and details.cached_tokens is not None:
+            self.cached_tokens = details.cached_tokens
         if seen.usage.prompt_tokens is not None:
             self.prompt_tokens, self.counted_prompt = seen.usage.prompt_tokens, True
         if seen.usage.completion_tokens is not None:

@@ -76,6 +76,7 @@ class Books:
                 replica.promote(entry)
             else:
                 replica.mirror.add(entry)
+                replica.prefixes.others(entry.uncached_tokens + entry.output_tokens)
         if version:
             replica.mirror.advanced(version, len(change.entries))
         for request_id in change.removed:

@@ -29,7 +29,8 @@ def put(jobs: JobTable, entry: LedgerEntry) -> None:
         entry.request_id,
         deadline_s=entry.deadline_s,
         tpot_s=entry.tpot_s,
-        prompt_left=entry.prompt_tokens,
+        prompt_left=entry.uncached_tokens,
+        context=entry.prompt_tokens - entry.uncached_tokens,
         output=entry.output_tokens,
         guaranteed=entry.guaranteed,
         has_slo=entry.has_slo,
@@ -98,10 +99,10 @@ class Mirror:
         self.entries[entry.request_id] = entry
         self._ended.pop(entry.request_id, None)
         if known is None:
-            self._prompts = self._prompts.observe(entry.prompt_tokens)
+            self._prompts = self._prompts.observe(entry.uncached_tokens)
             self.firm_tokens = firm_tokens(self._prompts)
             if entry.has_slo:
-                self.patience.observe(entry.deadline_s - entry.arrival_s, entry.prompt_tokens, self.profile)
+                self.patience.observe(entry.deadline_s - entry.arrival_s, entry.uncached_tokens, self.profile)
         if known is None and entry.request_id not in self.jobs:
             put(self.jobs, entry)
         elif entry.request_id in self.jobs:

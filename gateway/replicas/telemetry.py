@@ -40,10 +40,15 @@ class Reports:
         replica = self._fleet.replicas.get(report.replica)
         if replica is None or replica.mirror is None or not replica.reports:
             return
+        now_s = self._clock()
         try:
-            replica.mirror.take(report, self._clock())
+            replica.mirror.take(report, now_s)
         except (ValueError, KeyError, OverflowError) as error:
             self._ledger.door.refuse(key("telemetry", replica.name), f"{type(error).__name__}: {error}")
             return
+        replica.report(report.progress, now_s)
+        for prefix in report.prefixes:
+            replica.note_cached(prefix)
+        self._fleet.drain(replica, report.draining)
         self._fleet.tell_drafts(replica, report.drafts)
         self._fleet.tell(replica)

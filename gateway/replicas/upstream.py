@@ -17,13 +17,12 @@ from io import BytesIO
 import aiohttp
 from yarl import URL
 
+from slosgate.gateway.unzipping import ENCODINGS, Unzip
+
 BUFFER_BYTES = 64 * 1024  # per answer; reading pauses beyond twice as much
 LARGE_BODY_BYTES = 1024 * 1024  # written piece by piece, so that other streams go on meanwhile
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 KEEP_ALIVE_S = 4.0  # less than any server keeps an idle connection; vLLM's does for 5 s
-
-ZLIB_WINDOW = 32 + zlib.MAX_WBITS  # gzip or zlib, told apart by their headers
-ENCODINGS = (b"gzip", b"x-gzip", b"deflate")
 
 _FAILURES = (aiohttp.ClientError, OSError, ValueError)
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
@@ -57,7 +56,7 @@ class Response:
         encoding = self.headers.get(b"content-encoding", b"").strip().lower()
         if encoding == b"identity" or encoding in ENCODINGS:
             del self.headers[b"content-encoding"]
-        self._unzip = zlib.decompressobj(ZLIB_WINDOW) if encoding in ENCODINGS else None
+        self._unzip = Unzip(encoding) if encoding in ENCODINGS else None
 
     async def next(self) -> bytes:
         """The bytes of the body that have come since the last call; empty at its end. Raises UpstreamError."""
@@ -66,18 +65,21 @@ class Response:
                 part = await self._answer.content.readany()
             except _FAILURES as exc:
                 raise _error(exc, reached=True) from exc
-            if self._unzip is not None and part:
+            if self._unzip is not None:
+                ended = not part
                 part = self._decompressed(part, self._unzip)
-                if not part:
+                if not part and not ended:
                     continue
             self._left -= len(part)
             if self._left < 0:
                 raise UpstreamError("its answer does not end", reached=True)
             return part
 
-    def _decompressed(self, part: bytes, unzip: zlib._Decompress) -> bytes:
+    def _decompressed(self, part: bytes, unzip: Unzip) -> bytes:
+        if not part and not unzip.complete:
+            raise UpstreamError("its compressed answer ends too early", reached=True)
         try:
-            return unzip.decompress(part, max(1, self._left) + 1)
+            return unzip.feed(part, max(1, self._left) + 1)
         except zlib.error as exc:
             raise UpstreamError(f"its answer is not compressed as it says: {exc}", reached=True) from None
 

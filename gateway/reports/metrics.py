@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -20,6 +20,7 @@ from slosgate.gateway.decisions.drafts import Drafts
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.mirror import Mirror
+from slosgate.gateway.reports import pages
 from slosgate.gateway.reports.explaining import is_broken
 from slosgate.gateway.reports.history import MOST_REASONS, Bounded
 from slosgate.gateway.reports.logs import kind_of
@@ -56,6 +57,9 @@ class Metrics:
         )
         self._refused = self._counter("refused_requests", "Requests refused, by reason.", "code")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of answered requests.", "model_name")
+        self._cached = self._counter(
+            "cached_prompt_tokens", "Of those, as counted on, and as replicas counted.", "model_name", "by"
+        )
         self._generated = self._counter("generation_tokens", "Output tokens of answered requests.", "model_name")
         self._ttft = self._histogram(
             "gen_ai_server_time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS_S, *gen_ai
@@ -153,6 +157,8 @@ class Metrics:
             self._promise(exchange, labels)
         self._generated.labels(labels[0]).inc(exchange.tokens)
         self._prompt.labels(labels[0]).inc(exchange.prompt_tokens)
+        self._cached.labels(labels[0], "gateway").inc(exchange.cached.sure)
+        self._cached.labels(labels[0], "replica").inc(exchange.cached_tokens or 0)
         gen_ai = (labels[0], "chat" if exchange.completion.kind == "chat" else "text_completion", labels[1])
         error = "" if outcome == "completed" else outcome
         self._duration.labels(*gen_ai, error).observe(now_s - exchange.arrival_s)
@@ -198,7 +204,7 @@ class Metrics:
             self._acceptance.labels(self._models.of(model), slo_class).set(acceptance)
         self._breaks.set(fleet.breaks)
         self._state.set(state_available)
-        return generate_latest(self.registry)
+        return pages.of(self.registry)
 
     def _replica(self, replica: Replica, now_s: float) -> None:
         self._replicas.labels(self._models.of(replica.model)).inc()

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,18 +20,13 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from slosgate.bench.attainment import PAPER, RequestOutcome, StageOutcome, attained, collect
 from slosgate.engines.channel import key
 from slosgate.gateway.state import valkey
 from tests.gateway.conftest import eventually, ledger_size, until_known
+from tests.gateway.offering import SLO, Load
 from tests.gateway.scripted import MODEL, garbage, half_an_event, scripted_replica
 from tests.processes import Process, free_port, running_engine, running_gateway
 
-TOKENS = 30
-# Ten times what the replicas need: this machine may be busy with something else, and a test is no benchmark.
-TTFT_S, TPOT_S = 3.0, 0.3
-SLO = {"x-slo-ttft-ms": f"{TTFT_S * 1000}", "x-slo-tpot-ms": f"{TPOT_S * 1000}"}
-PAUSE_S = 0.04
 MOST_LINES = 20  # of a log, for one fault
 # A Redis that is gone shows at once, by its connections; one that is only slow, as this machine may be, must not count.
 CONFIG = "[redis]\ntimeout_s = 20"
@@ -62,84 +56,9 @@ def cluster() -> Iterator[Cluster]:
         yield found
 
 
-@dataclass
-class Ask:
-    """One request, and everything that its client saw of it."""
-
-    gateway: str
-    slo: bool
-    offered_s: float
-    replica: str = ""
-    guaranteed: bool = False
-    token_s: list[float] = field(default_factory=list)
-    ends: list[str] = field(default_factory=list)  # must hold exactly one at the end
-
-    @property
-    def kept(self) -> bool:
-        stage = StageOutcome(self.offered_s, TTFT_S, TPOT_S, TOKENS, self.token_s)
-        return bool(attained(collect([RequestOutcome("", self.offered_s, [stage])]), PAPER)[0])
-
-
-class Load:
-    """Clients that ask one gateway after the other, with an SLO and without, until the block ends."""
-
-    def __init__(self, client: aiohttp.ClientSession, gateways: list[Process]) -> None:
-        self._client = client
-        self.gateways = gateways
-        self.asked: list[Ask] = []
-
-    async def run(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            url = self.gateways[len(self.asked) % len(self.gateways)].url
-            ask = Ask(url, slo=len(self.asked) % 3 > 0, offered_s=time.time())
-            self.asked.append(ask)
-            tasks.create_task(self._ask(ask))
-            await asyncio.sleep(PAUSE_S)
-
-    async def _ask(self, ask: Ask) -> None:
-        body = {"model": MODEL, "prompt": [1] * 100, "max_tokens": TOKENS, "ignore_eos": True, "stream": True}
-        try:
-            async with self._client.post(
-                f"{ask.gateway}/v1/completions", json=body, headers=SLO if ask.slo else {}
-            ) as a:
-                if a.status != 200:
-                    ask.ends.append(str((await a.json())["error"]["code"]))
-                    return
-                ask.replica = a.headers["x-slo-replica"]
-                ask.guaranteed = a.headers["x-slo-admission"] == "guaranteed"
-                async for line in a.content:
-                    self._take(ask, line)
-        except aiohttp.ClientError:
-            ask.ends.append("broken")
-
-    def _take(self, ask: Ask, line: bytes) -> None:
-        if not line.startswith(b"data: "):
-            assert line == b"\n", line
-        elif line == b"data: [DONE]\n":
-            ask.ends.append("done")
-        elif "error" in (event := json.loads(line.removeprefix(b"data: "))):
-            ask.ends.append(event["error"]["code"])
-        elif event["choices"][0]["text"]:
-            assert not ask.ends, "a token after the end"
-            ask.token_s.append(time.time())
-
-    def ended(self) -> set[str]:
-        """How requests ended; every one must have, once, and with all its tokens where it says that it is done."""
-        for ask in self.asked:
-            assert len(ask.ends) == 1, ask
-            assert ask.ends != ["done"] or len(ask.token_s) == TOKENS, ask
-        return {ask.ends[0] for ask in self.asked}
-
-    def guarantees_kept_on(self, *healthy: str, gateway: Process | None = None) -> None:
-        promised = [a for a in self.asked if a.guaranteed and a.replica in healthy]
-        promised = [a for a in promised if gateway is None or a.gateway == gateway.url]
-        assert promised
-        assert [a for a in promised if not a.kept] == []
-
-
 @asynccontextmanager
 async def load(client: aiohttp.ClientSession, cluster: Cluster) -> AsyncIterator[Load]:
-    found, stop = Load(client, cluster.gateways), asyncio.Event()
+    found, stop = Load(client, [gateway.url for gateway in cluster.gateways]), asyncio.Event()
     async with asyncio.timeout(90), asyncio.TaskGroup() as tasks:
         tasks.create_task(found.run(tasks, stop))
         await asyncio.sleep(0.5)
@@ -303,11 +222,11 @@ async def test_valkey_is_killed_and_comes_back_empty(client: aiohttp.ClientSessi
 def _best_effort_everywhere(offered: Load, since: int) -> bool:
     """Whether every gateway has served a request with an SLO to its end, and told that it was best effort."""
     served = {a.gateway for a in offered.asked[since:] if a.slo and a.ends == ["done"] and not a.guaranteed}
-    return served == {g.url for g in offered.gateways}
+    return served == set(offered.gateways)
 
 
 def _guarantees_again(offered: Load, since: int) -> bool:
-    return {a.gateway for a in offered.asked[since:] if a.guaranteed} == {g.url for g in offered.gateways}
+    return {a.gateway for a in offered.asked[since:] if a.guaranteed} == set(offered.gateways)
 
 
 async def epochs(redis_url: str) -> dict[str, int]:
@@ -327,11 +246,11 @@ async def test_a_gateway_is_killed(client: aiohttp.ClientSession, cluster: Clust
     async with load(client, cluster) as offered:
         await eventually(lambda: any(a.gateway == victim.url and a.token_s and not a.ends for a in offered.asked))
         victim.kill()
-        offered.gateways = [survivor]
+        offered.gateways = [survivor.url]
         # Whoever planned a replica before: the survivor plans them all.
         planned = await epochs(cluster.redis.url)
         await eventually(lambda: _all_later(cluster.redis.url, planned))
     assert offered.ended() == {"done", "broken"}
     assert {a.gateway for a in offered.asked if a.ends == ["broken"]} == {victim.url}
     await told.of("gateway_lost")
-    offered.guarantees_kept_on("safe", "stuck", gateway=survivor)
+    offered.guarantees_kept_on("safe", "stuck", gateway=survivor.url)

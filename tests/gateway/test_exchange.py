@@ -58,6 +58,21 @@ def test_without_a_ttft_slo_the_pace_counts_from_the_first_token(at_s: float, la
     assert found.late is late
 
 
+@pytest.mark.parametrize("ttft_s", [1.0, math.inf])
+def test_a_single_token_is_judged_when_it_comes_whatever_else_ends_the_stream(ttft_s: float) -> None:
+    found = exchange(ttft_s)
+    found.count(1, 101.04)  # within the tolerance
+    found.end(109.0)
+    assert not found.late
+
+
+@pytest.mark.parametrize(("at_s", "late"), [(101.04, False), (101.06, True)])
+def test_a_stream_without_tokens_is_late_when_its_end_is(at_s: float, late: bool) -> None:
+    found = exchange()
+    found.end(at_s)
+    assert found.late is late
+
+
 @pytest.mark.parametrize(("headroom_s", "planned_s"), [(0.0, 101.0), (0.2, 100.8), (0.9, 100.0 + 2 / 3)])
 def test_the_plan_wants_it_sooner_but_by_no_more_than_a_third(headroom_s: float, planned_s: float) -> None:
     settings = DeskSettings(headroom_s=headroom_s)

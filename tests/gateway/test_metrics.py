@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from typing import Any
 
 import aiohttp
+import pytest
 
+from slosgate.engines.messages import RequestProgress
 from slosgate.gateway.config import Config
 from slosgate.gateway.promises.completion import parse
 from slosgate.gateway.promises.contract import resolve
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.reports.metrics import MOST_MODELS, Metrics
 from tests.gateway.conftest import Start, eventually
-from tests.gateway.scripted import good
+from tests.gateway.scripted import Call, good
 from tests.processes import Process
 
 SLO = {"x-slo-ttft-ms": "1500", "x-slo-tpot-ms": "100"}
@@ -57,6 +61,39 @@ async def test_attainment_prediction_and_headroom(
         idle = seen["slosgate_headroom_requests"]
         await eventually(some_room)
         await eventually(no_room)
+
+
+@pytest.mark.parametrize(("slo", "told", "attained"), [
+    ({"x-slo-ttft-ms": "700"}, False, 0),
+    ({"x-slo-ttft-ms": "700"}, True, 1),
+    ({"x-slo-ttft-ms": "2000"}, False, 1),
+    ({"x-slo-ttft-ms": "700", "x-slo-tpot-ms": "200"}, False, 1),
+    ({"x-slo-ttft-ms": "700", "x-slo-tpot-ms": "40"}, False, 0),
+    ({"x-slo-ttft-ms": "700", "x-slo-tpot-ms": "40"}, True, 0),
+    ({"x-slo-ttft-ms": "100", "x-slo-tpot-ms": "1000"}, True, 0),
+])  # fmt: skip
+async def test_an_answer_in_one_piece_has_its_first_token_when_it_comes_unless_its_replica_told_before(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str,
+    slo: dict[str, str], told: bool, attained: int,
+) -> None:  # fmt: skip
+    """Eight tokens, of which the first is there after 0.2 s and the last after 1.2 s."""
+
+    async def script(call: Call) -> None:
+        name = call.body["vllm_xargs"]["slo_id"]
+        await asyncio.sleep(0.2)
+        if told:
+            server.progress[name] = RequestProgress(name, 0, 3, 1, time.time(), True)
+            await server.reported()
+        await asyncio.sleep(1.2 - 0.25)
+        await good(token_s=0)(call)
+
+    async with replica("a", script) as server:
+        body = {"model": model, "prompt": [1, 2, 3], "max_tokens": 8}
+        async with client.post(f"{gateway.url}/v1/completions", json=body, headers=slo) as answer:
+            assert answer.status == 200
+            await answer.read()
+        seen = await page(client, gateway.url, model)
+        assert (seen["slosgate_slo_offered_total"], seen["slosgate_slo_attained_total"]) == (1, attained)
 
 
 def test_clients_that_invent_models_do_not_fill_the_page() -> None:

@@ -108,10 +108,26 @@ async def test_what_comes_compressed_all_the_same_is_read(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, path: str
 ) -> None:
     text = json.dumps({"choices": [{"text": "x"}], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}).encode()
-    packed = says(200, gzip.compress(text), "application/json", "content-encoding: gzip")
-    async with replica("a", packed), client.post(gateway.url + path, json=body(model)) as answer:
-        assert "content-encoding" not in answer.headers
-        assert await answer.json() == json.loads(text)
+    members = gzip.compress(text[:7]) + gzip.compress(text[7:])
+    for number, data in enumerate((gzip.compress(text), members)):
+        packed = says(200, data, "application/json", "content-encoding: gzip")
+        async with replica(str(number), packed), client.post(gateway.url + path, json=body(model)) as answer:
+            assert "content-encoding" not in answer.headers
+            assert await answer.json() == json.loads(text)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_compressed_answer_that_breaks_off_is_none(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, stream: bool
+) -> None:
+    text = b'data: {"choices":[{"text":"t"}]}\n\ndata: [DONE]\n\n' if stream else b'{"choices":[]}'
+    packed = says(
+        200, gzip.compress(text)[:-4], "text/event-stream" if stream else "application/json", "content-encoding: gzip"
+    )
+    async with replica("a", packed):
+        async with client.post(f"{gateway.url}/v1/completions", json=body(model, stream=stream)) as answer:
+            told = await answer.read()
+        assert b"replica_lost" in told
 
 
 async def test_one_object_may_answer_a_stream(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 
@@ -132,10 +133,29 @@ async def test_a_stranger_is_turned_away_before_its_body_is_read(impatient: Proc
         await hang_up(writer)
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "GZIP"])
-async def test_compressed_bodies_are_read(gateway: Process, replica: Start, model: str, encoding: str) -> None:
+def _raw_deflate(data: bytes) -> bytes:
+    return zlib.compress(data)[2:-4]
+
+
+def _two_members(data: bytes) -> bytes:
+    return gzip.compress(data[:9]) + gzip.compress(b"") + gzip.compress(data[9:])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"),
+    [
+        ("gzip", gzip.compress),
+        ("GZIP", gzip.compress),
+        ("x-gzip", _two_members),
+        ("deflate", zlib.compress),
+        ("deflate", _raw_deflate),
+    ],
+)
+async def test_compressed_bodies_are_read(
+    gateway: Process, replica: Start, model: str, encoding: str, compress: Callable[[bytes], bytes]
+) -> None:
     async with replica("a", good()):
-        answer = await talk(gateway.url, post(gzip.compress(ask(model)), f"content-encoding: {encoding}"))
+        answer = await talk(gateway.url, post(compress(ask(model)), f"content-encoding: {encoding}"))
         assert answer.startswith(b"HTTP/1.1 200 ")
 
 
@@ -145,9 +165,24 @@ async def test_compressed_bodies_are_read(gateway: Process, replica: Start, mode
         ("zstd", b"x", b"415"),
         ("gzip", b"x", b"400"),
         ("gzip", gzip.compress(b"{}")[:-9], b"400"),
+        ("gzip", gzip.compress(b"{}") + b"{}", b"400"),
+        ("gzip", gzip.compress(b"{}") + gzip.compress(b" ")[:5], b"400"),
+        ("gzip", zlib.compress(b"{}"), b"400"),
+        ("deflate", zlib.compress(b"{}") * 2, b"400"),
         ("gzip", gzip.compress(b" " * 30_000_000), b"413"),
+        ("gzip", gzip.compress(b" " * 15_000_000) * 2, b"413"),
     ],
-    ids=["unknown", "not gzip", "cut off", "a bomb"],
+    ids=[
+        "unknown",
+        "not gzip",
+        "cut off",
+        "garbage behind",
+        "a second one cut off",
+        "zlib",
+        "two of zlib",
+        "a bomb",
+        "a bomb in parts",
+    ],
 )
 async def test_what_cannot_be_unpacked_is_refused(gateway: Process, encoding: str, body: bytes, status: bytes) -> None:
     answer = await talk(gateway.url, post(body, f"content-encoding: {encoding}"))

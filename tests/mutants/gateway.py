@@ -215,11 +215,11 @@ MUTANTS = (
         f"{BREAKER}one_request_tries_a_replica_whose_back_off_is_over",
     ),
     _gateway(
-        "of a prompt's blocks the beginning is forgotten first",
-        "replicas/prefixes",
-        "for block in reversed(blocks):",
-        "for block in blocks:",
-        f"{PREFIXES}of_what_was_sent_the_least_recent_is_forgotten_first_and_of_a_prompt_its_end",
+        "tools are no part of a prompt's beginning",
+        "promises/completion",
+        "yield from (_told(part) for part in (fields.tools, fields.functions, fields.documents))",
+        "yield from ()",
+        f"{PREFIXES}tools_stand_before_the_messages_and_token_ids_are_a_text_too",
     ),
     # The shared state
     _gateway(

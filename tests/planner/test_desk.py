@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from slosgate.planner.controller import Arrival, Decision, ReplicaState
-from slosgate.planner.desk import SHIPPED, DeskSettings, Refusal, decide, due_in_s, run_next
+from slosgate.planner.desk import SHIPPED, DeskSettings, decide, due_in_s, run_next
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.perf_model import PerfModel
+from slosgate.planner.prefixes import Cached
 from slosgate.planner.recalibration import recalibrated
 from tests.planner.cases import H200
 
@@ -20,8 +21,8 @@ STRICT = Arrival(
 )
 
 
-def replica(name: str = "a", likely_prefix_tokens: int = 0) -> ReplicaState:
-    return ReplicaState(name, H200, JobTable(), free_blocks=8000, likely_prefix_tokens=likely_prefix_tokens)
+def replica(name: str = "a", cached_tokens: int = 0) -> ReplicaState:
+    return ReplicaState(name, H200, JobTable(), free_blocks=8000, cached=Cached(cached_tokens))
 
 
 def code(arrival: Arrival, *replicas: ReplicaState) -> str:
@@ -38,17 +39,29 @@ def test_an_idle_replica_guarantees() -> None:
 def test_an_slo_out_of_reach_is_refused_for_good_only_for_a_counted_prompt() -> None:
     soon = replace(STRICT, ttft_s=0.02)
     assert code(soon, replica()) == "slo_unreachable"
-    assert code(replace(soon, prompt_is_exact=False), replica()) == "slo_not_admitted, later"
+    assert code(replace(soon, prompt_is_exact=False), replica()) == "best-effort"
     assert code(replace(soon, when_full="best-effort"), replica()) == "best-effort"
     assert code(replace(soon, when_full="best-effort", stated=True), replica()) == "slo_unreachable"
     assert code(replace(soon, when_full="overflow", stated=True), replica()) == "slo_not_admitted, later"
     assert code(replace(STRICT, tpot_s=0.001), replica()) == "slo_unreachable"
 
 
+def test_nobody_is_told_to_come_back_for_what_no_idle_replica_would_promise() -> None:
+    busy = replace(replica(), busy_for_s=60.0)
+    assert code(STRICT, busy) == "slo_not_admitted, later"
+    close = replace(STRICT, ttft_s=H200.zero_load_ttft_s(1000) + 0.001)  # in reach, but less than the headroom away
+    long = replace(STRICT, tpot_s=H200.perf.iteration_s(1, 1010, 1))  # in reach at first, not after so many tokens
+    unsure = replace(STRICT, ttft_s=0.02, prompt_is_exact=False)
+    for arrival in (close, long, unsure):
+        for state in (replica(), busy):
+            assert code(arrival, state) == "best-effort"
+        assert code(replace(arrival, when_full="overflow"), busy) == "slo_not_admitted, later"
+
+
 def test_what_may_be_cached_of_a_prompt_puts_its_slo_in_reach() -> None:
     soon = replace(STRICT, ttft_s=0.03)
     assert code(soon, replica()) == "slo_unreachable"
-    assert code(soon, replica(), replica("b", likely_prefix_tokens=950)) != "slo_unreachable"
+    assert code(soon, replica(), replica("b", cached_tokens=950)) != "slo_unreachable"
 
 
 @pytest.mark.parametrize("strict", [STRICT, replace(STRICT, ttft_s=math.inf, tpot_s=0.03)])
@@ -86,10 +99,8 @@ def test_plans_aim_before_the_slo_by_the_headroom_but_by_a_third_of_it_at_most()
 
 def test_the_headroom_decides_what_is_still_promised() -> None:
     tight = replace(STRICT, ttft_s=H200.soonest_s(1000) + 0.014)
-    assert isinstance(decide(tight, [replica()], 0.0), Refusal)
-    decided = decide(tight, [replica()], 0.0, DeskSettings(headroom_s=0.0))
-    assert isinstance(decided, Decision)
-    assert decided.guaranteed
+    decided = [decide(tight, [replica()], 0.0, settings) for settings in (SHIPPED, DeskSettings(headroom_s=0.0))]
+    assert [isinstance(decision, Decision) and decision.guaranteed for decision in decided] == [False, True]
 
 
 def test_no_more_replicas_are_asked_than_the_hop_limit_says() -> None:

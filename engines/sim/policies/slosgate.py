@@ -88,8 +88,10 @@ class SlosgatePolicy:
 
     def schedule(self, now_s: float) -> SlotBatch:
         within_s, self._busy_for_s = self._busy_for_s, 0.0
-        for job_id in self.follower.to_preempt(self._state.pool.free):
-            self._preempt(job_id)
+        # What others share is not freed with one of them.
+        while victims := self.follower.to_preempt(self._state.pool.free):
+            for job_id in victims:
+                self._preempt(job_id)
         batch = self.follower.next_batch(now_s, self._state.pool.free, within_s)
         while batch.empty and (stuck := self.follower.stuck()):
             self._preempt(stuck)

@@ -46,6 +46,11 @@ test-vllm: $(VLLM_STAMP)
 compat: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m tests.vllm.compatibility $(VERSIONS) --out docs/compatibility.md
 
+# The pages of docs/ that are made from the source.
+.PHONY: docs
+docs: $(STAMP)
+	$(BIN)/python -m slosgate.gateway.reference docs
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -86,6 +86,12 @@ class Gateway:
         self.records = Records(config.admin.records, log_stream(config.server.log_requests))
         self.live = Live(config, self.fleet, self.ledger, self.headroom, self.history, self.records, clock=clock)
 
+    def reconfigure(self, config: Config) -> None:
+        """Serve what comes from now on by this configuration; what is under way stays as it was promised."""
+        self.config = self.live.config = config
+        self.keys.change(config.keys)
+        self.drafts.classes = config.classes
+
     async def answer(
         self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,
         receive: Receive, send: Send,

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from slosgate import __version__
 from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unauthorized
 from slosgate.gateway.gateway import Gateway
 from slosgate.gateway.http import dashboard
@@ -164,7 +165,10 @@ class Pages:
         available = gateway.ledger.available
         served = available or gateway.config.admission.when_state_is_away == "best-effort"
         good = bool(replicas) and served and not gateway.draining
-        body = {"ready": good, "state_available": available, "draining": gateway.draining, "replicas": replicas}
+        body = {
+            "ready": good, "version": __version__, "state_available": available, "draining": gateway.draining,
+            "replicas": replicas,
+        }  # fmt: skip
         return _json(body, status=200 if good else 503)
 
     async def metrics(self, request: Request) -> Response:

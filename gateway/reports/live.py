@@ -78,7 +78,7 @@ class Live:
         self, config: Config, fleet: Fleet, ledger: Ledger, headroom: Headroom, history: History, records: Records, *,
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        self._config = config
+        self.config = config
         self._fleet = fleet
         self._ledger = ledger
         self._headroom = headroom
@@ -92,7 +92,7 @@ class Live:
         plans = await self._plans(replicas)
         now_s = self._clock()
         room = self._headroom.requests(now_s)
-        hours = self._history.classes(tuple(self._config.classes), now_s)
+        hours = self._history.classes(tuple(self.config.classes), now_s)
         return Snapshot(
             version=__version__,
             gateway=self._ledger.gateway,
@@ -102,7 +102,7 @@ class Live:
             state_available=self._ledger.available,
             draining=draining,
             headroom=sum(room.values()) if room else None,
-            classes=tuple(_class(name, self._config.classes[name], hour) for name, hour in hours.items()),
+            classes=tuple(_class(name, self.config.classes[name], hour) for name, hour in hours.items()),
             reasons=self._history.reasons(now_s),
             replicas=tuple(_replica(replica, plans.get(replica.name, ()), now_s) for replica in replicas),
             broken=self._records.broken(),

@@ -2,6 +2,7 @@
 
     [server]                      # where it listens, limits
     [log]                         # format = "json", level = "warning"
+    [tracing]                     # endpoint = "http://127.0.0.1:4318"
     [drain]                       # notice_s: how long /ready is false before the listener closes
     [redis]                       # url; without one a private Valkey is started
     [admission]                   # default class, hop limit, retries
@@ -78,6 +79,15 @@ class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     format: Format = "text"  # a line of text, or of JSON, for each event
     level: Level = "info"  # the least that is said
+
+
+class TracingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Spans of OpenTelemetry (extra `otel`)."""
+
+    # base address of a collector that speaks OTLP over HTTP, as http://127.0.0.1:4318; empty: no spans
+    endpoint: Annotated[str, Meta(pattern="^(https?://.*)?$")] = ""
+    # share of the traces begun here that is kept; one that a client has begun is kept as the client says
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
 
 
 class DrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -184,6 +194,7 @@ class AdminConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
     log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
     drain: DrainConfig = DrainConfig()
     redis: RedisConfig = RedisConfig()
     admission: AdmissionConfig = AdmissionConfig()
@@ -240,6 +251,7 @@ _Record = TypeVar("_Record", bound=Struct)
 _SINGLE: dict[str, type[Struct]] = {
     "server": ServerConfig,
     "log": LogConfig,
+    "tracing": TracingConfig,
     "drain": DrainConfig,
     "redis": RedisConfig,
     "admission": AdmissionConfig,

@@ -43,6 +43,7 @@ from slosgate.gateway.reports.history import History
 from slosgate.gateway.reports.live import Live
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.reports.records import Records, log_stream
+from slosgate.gateway.reports.tracing import Tracing
 from slosgate.gateway.reports.watch import Watch
 from slosgate.gateway.state.ledger import Ledger
 from slosgate.planner.desk import window_tokens
@@ -84,6 +85,7 @@ class Gateway:
         self.lengths = Lengths(Tokenizers(tokenizing.files(config)))
         self.keys = Keys(config.keys)
         self.records = Records(config.admin.records, log_stream(config.server.log_requests))
+        self.tracing = Tracing(config)
         self.live = Live(config, self.fleet, self.ledger, self.headroom, self.history, self.records, clock=clock)
 
     def reconfigure(self, config: Config) -> None:
@@ -100,10 +102,16 @@ class Gateway:
         holder = self.keys.holder(headers)  # known already, but a body is long in coming
         exchange = self._exchange(kind, body, headers, arrival_s, request_id, holder)
         self.keys.enter(holder)
+        self.tracing.begin(exchange)
+        error = None
         try:
             await self._admit(exchange)
             await self._relay(exchange, receive, send)
+        except GatewayError as exc:
+            error = exc
+            raise
         finally:
+            self.tracing.ended(exchange, self.clock(), error)
             if holder is not None:
                 holder.leave()
 
@@ -116,6 +124,8 @@ class Gateway:
                 self._note_refusal(exchange, error)
                 raise
             exchange.overflow = exchange.contract.overflow
+        finally:
+            self.tracing.admitted(exchange, began_s, self.clock())
         self.metrics.decided(self.clock() - began_s)
 
     async def _relay(self, exchange: Exchange, receive: Receive, send: Send) -> None:
@@ -217,6 +227,7 @@ class Gateway:
             await ended(tasks)
             await self.ledger.close()
             await self.upstream.close()
+            await asyncio.to_thread(self.tracing.close)
             logging.getLogger("slosgate").removeHandler(self.metrics.tally)
 
 

@@ -13,7 +13,7 @@ from slosgate.gateway.decisions import tokenizing
 from slosgate.gateway.gateway import Gateway
 from slosgate.gateway.http import overflow
 from slosgate.gateway.replicas import credentials
-from slosgate.gateway.reports import events
+from slosgate.gateway.reports import events, tracing
 
 # What takes effect without a restart.
 LIVE = frozenset({"classes", "keys", "admission.default_class", "server.max_body_bytes", "server.body_timeout_s"})
@@ -25,7 +25,10 @@ def checked(path: Path) -> Config:
     for replica in config.replicas:
         if replica.profile:
             profiles.load(replica.profile)
-    found = [*overflow.problems(config), *tokenizing.problems(config), *credentials.problems(config, os.environ)]
+    found = [
+        *overflow.problems(config), *tokenizing.problems(config), *credentials.problems(config, os.environ),
+        *tracing.problems(config),
+    ]  # fmt: skip
     if found:
         raise ConfigError([problem_at(path.read_text(encoding="utf-8"), *problem) for problem in found])
     return config

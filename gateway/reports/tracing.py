@@ -4,8 +4,8 @@
     ├── admission                  INTERNAL  what was decided, where, why, and the predicted TTFT
     └── replica a                  CLIENT    from dispatch to the end, with an event at the first token
 
-Replicas are told the request's span in `traceparent`, so that what they trace hangs beneath it. Spans hold no prompt, no
-answer, and nothing that a replica said. They leave in batches, from a thread of their own, over OTLP and HTTP.
+Replicas are told the request's span in `traceparent`, so that what they trace hangs beneath it. Spans hold no prompt,
+no answer, and nothing that a replica said. They leave in batches, from a thread of their own, over OTLP and HTTP.
 """
 
 from __future__ import annotations

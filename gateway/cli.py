@@ -9,7 +9,6 @@ slosgate warm-up                            # in an image's build, say
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import ssl
@@ -33,21 +32,20 @@ from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
 from slosgate.engines.store import url_problem
 from slosgate.engines.vllm.command import CONTEXT_SETTINGS, vllm
+from slosgate.gateway import reference, reloading
 from slosgate.gateway.app import create_app
-from slosgate.gateway.config import Config, ConfigError, LogConfig, load, problem_at
-from slosgate.gateway.decisions import reach, tokenizing
-from slosgate.gateway.http import overflow
+from slosgate.gateway.config import Config, ConfigError, LogConfig, problem_at
+from slosgate.gateway.decisions import reach
 from slosgate.gateway.http.protocol import LimitedProtocol, Limits
 from slosgate.gateway.http.server import Server, raise_file_limit
 from slosgate.gateway.promises.contract import describe
-from slosgate.gateway.replicas import credentials
 from slosgate.gateway.reports import events, greeting, logs
 from slosgate.gateway.reports.logs import Unhurried
 from slosgate.gateway.state import valkey
 
 KEEP_ALIVE_S = 75  # longer than any client keeps an idle connection, so that none meets one that is just closing
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="SLO-guaranteed serving in front of vLLM.")
+app = typer.Typer(no_args_is_help=True, help="SLO-guaranteed serving in front of vLLM.")
 engine_app = typer.Typer(no_args_is_help=True, help="Run a replica.")
 app.add_typer(engine_app, name="engine")
 app.add_typer(profile_app, name="profile")
@@ -83,7 +81,8 @@ def serve(
 ) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
     _check_certificate(ssl_certfile, ssl_keyfile)
-    settings = _with_options(_read(config) if config else Config(), redis, host, port)
+    read = _read(config) if config else Config()
+    settings = _with_options(read, redis, host, port)
     settings = msgspec.structs.replace(settings, log=_log_options(settings.log, log_format, log_level))
     if settings.redis.url and (problem := url_problem(settings.redis.url)):
         raise typer.BadParameter(problem, param_hint="--redis")
@@ -98,7 +97,8 @@ def serve(
         serving = _server_config(settings, url, pages, ssl_certfile, ssl_keyfile)
         greet = partial(_greet, settings, url)
         sockets = None if fd is None else [socket.socket(fileno=fd)]
-        Server(serving, notice_s=settings.drain.notice_s, on_started=greet).run(sockets)
+        hangup = reloading.Reloading(config, read)
+        Server(serving, notice_s=settings.drain.notice_s, on_started=greet, on_hangup=hangup).run(sockets)
 
 
 @app.command("warm-up")
@@ -110,14 +110,20 @@ def warm_up() -> None:
 
 
 @app.command("check-config")
-def check_config(file: Annotated[Path, typer.Argument(help="Configuration file (TOML).")]) -> None:
+def check_config(
+    file: Annotated[Path, typer.Argument(help="Configuration file (TOML).")],
+    show: Annotated[bool, typer.Option("--show", help="Print all that holds, defaults too.")] = False,
+) -> None:
     """Say what a configuration means, or line by line why it can't be used."""
     settings = _read(file)
+    for path, message in reach.warnings(settings):
+        typer.echo(f"{file}: warning: {problem_at(file.read_text(encoding='utf-8'), path, message)}", err=True)
+    if show:
+        typer.echo(reference.effective(settings), nl=False)
+        return
     for name, slo_class in settings.classes.items():
         tiers = f" (service_tier {', '.join(slo_class.service_tiers)})" if slo_class.service_tiers else ""
         typer.echo(f"class {name}: {describe(slo_class)}{tiers}")
-    for path, message in reach.warnings(settings):
-        typer.echo(f"{file}: warning: {problem_at(file.read_text(encoding='utf-8'), path, message)}", err=True)
     typer.echo(f"{file}: good; {len(settings.keys)} keys, {len(settings.replicas)} configured replicas")
 
 
@@ -129,15 +135,7 @@ def main() -> None:
 def _read(path: Path) -> Config:
     """The configuration in a file; ends the program with what is wrong with it."""
     try:
-        config = load(path)
-        for replica in config.replicas:
-            if replica.profile:
-                profiles.load(replica.profile)
-        found = [
-            *overflow.problems(config), *tokenizing.problems(config), *credentials.problems(config, os.environ),
-        ]  # fmt: skip
-        if found:
-            raise ConfigError([problem_at(path.read_text(encoding="utf-8"), *problem) for problem in found])
+        return reloading.checked(path)
     except ConfigError as exc:
         for problem in exc.problems:
             typer.echo(f"{path}: {problem}", err=True)
@@ -145,7 +143,6 @@ def _read(path: Path) -> Config:
     except (OSError, ValueError) as exc:
         typer.echo(f"{path}: {exc}", err=True)
         raise typer.Exit(2) from None
-    return config
 
 
 def _greet(config: Config, redis_url: str, address: str) -> None:

@@ -2,6 +2,7 @@
 
     [server]                      # where it listens, limits
     [log]                         # format = "json", level = "warning"
+    [tracing]                     # endpoint = "http://127.0.0.1:4318"
     [drain]                       # notice_s: how long /ready is false before the listener closes
     [redis]                       # url; without one a private Valkey is started
     [admission]                   # default class, hop limit, retries
@@ -52,19 +53,21 @@ SERVICE_TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    max_body_bytes: Count = 20_000_000
+    """Where the gateway listens, and how much and how long it bears."""
+
+    host: str = "127.0.0.1"  # address to listen on
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000  # 0 takes a free one
+    max_body_bytes: Count = 20_000_000  # a request that is longer is refused with 413
     max_answer_bytes: Count = 256 * 1024 * 1024  # a replica's answer that is longer is taken for one without end
-    # Limits on how long nothing happens; an answer that goes on is never cut by the clock.
-    request_timeout_s: Positive = 600.0  # nothing more of the answer comes: as long as OpenAI's own client waits
+    # how long nothing more of an answer may come: as long as OpenAI's own client waits; one that goes on is never cut
+    request_timeout_s: Positive = 600.0
     # A replica that has not begun to answer is left for another one: for streams, its headers count; else the time
     # that max_tokens may take comes on top.
     first_byte_timeout_s: Positive = 60.0
-    connect_timeout_s: Positive = 2.0
+    connect_timeout_s: Positive = 2.0  # for a connection to a replica
     header_timeout_s: Positive = 20.0  # for a request's headers, from its first byte or the connection's beginning
     body_timeout_s: Positive = 30.0  # for its body, and another second for each 10 kB
-    max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024
+    max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # of one request
     cors_origins: tuple[str, ...] = ("*",)  # web pages that may call it; vLLM's default
     drain_s: Positive = 30.0  # how long a stopping gateway lets accepted requests finish
     replica_api_key_env: str = ""  # environment variable with the API key that replicas which register ask for
@@ -78,6 +81,15 @@ class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     level: Level = "info"  # the least that is said
 
 
+class TracingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Spans of OpenTelemetry (extra `otel`)."""
+
+    # base address of a collector that speaks OTLP over HTTP, as http://127.0.0.1:4318; empty: no spans
+    endpoint: Annotated[str, Meta(pattern="^(https?://.*)?$")] = ""
+    # share of the traces begun here that is kept; one that a client has begun is kept as the client says
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+
 class DrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What happens between a signal to stop and the end."""
 
@@ -85,11 +97,15 @@ class DrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class RedisConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where gateways and replicas share their state."""
+
     url: str = ""  # empty: a private Valkey that ends with the gateway
-    timeout_s: Positive = 1.0
+    timeout_s: Positive = 1.0  # one that says nothing for so long is away
 
 
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How requests are judged."""
+
     default_class: str = "default"  # for requests that state no SLO, class or tier
     hop_limit: Count = SHIPPED.hop_limit  # replicas asked before a request becomes best effort
     commit_retries: Count = 4  # admissions lost to another gateway before it becomes best effort
@@ -109,13 +125,13 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A latency contract. Without a TTFT or TPOT it promises nothing and is served as best effort."""
 
-    ttft_ms: Positive | None = None
+    ttft_ms: Positive | None = None  # SLO for the time to the first token
     ttft_slowdown: Annotated[float, Meta(gt=1)] | None = None  # TTFT SLO = this x zero-load TTFT of the prompt
-    tpot_ms: Positive | None = None
-    weight: Positive = 1.0
+    tpot_ms: Positive | None = None  # SLO for the time per output token after the first
+    weight: Positive = 1.0  # who goes first where not everybody can
     when_full: Policy = "best-effort"  # what happens to a request that can't be guaranteed
     overflow: str = ""  # where it goes when that is "overflow": the name of an [overflow.NAME]
-    service_tiers: tuple[str, ...] = ()
+    service_tiers: tuple[str, ...] = ()  # values of `service_tier` in a request's body that stand for this class
 
     @property
     def promises(self) -> bool:
@@ -125,13 +141,13 @@ class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the holder of one API key may ask for."""
 
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # digest of the key: printf KEY | sha256sum
     classes: tuple[str, ...] = ()  # empty: every class
     default_class: str = ""  # empty: the configuration's default class
     may_set_slo: bool = False  # honour x-slo-ttft-ms and x-slo-tpot-ms (never tighter than the class, when it has one)
     weight: Positive = 1.0  # multiplies the class's weight
-    requests_per_minute: Count | None = None
-    max_concurrent: Count | None = None
+    requests_per_minute: Count | None = None  # more are refused with 429 and when to come back
+    max_concurrent: Count | None = None  # requests under way at once
 
 
 class OverflowConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -140,7 +156,7 @@ class OverflowConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: Annotated[str, Meta(min_length=1)]  # litellm's name, provider first: "anthropic/claude-sonnet-4-5"
     api_base: Annotated[str, Meta(pattern="^(https?://.*)?$")] = ""  # empty: the provider's own
     api_key_env: str = ""  # environment variable that holds the API key; empty: the one litellm knows for the provider
-    timeout_s: Positive = 60.0
+    timeout_s: Positive = 60.0  # for its answer to begin
     token_ids: bool = False  # prompts of token ids may go there: right only where the tokenizer is the same
 
 
@@ -153,7 +169,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An OpenAI-compatible server without the plug-in. Without a profile it only gets best effort."""
 
-    url: Annotated[str, Meta(pattern="^https?://")]
+    url: Annotated[str, Meta(pattern="^https?://")]  # base address, without /v1
     name: str = ""  # defaults to the address, without http://
     model: str = ""  # defaults to what its /v1/models says; every other name that it lists can be asked for, too
     profile: str = ""  # name of a shipped profile, or a path to one
@@ -178,6 +194,7 @@ class AdminConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
     log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
     drain: DrainConfig = DrainConfig()
     redis: RedisConfig = RedisConfig()
     admission: AdmissionConfig = AdmissionConfig()
@@ -234,6 +251,7 @@ _Record = TypeVar("_Record", bound=Struct)
 _SINGLE: dict[str, type[Struct]] = {
     "server": ServerConfig,
     "log": LogConfig,
+    "tracing": TracingConfig,
     "drain": DrainConfig,
     "redis": RedisConfig,
     "admission": AdmissionConfig,
@@ -244,6 +262,13 @@ _NAMED: dict[str, type[Struct]] = {
     "keys": KeyConfig,
     "overflow": OverflowConfig,
     "models": ModelConfig,
+}
+
+
+TABLES: dict[str, type[Struct]] = {
+    **{f"[{name}]": record for name, record in _SINGLE.items()},
+    **{f"[{name}.NAME]": record for name, record in _NAMED.items()},
+    "[[replicas]]": ReplicaConfig,
 }
 
 

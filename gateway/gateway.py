@@ -40,8 +40,10 @@ from slosgate.gateway.replicas.upstream import Upstream
 from slosgate.gateway.reports import events
 from slosgate.gateway.reports.explaining import explain, is_broken
 from slosgate.gateway.reports.history import History
+from slosgate.gateway.reports.live import Live
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.reports.records import Records, log_stream
+from slosgate.gateway.reports.tracing import Tracing
 from slosgate.gateway.reports.watch import Watch
 from slosgate.gateway.state.ledger import Ledger
 from slosgate.planner.desk import window_tokens
@@ -76,12 +78,21 @@ class Gateway:
         self.overflow = Overflow(config, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
         self.passthrough = Passthrough(self.upstream, self.fleet, config.server)
+        self.closing = False  # the listener is closed: streams without an end must end
         self.draining = False  # a signal to stop has come: /ready says so before the listener closes
         self.drafts = Drafts(config.classes)
         self.fleet.on_drafts(self.drafts.learn)
         self.lengths = Lengths(Tokenizers(tokenizing.files(config)))
         self.keys = Keys(config.keys)
         self.records = Records(config.admin.records, log_stream(config.server.log_requests))
+        self.tracing = Tracing(config)
+        self.live = Live(config, self.fleet, self.ledger, self.headroom, self.history, self.records, clock=clock)
+
+    def reconfigure(self, config: Config) -> None:
+        """Serve what comes from now on by this configuration; what is under way stays as it was promised."""
+        self.config = self.live.config = config
+        self.keys.change(config.keys)
+        self.drafts.classes = config.classes
 
     async def answer(
         self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,
@@ -91,10 +102,16 @@ class Gateway:
         holder = self.keys.holder(headers)  # known already, but a body is long in coming
         exchange = self._exchange(kind, body, headers, arrival_s, request_id, holder)
         self.keys.enter(holder)
+        self.tracing.begin(exchange)
+        error = None
         try:
             await self._admit(exchange)
             await self._relay(exchange, receive, send)
+        except GatewayError as exc:
+            error = exc
+            raise
         finally:
+            self.tracing.ended(exchange, self.clock(), error)
             if holder is not None:
                 holder.leave()
 
@@ -107,6 +124,8 @@ class Gateway:
                 self._note_refusal(exchange, error)
                 raise
             exchange.overflow = exchange.contract.overflow
+        finally:
+            self.tracing.admitted(exchange, began_s, self.clock())
         self.metrics.decided(self.clock() - began_s)
 
     async def _relay(self, exchange: Exchange, receive: Receive, send: Send) -> None:
@@ -208,6 +227,7 @@ class Gateway:
             await ended(tasks)
             await self.ledger.close()
             await self.upstream.close()
+            await asyncio.to_thread(self.tracing.close)
             logging.getLogger("slosgate").removeHandler(self.metrics.tally)
 
 

@@ -11,8 +11,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from slosgate import __version__
 from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unauthorized
 from slosgate.gateway.gateway import Gateway
+from slosgate.gateway.http import dashboard
 from slosgate.gateway.http.bodies import handed_through, read_body
 from slosgate.gateway.http.headers import content, credentials, tracing, visible_id
 from slosgate.gateway.http.keys import Holder, matches
@@ -163,7 +165,10 @@ class Pages:
         available = gateway.ledger.available
         served = available or gateway.config.admission.when_state_is_away == "best-effort"
         good = bool(replicas) and served and not gateway.draining
-        body = {"ready": good, "state_available": available, "draining": gateway.draining, "replicas": replicas}
+        body = {
+            "ready": good, "version": __version__, "state_available": available, "draining": gateway.draining,
+            "replicas": replicas,
+        }  # fmt: skip
         return _json(body, status=200 if good else 503)
 
     async def metrics(self, request: Request) -> Response:
@@ -193,6 +198,17 @@ class Pages:
             raise InvalidRequest(f"limit must be a number of records, not {count!r}", param="limit")
         return _json({"object": "list", "data": self._gateway.records.newest(int(count))})
 
+    async def dashboard(self, request: Request) -> Response:
+        """The live page; it asks for the admin key itself."""
+        if not self._gateway.config.admin.sha256:
+            raise HTTPException(404)
+        return dashboard.page()
+
+    async def live(self, request: Request) -> Response:
+        """What the live page shows, as server-sent events."""
+        _admin_only(self._gateway, request)
+        return dashboard.live(self._gateway, request)
+
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
     pages = Pages(gateway)
@@ -208,6 +224,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/health", pages.health),
         Route("/ready", pages.ready),
         Route("/metrics", pages.metrics),
+        Route("/dashboard", pages.dashboard),
+        Route("/admin/live", pages.live),
         Route("/admin/requests", pages.records),
         Route("/admin/requests/{request_id}", pages.record),
     ]

@@ -1,4 +1,4 @@
-"""Pages for operators (/metrics, /ready, /admin): who may read them, and where.
+"""Pages for operators (/metrics, /ready, /admin, /dashboard): who may read them, and where.
 
 Without configuration they stand beside the API for everybody; with `[admin] address` only there, and with
 `[admin] pages_need_key` only for the holder of the admin key.
@@ -46,7 +46,7 @@ class OperatorPages:
 
     def _check(self, scope: Scope) -> None:
         path: str = scope["path"]
-        page = path in _PAGES or path == "/admin" or path.startswith("/admin/")
+        page = path in (*_PAGES, "/admin", "/dashboard") or path.startswith("/admin/")
         inside = scope.get(_MARK, False) or PRIVATE in scope
         if (page and self._config.address and not inside) or (inside and not page and path != _EVERYWHERE):
             raise HTTPException(404)

@@ -200,6 +200,7 @@ class Relay:
     async def _attempt(self, exchange: Exchange, replica: Replica, send: Send) -> None:
         """One try at one replica. Raises ReplicaFailed."""
         replica.answers[exchange.request_id] = exchange
+        exchange.dispatched_s = self._clock()
         exchange.generating_s = math.nan
         self._fleet.dispatched(replica, exchange.completion.prefix, exchange.prompt_tokens)
         replica.expect(exchange.request_id, exchange.prompt_tokens, exchange.cached)

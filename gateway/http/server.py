@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import resource
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import cast
 
 import uvicorn
 
+from slosgate.gateway.gateway import Gateway
 from slosgate.gateway.http.door import Door
 from slosgate.gateway.reports import events
 
@@ -28,15 +30,17 @@ class Server(uvicorn.Server):
     A second signal ends the notice. One that was given a listening socket leaves it to the others that have it as soon
     as it is told to stop, and answers what still comes over connections that it has with `connection: close`.
     Where few files may be open, it accepts no more connections than those hold. `on_started` gets the address once it
-    listens.
+    listens, `on_hangup` the gateway when SIGHUP comes.
     """
 
     def __init__(
-        self, config: uvicorn.Config, *, notice_s: float, on_started: Callable[[str], None] = lambda address: None
-    ) -> None:
+        self, config: uvicorn.Config, *, notice_s: float, on_started: Callable[[str], None] = lambda address: None,
+        on_hangup: Callable[[Gateway], None] = lambda gateway: None,
+    ) -> None:  # fmt: skip
         super().__init__(config)
         self._notice_s = notice_s
         self._on_started = on_started
+        self._on_hangup = on_hangup
         self._shares = False
         self._closes_s: float | None = None
         self._told = False
@@ -52,7 +56,11 @@ class Server(uvicorn.Server):
         else:
             await self._start_with_few(open_files())
         if self.started:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
             self._on_started(self._address())
+
+    def _hang_up(self) -> None:
+        self._on_hangup(self.config.app.state.gateway)  # type: ignore[union-attr]
 
     async def _start_with_few(self, files: float) -> None:
         listener = self.config.bind_socket()
@@ -77,6 +85,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         began_s, limit_s = time.monotonic(), self.config.timeout_graceful_shutdown or 0
+        self.config.app.state.gateway.closing = True  # type: ignore[union-attr]
         events.say(events.DrainBegun(under_way=len(self.server_state.tasks), within_s=limit_s))
         await super().shutdown(sockets)
         events.say(events.DrainDone(cut=self._cut, took_s=time.monotonic() - began_s))

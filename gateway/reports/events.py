@@ -71,6 +71,25 @@ class DrainDone(Event, frozen=True, kw_only=True):
         return f"stopped after {self.took_s:.1f} s: {cut}"
 
 
+class ConfigReloaded(Event, frozen=True, kw_only=True):
+    file: str
+    taken: tuple[str, ...]
+    waiting: tuple[str, ...]
+
+    def __str__(self) -> str:
+        taken = f"{', '.join(self.taken)} changed" if self.taken else "nothing has changed that holds at once"
+        waiting = f"; a restart is needed for {', '.join(self.waiting)}" if self.waiting else ""
+        return f"{self.file} was read again: {taken}{waiting}"
+
+
+class ConfigRefused(Event, frozen=True, kw_only=True):
+    level: ClassVar[int] = logging.ERROR
+    why: str
+
+    def __str__(self) -> str:
+        return f"the configuration stays as it is: {shown(self.why, longest=2000)}"
+
+
 class FewFiles(Event, frozen=True, kw_only=True):
     level: ClassVar[int] = logging.WARNING
     problem: str

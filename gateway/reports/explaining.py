@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from slosgate.gateway.promises.exchange import Exchange
-from slosgate.gateway.replicas.iterations import Ran
 from slosgate.planner.dues import TOLERANCE
 
 EXCUSED = ("hung-up", "refused")  # the client went away, or asked for what its replica refuses
-NOTABLE = 0.1  # of the delay: an iteration that ran so much longer than planned is named
+NOTABLE = 0.3  # of the delay: what ran so much longer than planned is named
 IDLE = 0.5  # of the time: when nothing ran for so long, that is said
 
 
@@ -40,7 +38,7 @@ def _late_first_token(exchange: Exchange) -> str:
     took_s = exchange.first_token_s - exchange.arrival_s
     said = f"predicted {_ms(exchange.predicted_ttft_s)}, " if math.isfinite(exchange.predicted_ttft_s) else ""
     numbers = f"{said}{_word(exchange)} {_ms(exchange.ttft_s)}, took {_ms(took_s)}"
-    why = _why(_ran(exchange, exchange.arrival_s, exchange.first_token_s), took_s, took_s - exchange.ttft_s)
+    why = _why(exchange, exchange.arrival_s, exchange.first_token_s, took_s - exchange.ttft_s)
     return f"{_moved(exchange)}{numbers}{why}"
 
 
@@ -49,7 +47,7 @@ def _late_tokens(exchange: Exchange) -> str:
     pace_s = took_s / max(1, exchange.tokens - 1)
     numbers = f"{_ms(pace_s)} a token on average, {_word(exchange)} {_ms(exchange.contract.tpot_s)} at every 20th"
     late_s = max(took_s - (exchange.tokens - 1) * exchange.contract.tpot_s, 0.05 * took_s)
-    return f"{numbers}{_why(_ran(exchange, exchange.first_token_s, exchange.last_token_s), took_s, late_s)}"
+    return f"{numbers}{_why(exchange, exchange.first_token_s, exchange.last_token_s, late_s)}"
 
 
 def _word(exchange: Exchange) -> str:
@@ -61,24 +59,23 @@ def _moved(exchange: Exchange) -> str:
     return f"after {', '.join(failed)} failed it: " if failed else ""
 
 
-def _ran(exchange: Exchange, begin_s: float, end_s: float) -> list[Ran]:
-    mirror = exchange.placement.replica.mirror
-    return mirror.iterations.between(begin_s, end_s) if mirror and not exchange.overflow else []
-
-
-def _why(ran: Sequence[Ran], took_s: float, late_s: float) -> str:
+def _why(exchange: Exchange, begin_s: float, end_s: float, late_s: float) -> str:
     """What the iterations of that time say; empty when none is known, as with servers that report none."""
+    mirror = exchange.placement.replica.mirror
+    ran = mirror.iterations.between(begin_s, end_s) if mirror and not exchange.overflow else []
     if not ran:
         return ""
-    worst = max(ran, key=lambda one: one.over_s)
+    worst, over_s = max(ran, key=lambda one: one.over_s), sum(max(0.0, one.over_s) for one in ran)
     if worst.over_s > NOTABLE * late_s:
         number = worst.number - ran[0].number + 1
         long = f"iteration {number} of {len(ran)} ran {_ms(worst.over_s)} long"
         return f": {long} ({_ms(worst.took_s)}, planned {_ms(worst.planned_s)})"
-    busy_s = sum(one.took_s for one in ran)
-    if took_s - busy_s > IDLE * took_s:
-        return f": nothing ran for {_ms(took_s - busy_s)} of them"
-    return f": {len(ran)} iterations ran as long as planned, {_ms(busy_s)} in all"
+    if over_s > NOTABLE * late_s:
+        return f": {len(ran)} iterations ran {_ms(over_s)} longer than planned in all"
+    busy_s = sum(min(one.ended_s, end_s) - max(one.ended_s - one.took_s, begin_s) for one in ran)
+    if end_s - begin_s - busy_s > IDLE * (end_s - begin_s):
+        return f": nothing ran for {_ms(end_s - begin_s - busy_s)} of them"
+    return f": {len(ran)} iterations ran as long as planned, and other work came first"
 
 
 def _ms(seconds: float) -> str:

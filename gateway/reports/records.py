@@ -7,7 +7,7 @@ import os
 import queue
 import sys
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import Protocol
 
@@ -15,8 +15,12 @@ import msgspec
 
 from slosgate.gateway.errors import GatewayError
 from slosgate.gateway.promises.exchange import Exchange
+from slosgate.gateway.reports.explaining import is_broken
 
 LOG_LINES = 10_000  # that may wait for a slow reader
+MOST_BROKEN = 50  # the newest broken guarantees
+MOST_SLOW = 15
+SLOW_FOR_S = 600.0  # how long a slow request stays among the slowest
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -65,6 +69,8 @@ class Records:
         self._limit = limit
         self._log = log
         self._records: OrderedDict[str, Record] = OrderedDict()
+        self._broken: deque[Record] = deque(maxlen=MOST_BROKEN)
+        self._slowest: list[tuple[float, Record]] = []  # (TTFT over its SLO, record), the worst first
 
     def get(self, request_id: str) -> Record | None:
         return self._records.get(request_id)
@@ -72,13 +78,32 @@ class Records:
     def newest(self, count: int) -> list[Record]:
         return [self._records[i] for i, _ in zip(reversed(self._records), range(count), strict=False)]
 
+    def broken(self) -> list[Record]:
+        """The newest broken guarantees, the newest first."""
+        return list(reversed(self._broken))
+
+    def slowest(self, now_s: float) -> list[Record]:
+        """Those of the last ten minutes that were nearest to their TTFT SLO, or furthest past it, the worst first."""
+        self._slowest = [(used, r) for used, r in self._slowest if now_s - r.arrival_s < SLOW_FOR_S]
+        return [record for _, record in self._slowest]
+
     def keep(self, exchange: Exchange, now_s: float, error: GatewayError | None = None, explanation: str = "") -> None:
         record = record_of(exchange, now_s, error, explanation)
         self._records[record.request_id] = record
         if len(self._records) > self._limit:
             self._records.popitem(last=False)
+        if is_broken(exchange):
+            self._broken.append(record)
+        if record.ttft_ms is not None and record.ttft_slo_ms:
+            self._rank(record.ttft_ms / record.ttft_slo_ms, record, now_s)
         if self._log is not None:
             self._log.write(msgspec.json.encode(record) + b"\n")
+
+    def _rank(self, used: float, record: Record, now_s: float) -> None:
+        if len(self.slowest(now_s)) < MOST_SLOW or used > self._slowest[-1][0]:
+            self._slowest.append((used, record))
+            self._slowest.sort(key=lambda one: -one[0])
+            del self._slowest[MOST_SLOW:]
 
 
 def record_of(exchange: Exchange, now_s: float, error: GatewayError | None, explanation: str) -> Record:

@@ -206,6 +206,36 @@ async def test_the_slo_that_holds_is_said(
             assert answer.headers["x-slo-effective-tpot-ms"] == "80.0"
 
 
+async def test_the_slo_is_also_said_when_it_is_not_promised(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async with replica("a", good()) as server:
+        server.busy_for(60)
+        await server.reported()
+        slo = {"x-slo-ttft-ms": "900"}
+        async with client.post(f"{gateway.url}/v1/completions", json=body(model), headers=slo) as answer:
+            assert answer.headers["x-slo-admission"] == "best-effort"
+            assert answer.headers["x-slo-effective-ttft-ms"] == "900.0"
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [
+        ({"x-slo-tttf-ms": "400"}, "x-slo-tttf-ms"),
+        ({"X-SLO-TTFT": "400", "x-slo-ttft-ms": "900"}, "x-slo-ttft"),
+        ({"x-llm-d-slo-ttft": "1", "x_slo_ttft_ms": "1"}, "x-llm-d-slo-ttft, x_slo_ttft_ms"),
+        ({"x-slo-class": "interactive", "x-slow": "1"}, None),
+        ({}, None),
+    ],
+)
+async def test_a_header_that_says_nothing_of_the_slo_is_named(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, sent: dict[str, str], named: str | None
+) -> None:
+    url = f"{gateway.url}/v1/completions"
+    async with replica("a", good()), client.post(url, json=body(model), headers=sent) as answer:
+        assert (answer.status, answer.headers.get("x-slo-ignored")) == (200, named)
+
+
 @pytest.fixture(scope="module")
 def hasty(redis_url: str) -> Iterator[Process]:
     with running_gateway(redis_url, "[server]\nfirst_byte_timeout_s = 0.5\n") as process:

@@ -26,7 +26,13 @@ FRAMING_SHARE = 8  # of a body in chunks of one byte
 HOP_BY_HOP = (b"upgrade", b"http2-settings")
 IDLE_S = 1.0  # a client that asks again has done so by then
 _HEAD = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+_REASONS = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    501: b"Not Implemented",
+}
+QUOTED = 40  # bytes of a header's value
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,9 @@ class LimitedProtocol(PipelinedProtocol):
                 raise self._refusal
             self._declining = True
             return
+        if problem := _head_problem(self.headers):
+            self._refusal = problem
+            raise problem
         self._end_head_wait()
         super().on_headers_complete()
 
@@ -219,6 +228,16 @@ class LimitedProtocol(PipelinedProtocol):
             self._write_timer.cancel()
             self._write_timer = None
         super().resume_writing()
+
+
+def _head_problem(headers: list[tuple[bytes, bytes]]) -> _Refused | None:
+    """What the parser lets pass, though proxies may read it otherwise (RFC 9112 3.2 and 6.1)."""
+    if sum(name == b"host" for name, _ in headers) > 1:
+        return _Refused(400, "the request names several hosts")
+    for name, value in headers:
+        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            return _Refused(501, f"transfer-encoding must be chunked, not {value[:QUOTED].decode('latin-1')!r}")
+    return None
 
 
 class _Unchunked:

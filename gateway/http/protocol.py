@@ -9,6 +9,7 @@ RFC 9110 7.8 says, by answering the request; and an HTTP/1.0 client gets no chun
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,6 +20,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from slosgate.gateway.errors import error_body
 from slosgate.gateway.http.pipelining import PipelinedProtocol
+
+_log = logging.getLogger("slosgate")
 
 MAX_HEADERS = 200
 FRAMING_BYTES = 64 * 1024  # chunk sizes, extensions and trailers, beside FRAMING_SHARE of the body itself
@@ -181,6 +184,7 @@ class LimitedProtocol(PipelinedProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         if cycle.scope["http_version"] == "1.0":
             app = _Unchunked(app, cycle)
+        app = _BreakingOff(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     # Waiting
@@ -238,6 +242,22 @@ def _head_problem(headers: list[tuple[bytes, bytes]]) -> _Refused | None:
         if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
             return _Refused(501, f"transfer-encoding must be chunked, not {value[:QUOTED].decode('latin-1')!r}")
     return None
+
+
+class _BreakingOff:
+    """An answer of which no more comes (ConnectionAbortedError) ends with its connection: nothing else can tell it."""
+
+    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except ConnectionAbortedError as error:
+            _log.warning("an answer breaks off: %s", error)
+            self._cycle.disconnected = True
+            self._cycle.transport.close()
 
 
 class _Unchunked:

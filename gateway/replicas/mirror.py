@@ -98,10 +98,10 @@ class Mirror:
         known = self.entries.get(entry.request_id)
         self.entries[entry.request_id] = entry
         self._ended.pop(entry.request_id, None)
-        if known is None:
-            if entry.has_slo:
-                self._prompts = self._prompts.observe(for_its_weight(entry.uncached_tokens, entry.weight))
-                self.firm_tokens = firm_tokens(self._prompts)
+        if known is None and entry.has_slo:
+            self._prompts = self._prompts.observe(for_its_weight(entry.uncached_tokens, entry.weight))
+            self.firm_tokens = firm_tokens(self._prompts)
+            self.patience.observe(entry.deadline_s - entry.arrival_s, entry.uncached_tokens, self.profile)
         if known is None and entry.request_id not in self.jobs:
             put(self.jobs, entry)
         elif entry.request_id in self.jobs:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from slosgate.engines.messages import SloArgs, read_slo
-from slosgate.engines.sim.prompts import TOKEN, BadPrompt, Prompt, chat_prompt, text_prompt
+from slosgate.engines.sim.prompts import TOKEN, TOKEN_ID, BadPrompt, Prompt, chat_prompt, text_prompt
 
 DEFAULT_MAX_TOKENS = 16  # of /v1/completions
 MAX_CHOICES = 16_384  # of one request, as in vLLM
@@ -37,6 +37,8 @@ class Body(msgspec.Struct):
     messages: Any = None
     tools: Any = None
     cache_salt: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_ids: bool | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
@@ -52,6 +54,7 @@ class Body(msgspec.Struct):
 class SimArgs(msgspec.Struct):
     """What a client may tell the simulation about a request, in `vllm_xargs`: a real engine sees it by itself."""
 
+    sim_thinking_tokens: int | None = None  # of the output, instead of the server's own share
     sim_acceptance: float | None = None  # chance that a drafted token is accepted, instead of the server's own
 
 
@@ -62,6 +65,7 @@ class Choice:
     prompt: Prompt
     output_tokens: int  # what the simulated model will say
     max_tokens: int
+    thinking_tokens: int = 0  # of the output, at its beginning
 
     @property
     def prompt_tokens(self) -> int:
@@ -84,6 +88,7 @@ class Ask:
     prompt_tokens: int  # of all prompts
     slo: SloArgs
     sim: SimArgs
+    tells_ids: bool = False  # the ids of tokens are wanted with them
 
     def usage(self, cached_tokens: int) -> dict[str, Any]:
         """What the answer says, given how much of the prompts was cached."""
@@ -96,7 +101,9 @@ class Ask:
         }
 
 
-def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_model_tokens: int, seed: int) -> Ask:
+def understand(
+    data: bytes, *, chat: bool, request_id: str, model: str, max_model_tokens: int, seed: int, thinking: float = 0.0
+) -> Ask:
     """Read a body. Raises BadRequest with a sentence that names the field."""
     try:
         body = msgspec.json.decode(data, type=Body, strict=False)  # as lax as vLLM: 1e3 and "1000" are numbers
@@ -113,15 +120,18 @@ def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_mode
     if body.cache_salt:
         prompts = tuple(replace(prompt, salt=body.cache_salt) for prompt in prompts)
     xargs = body.vllm_xargs or {}
+    sim = _sim_args(xargs)
+    choices = _choices(body, chat, prompts, max_model_tokens, seed ^ zlib.crc32(data))
     return Ask(
         id=request_id,
         chat=chat,
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
-        choices=_choices(body, chat, prompts, max_model_tokens, seed ^ zlib.crc32(data)),
+        choices=tuple(replace(c, thinking_tokens=_thinking_tokens(body, chat, c, sim, thinking)) for c in choices),
         prompt_tokens=sum(prompt.tokens for prompt in prompts),
         slo=read_slo(xargs, request_id),
-        sim=_sim_args(xargs),
+        sim=sim,
+        tells_ids=bool(body.return_token_ids),
     )
 
 
@@ -202,6 +212,14 @@ def _output_tokens(body: Body, max_tokens: int, seed: int) -> int:
     return least + zlib.crc32(seed.to_bytes(8, "little", signed=True)) % (max_tokens - least + 1)
 
 
+def _thinking_tokens(body: Body, chat: bool, choice: Choice, sim: SimArgs, share: float) -> int:
+    """How much of an answer is thinking: a share of what a chat says, unless its template is told not to think."""
+    if sim.sim_thinking_tokens is not None:
+        return min(sim.sim_thinking_tokens, choice.output_tokens)
+    thinks = chat and (body.chat_template_kwargs or {}).get("enable_thinking", True) is not False
+    return int(share * choice.output_tokens) if thinks else 0
+
+
 def _sim_args(xargs: dict[str, Any]) -> SimArgs:
     try:
         return msgspec.convert(xargs, SimArgs, strict=False)
@@ -218,6 +236,8 @@ class Completion:
         self._head = {"id": ask.id, "object": kind, "created": created_s, "model": model}
         self._chunk_head = self._head | ({"object": "chat.completion.chunk"} if ask.chat else {})
         self._tokens = [self._event([self._choice(index, TOKEN, None)]) for index in range(len(ask.choices))]
+        self._thoughts = [self._event([self._thought(index)]) for index in range(len(ask.choices))]
+        self._said = [0] * len(ask.choices)
 
     def opening(self) -> bytes:
         """What a stream begins with."""
@@ -228,8 +248,11 @@ class Completion:
         return b"".join(self._event([{"index": i, "delta": delta, "finish_reason": None}]) for i in indices)
 
     def tokens(self, index: int, count: int) -> bytes:
-        """Events of `count` tokens of one choice, one each; none of them the last."""
-        return self._tokens[index] * count
+        """Events of `count` more tokens of one choice, one each; none of them the last."""
+        thinking = self._ask.choices[index].thinking_tokens if self._ask.chat else 0
+        thoughts = min(count, max(0, thinking - self._said[index]))
+        self._said[index] += count
+        return self._thoughts[index] * thoughts + self._tokens[index] * (count - thoughts)
 
     def last(self, index: int) -> bytes:
         """The event of a choice's last token."""
@@ -246,13 +269,27 @@ class Completion:
         return msgspec.json.encode(self._head | {"choices": choices, "usage": self._ask.usage(cached_tokens)})
 
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        text = TOKEN * choice.output_tokens
-        said = {"message": {"role": "assistant", "content": text}} if self._ask.chat else {"text": text}
+        thinking = choice.thinking_tokens if self._ask.chat else 0
+        text = TOKEN * (choice.output_tokens - thinking)
+        said: dict[str, Any] = {"text": text}
+        if self._ask.chat:
+            said = {"message": {"role": "assistant", "content": text, "reasoning_content": TOKEN * thinking or None}}
+        if self._ask.tells_ids:
+            said["token_ids"] = [TOKEN_ID] * choice.output_tokens
         return {"index": index, "logprobs": None, "finish_reason": choice.finish_reason, **said}
 
     def _choice(self, index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
-        said = {"delta": {"content": text}} if self._ask.chat else {"text": text}
+        said: dict[str, Any] = {"delta": {"content": text}} if self._ask.chat else {"text": text}
+        if self._ask.tells_ids:
+            said["token_ids"] = [TOKEN_ID]
         return {"index": index, **said, "logprobs": None, "finish_reason": finish_reason}
+
+    def _thought(self, index: int) -> dict[str, Any]:
+        """A token of thinking, under both names that vLLM has for it."""
+        said: dict[str, Any] = {"delta": {"reasoning_content": TOKEN, "reasoning": TOKEN}}
+        if self._ask.tells_ids:
+            said["token_ids"] = [TOKEN_ID]
+        return {"index": index, **said, "logprobs": None, "finish_reason": None}
 
     def _event(self, choices: Sequence[dict[str, Any]], **more: Any) -> bytes:
         return b"data: " + msgspec.json.encode(self._chunk_head | {"choices": choices, **more}) + b"\n\n"

@@ -5,6 +5,7 @@ What the gateway does, without HTTP and Redis between it and the replicas. Each 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +35,7 @@ from slosgate.planner.controller import Arrival, ReplicaState
 from slosgate.planner.desk import SHIPPED, DeskSettings, Refusal, Verdict, decide, due_in_s, run_next
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens
+from slosgate.planner.pace import NOT_YET
 from slosgate.planner.prefixes import Cached, Leading, Prefixes
 from slosgate.planner.profile import HardwareProfile
 
@@ -158,6 +160,8 @@ class PlannedSystem:
             request_id=job.id,
             ttft_s=stage.ttft_slo_s,
             tpot_s=stage.tpot_slo_s,
+            switch_at=NOT_YET if stage.switch_at else 0,
+            next_tpot_s=stage.next_tpot_slo_s if stage.switch_at else math.inf,
             prompt_tokens=stage.cached_tokens + stage.prompt_tokens,
             output_tokens=self._output_tokens(job),
             weight=job.request.weight,

@@ -17,8 +17,8 @@ from slosgate.planner.prefixes import Leading
 from tests.gateway.conftest import ADMIN, CONFIG
 from tests.processes import Process, running_engine, running_gateway
 
-SYSTEM = "You are an agent that never tires of reading. " * 200
-STRANGE = "Something else altogether stands in this one. " * 200
+SYSTEM = "You are an agent that never tires of reading. " * 60
+STRANGE = "Something else altogether stands in this one. " * 60
 
 
 def test_a_session_is_its_holders_own_whatever_says_its_name() -> None:
@@ -37,7 +37,7 @@ def test_what_is_remembered_of_a_session_does_not_grow() -> None:
     assert (session.calls, session.due_s) == (100, 0.0)  # its SLO as a whole came with the first call
     assert (len(session.contexts), len(session.outputs)) == (CONTEXTS, OUTPUTS)
     assert session.contexts[0].begins(Leading((*range(1, 100), 99, 5), 0.01))
-    assert not session.contexts[0].begins(Leading(tuple(range(200)), 0.01))
+    assert not session.contexts[0].begins(Leading(tuple(range(1, 201)), 0.01))
     assert len(msgspec.msgpack.encode(session)) < 300
 
 
@@ -96,7 +96,7 @@ async def test_a_session_goes_on_at_another_gateway_where_it_was(
         goes_on = await ask(client, second, f"{SYSTEM} {n}" + SYSTEM + " And then?", x_slo_session=f"loop-{n}")
         assert goes_on.headers["x-slo-session-calls"] == "2"
         assert goes_on.headers["x-slo-replica"] == began.headers["x-slo-replica"]
-        assert await expected(client, second, goes_on) > 2000
+        assert await expected(client, second, goes_on) > 1000
 
 
 async def test_who_names_a_session_that_the_call_does_not_go_on_with_gains_nothing(

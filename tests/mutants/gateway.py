@@ -61,8 +61,8 @@ MUTANTS = (
     _gateway(
         "tokens are due from an early first token on",
         "promises/exchange",
-        "base_s = max(self.deadline_s, self.first_token_s) if",
-        "base_s = self.first_token_s if",
+        "begins_s = max(self.deadline_s, begins_s)",
+        "begins_s = begins_s + 0.0",
         f"{EXCHANGE}later_tokens_are_due_from_the_deadline_on_even_if_the_first_came_early",
     ),
     _gateway(

@@ -33,6 +33,7 @@ from slosgate.planner.lengths import LengthHistogram, firm_tokens, for_its_weigh
 from slosgate.planner.machine import delays_of
 from slosgate.planner.memory import first_to_yield, recompute, yielding
 from slosgate.planner.obeying import decoding, weigh
+from slosgate.planner.pace import thought
 from slosgate.planner.perf_model import PerfModel
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.progress import Progress as Progress
@@ -256,6 +257,11 @@ class PlanFollower:
         if report is not None:
             self.learn(report)
 
+    def thought(self, job_id: str, tokens: int) -> None:
+        """A job's thinking has ended with so many output tokens; 0: it doesn't think. Raises KeyError."""
+        self._foreseen = None
+        thought(self.table[job_id], tokens)
+
     def plan_with(self, profile: HardwareProfile, recalibrate: Recalibration | None) -> None:
         """Plan with another profile from now on, and recalibrate that one."""
         self.profile, self._registered, self._recalibrate = profile, profile.perf, recalibrate
@@ -363,7 +369,8 @@ def add_job(
 def progress_of(table: JobTable) -> tuple[RequestProgress, ...]:
     """Where every job of a table stands."""
     rows = table.rows
-    columns = (rows[name].tolist() for name in ("prompt_left", "context", "generated", "due_base_s", "guaranteed"))
+    names = ("prompt_left", "context", "generated", "due_base_s", "guaranteed", "switch_at")
+    columns = (rows[name].tolist() for name in names)
     return tuple(RequestProgress(*fields) for fields in zip(table.ids, *columns, strict=True))
 
 

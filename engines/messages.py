@@ -88,6 +88,7 @@ class RequestProgress(msgspec.Struct, frozen=True, array_like=True):
     generated_tokens: Count
     due_base_s: Due  # engine's clock; token k after the first is due at due_base_s + k * TPOT
     guaranteed: bool
+    switch_at: Count = 0  # where the pace changes (`planner.pace`), as far as the engine has seen
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):

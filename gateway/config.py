@@ -128,6 +128,9 @@ class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ttft_ms: Positive | None = None  # SLO for the time to the first token
     ttft_slowdown: Annotated[float, Meta(gt=1)] | None = None  # TTFT SLO = this x zero-load TTFT of the prompt
     tpot_ms: Positive | None = None  # SLO for the time per output token after the first
+    think_tpot_ms: Positive | None = None  # while the model thinks; tpot_ms then holds for the answer
+    ttft_of: Literal["call", "answer"] = "call"  # "answer": the TTFT SLO is the first answer token's, after thinking
+    e2e_ms: Positive | None = None  # the whole call
     weight: Positive = 1.0  # who goes first where not everybody can
     when_full: Policy = "best-effort"  # what happens to a request that can't be guaranteed
     overflow: str = ""  # where it goes when that is "overflow": the name of an [overflow.NAME]
@@ -135,7 +138,8 @@ class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def promises(self) -> bool:
-        return not (self.ttft_ms is None and self.ttft_slowdown is None and self.tpot_ms is None)
+        said = (self.ttft_ms, self.ttft_slowdown, self.tpot_ms, self.think_tpot_ms, self.e2e_ms)
+        return any(number is not None for number in said)
 
 
 class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

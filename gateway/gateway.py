@@ -46,6 +46,7 @@ from slosgate.gateway.reports.records import Records, log_stream
 from slosgate.gateway.reports.tracing import Tracing
 from slosgate.gateway.reports.watch import Watch
 from slosgate.gateway.state.ledger import Ledger
+from slosgate.gateway.state.sessions import Context, Session, Sessions, session_id
 from slosgate.planner.desk import window_tokens
 
 IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
@@ -84,6 +85,7 @@ class Gateway:
         self.fleet.on_drafts(self.drafts.learn)
         self.lengths = Lengths(Tokenizers(tokenizing.files(config)))
         self.keys = Keys(config.keys)
+        self.sessions = Sessions(self.ledger)
         self.records = Records(config.admin.records, log_stream(config.server.log_requests))
         self.tracing = Tracing(config)
         self.live = Live(config, self.fleet, self.ledger, self.headroom, self.history, self.records, clock=clock)
@@ -100,7 +102,9 @@ class Gateway:
     ) -> None:  # fmt: skip
         """Serve one completion request. Raises GatewayError while the client has seen nothing."""
         holder = self.keys.holder(headers)  # known already, but a body is long in coming
-        exchange = self._exchange(kind, body, headers, arrival_s, request_id, holder)
+        completion = self._named(parse(body, kind))
+        session = await self._session(completion, headers, holder)
+        exchange = self._exchange(completion, session, headers, arrival_s, request_id, holder)
         self.keys.enter(holder)
         self.tracing.begin(exchange)
         error = None
@@ -137,6 +141,7 @@ class Gateway:
             raise
         finally:
             self.lengths.learn(exchange)
+            self._end_session(exchange)
             self.headroom.note(exchange)
             self._note_end(exchange, error)
 
@@ -157,12 +162,35 @@ class Gateway:
                 replica=exchange.server[0],
             ))  # fmt: skip
 
+    async def _session(
+        self, completion: Completion, headers: Mapping[bytes, bytes], holder: Holder | None
+    ) -> Session | None:
+        """The session that a call belongs to. Its replicas have what it begins with, as far as it does."""
+        name = session_id(headers, completion.cache_key, holder.name if holder else "")
+        if not name:
+            return None
+        session = await self.sessions.recall(name, alone=len(self.fleet.gateways) <= 1)
+        tokens = completion.prompt_tokens or completion.prompt_bytes // 4
+        for context in session.contexts:
+            replica = self.fleet.replicas.get(context.replica)
+            if replica is not None and context.begins(completion.prefix):
+                replica.prefixes.told(completion.prefix, context.blocks, tokens)
+        return session
+
+    def _end_session(self, exchange: Exchange) -> None:
+        if exchange.session is None or exchange.outcome != "completed":
+            return
+        context, hashes = None, exchange.completion.prefix.hashes
+        if hashes and not exchange.overflow:
+            context = Context(exchange.placement.replica.name, len(hashes), hashes[-1])
+        session = self.sessions.newest(exchange.session.id)
+        self.sessions.remember(session.ended(context, exchange.tokens))
+
     def _exchange(
-        self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,
-        holder: Holder | None,
+        self, completion: Completion, session: Session | None, headers: Mapping[bytes, bytes], arrival_s: float,
+        request_id: str, holder: Holder | None,
     ) -> Exchange:  # fmt: skip
         """What is asked for."""
-        completion = self._named(parse(body, kind))
         contract = resolve(headers, completion.service_tier, self.config, holder.config if holder else None)
         contract = self.overflow.applied(contract, completion)
         replicas = self._candidates(completion.model, contract)
@@ -172,13 +200,20 @@ class Gateway:
             prompt_tokens = min(prompt_tokens, completion.truncate_tokens)
         longest = prompt_tokens if completion.longest_tokens is None else completion.longest_tokens
         left = window_tokens([r.mirror.profile for r in replicas if r.mirror is not None]) - longest
+        output_tokens = self.lengths.output_tokens(completion, contract.slo_class, max(1, left))
+        if session is not None:
+            session = session.begun(arrival_s + contract.session_e2e_s)
+            self.sessions.remember(session)
+            output_tokens = output_tokens if completion.exact_output else session.output_tokens(output_tokens)
+            contract = contract.within(session.due_s - arrival_s)
         return Exchange(
             request_id=request_id,
             completion=completion,
             contract=contract,
             arrival_s=arrival_s,
             prompt_tokens=prompt_tokens,
-            output_tokens=self.lengths.output_tokens(completion, contract.slo_class, max(1, left)),
+            output_tokens=output_tokens,
+            thinking_planned=self.lengths.thinking_tokens(completion, contract.slo_class, output_tokens),
             ttft_s=_ttft_s(contract, completion, prompt_tokens, replicas),
             acceptance=self.drafts.planning_value(replicas, completion.model, contract.slo_class),
             stated=any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS)),
@@ -186,6 +221,7 @@ class Gateway:
             longest_tokens=longest,
             prompt_is_exact=size.unit == "exact" and completion.truncate_tokens is None,
             size=size,
+            session=session,
             key=holder.name if holder else "",
             # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
             authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),

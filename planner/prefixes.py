@@ -96,6 +96,11 @@ class Prefixes:
         """The first token has come: all of the prompt has been computed there."""
         self._use(leading, prompt_tokens, computed=True)
 
+    def told(self, leading: Leading, blocks: int, prompt_tokens: int) -> None:
+        """Someone else has had so many leading blocks of a prompt computed there."""
+        if self._leading(leading.hashes[:blocks], computed=True) < blocks:
+            self._use(Leading(leading.hashes[:blocks], leading.share), prompt_tokens, computed=True)
+
     def ended(self, leading: Leading, prompt_tokens: int, output_tokens: int) -> None:
         """The answer is complete. Its tokens, and the prompt's behind the leading blocks, take room, too."""
         self.others(prompt_tokens - leading.tokens(len(leading.hashes), prompt_tokens) + output_tokens)

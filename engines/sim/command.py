@@ -43,6 +43,9 @@ class SimOptions:
     acceptance: Annotated[
         float, typer.Option(help="Chance that a drafted token is accepted; 0: there is no draft model.", min=0, max=1)
     ] = 0.0
+    thinking: Annotated[
+        float, typer.Option(help="Share of a chat's answer that is thinking; 0: the model doesn't think.", min=0, max=1)
+    ] = 0.0
     speed: Annotated[float, typer.Option(help="Run iterations this many times as fast.", min=0.01, max=1000)] = 1.0
     slowdown: Annotated[
         float, typer.Option(help="Take this many times as long as the profile says.", min=0.1, max=10)
@@ -67,6 +70,7 @@ def sim(options: SimOptions) -> None:
         seed=options.seed,
         noise=options.noise,
         acceptance=options.acceptance,
+        thinking=options.thinking,
         speed=options.speed,
         slowdown=options.slowdown,
         drain_s=options.drain_s,

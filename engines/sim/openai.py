@@ -39,6 +39,8 @@ class Body(msgspec.Struct):
     messages: Any = None
     tools: Any = None
     cache_salt: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_ids: bool | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
@@ -57,6 +59,7 @@ class Body(msgspec.Struct):
 class SimArgs(msgspec.Struct):
     """What a client may tell the simulation about a request, in `vllm_xargs`: a real engine sees it by itself."""
 
+    sim_thinking_tokens: int | None = None  # of the output, instead of the server's own share
     sim_acceptance: float | None = None  # chance that a drafted token is accepted, instead of the server's own
 
 
@@ -67,6 +70,7 @@ class Choice:
     prompt: Prompt
     output_tokens: int  # what the simulated model will say
     max_tokens: int
+    thinking_tokens: int = 0  # of the output, at its beginning
 
     @property
     def prompt_tokens(self) -> int:
@@ -91,6 +95,7 @@ class Ask:
     sim: SimArgs
     call: ToolCall | None = None  # what is called instead of saying something
     logprobs: int | None = None  # alternatives to tell of each token; None: no log probabilities
+    tells_ids: bool = False  # the ids of tokens are wanted with them
 
     def usage(self, cached_tokens: int) -> dict[str, Any]:
         """What the answer says, given how much of the prompts was cached."""
@@ -124,7 +129,9 @@ def decoded(data: bytes, kind: type[B], model: str) -> B:
     return body
 
 
-def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_model_tokens: int, seed: int) -> Ask:
+def understand(
+    data: bytes, *, chat: bool, request_id: str, model: str, max_model_tokens: int, seed: int, thinking: float = 0.0
+) -> Ask:
     """Read a body. Raises BadRequest with a sentence that names the field."""
     body = decoded(data, Body, model)
     try:
@@ -139,17 +146,22 @@ def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_mode
     if body.cache_salt:
         prompts = tuple(replace(prompt, salt=body.cache_salt) for prompt in prompts)
     xargs = body.vllm_xargs or {}
+    sim = _sim_args(xargs)
+    choices = _choices(body, chat, prompts, max_model_tokens, seed ^ zlib.crc32(data), call)
     return Ask(
         id=request_id,
         chat=chat,
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
-        choices=_choices(body, chat, prompts, max_model_tokens, seed ^ zlib.crc32(data), call),
+        choices=tuple(
+            replace(c, thinking_tokens=_thinking_tokens(body, chat, c, sim, thinking, call)) for c in choices
+        ),
         prompt_tokens=sum(prompt.tokens for prompt in prompts),
         slo=read_slo(xargs, request_id),
-        sim=_sim_args(xargs),
+        sim=sim,
         call=call,
         logprobs=alternatives,
+        tells_ids=bool(body.return_token_ids),
     )
 
 
@@ -251,6 +263,16 @@ def _output_tokens(body: Body, max_tokens: int, seed: int, call: ToolCall | None
     if call is not None:
         return min(max_tokens, max(least, call.tokens))
     return least + zlib.crc32(seed.to_bytes(8, "little", signed=True)) % (max_tokens - least + 1)
+
+
+def _thinking_tokens(body: Body, chat: bool, choice: Choice, sim: SimArgs, share: float, call: ToolCall | None) -> int:
+    """How much of an answer is thinking: a share of what a chat says, unless its template is told not to think. It
+    leaves room for a call."""
+    most = max(0, choice.output_tokens - (call.tokens if call else 0))
+    if sim.sim_thinking_tokens is not None:
+        return min(sim.sim_thinking_tokens, most)
+    thinks = chat and (body.chat_template_kwargs or {}).get("enable_thinking", True) is not False
+    return min(most, int(share * choice.output_tokens)) if thinks else 0
 
 
 def _sim_args(xargs: dict[str, Any]) -> SimArgs:

@@ -192,8 +192,8 @@ class SimReplica:
 
     def _unseen_progress(self, slot: int) -> RequestProgress:
         request = self.state.request(slot)
-        cached = self.state.cached(request)
-        return RequestProgress(request.id, request.prompt_tokens - cached, cached, 0, float("inf"), False)
+        cached, switch_at = self.state.cached(request), request.slo.slo_switch_at if request.slo else 0
+        return RequestProgress(request.id, request.prompt_tokens - cached, cached, 0, float("inf"), False, switch_at)
 
     def _launch_s(self, batch: SlotBatch) -> float:
         """How long the host takes to give it to the device."""

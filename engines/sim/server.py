@@ -63,6 +63,7 @@ class ServerConfig:
     slowdown: float = 1.0  # iterations take so many times what the profile says
     acceptance: float = 0.0  # chance that a drafted token is accepted; 0: there is no draft model
     drain_s: float = 60.0  # how long what runs at a signal to stop may go on
+    thinking: float = 0.0  # share of a chat's answer that is thinking; 0: the model doesn't think
     async_scheduling: bool = True
 
 
@@ -101,6 +102,7 @@ class SimServer:
             model=self.model,
             max_model_tokens=self._profile.max_model_tokens,
             seed=self.config.seed,
+            thinking=self.config.thinking,
         )
 
     def understand_embeddings(self, data: bytes) -> EmbeddingAsk:
@@ -125,6 +127,7 @@ class SimServer:
                 prompt_tokens=choice.prompt_tokens,
                 output_tokens=choice.output_tokens,
                 max_tokens=choice.max_tokens,
+                thinking_tokens=choice.thinking_tokens,
                 parts=choice.prompt.parts(self._profile.block_tokens, choice.output_tokens),
                 acceptance=self.config.acceptance if ask.sim.sim_acceptance is None else ask.sim.sim_acceptance,
                 slo=ask.slo,

@@ -20,6 +20,7 @@ SEQUENCE = np.dtype(
         ("prompt_left", "i8"),  # tokens still to be computed before the next output token; 0 means it decodes
         ("context", "i8"),  # tokens whose KV is here
         ("generated", "i8"),  # output tokens emitted
+        ("thinking", "i8"),  # output tokens after which the pace changes; 0: none
         ("output", "i8"),  # output tokens it will emit in all: only the engine knows
         ("blocks", "i8"),  # KV blocks it holds
         ("acceptance", "f8"),  # chance that a drafted token is accepted
@@ -42,6 +43,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int  # the whole prompt, cached prefix included
     output_tokens: int  # what it will produce
     max_tokens: int = 0  # what the client allowed; 0: the same as output_tokens
+    thinking_tokens: int = 0  # of its output: only the engine knows, and only once they are over
     parts: Parts = ()  # what its context holds, by name: what is here of the prompt's beginning need not be computed
     slo: SloArgs | None = None
     acceptance: float = 0.0
@@ -92,8 +94,8 @@ class EngineState:
         slot = self._free_slot()
         done = request.prompt_tokens if request.resident else 0
         self.sequences[slot] = (
-            request.prompt_tokens - done, done, int(request.resident), request.output_tokens, 0,
-            request.acceptance, zlib.crc32(request.id.encode()) ^ (self._seed << 32), False,
+            request.prompt_tokens - done, done, int(request.resident), request.thinking_tokens, request.output_tokens,
+            0, request.acceptance, zlib.crc32(request.id.encode()) ^ (self._seed << 32), False,
         )  # fmt: skip
         self.requests[slot] = request
         self.slot_of[request.id] = slot

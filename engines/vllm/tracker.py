@@ -121,6 +121,10 @@ class Tracker:
             if tokens := len(output.sampled_token_ids[index]):
                 yield DraftReport(slo_class, tokens - 1, int(tokens <= len(drafts)))
 
+    def job_of(self, request: Any) -> str | None:
+        """The job of a request; None when it has none."""
+        return self._job_of.get(request.request_id)
+
     def prefix_of(self, request: Any) -> PrefixReport:
         """How much of the prompt of a request that has just started vLLM had cached."""
         cached = max(0, request.num_cached_tokens)  # as of its first start

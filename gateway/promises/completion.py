@@ -35,6 +35,7 @@ class _Body(Struct, frozen=True):
     ignore_eos: bool | None = None
     service_tier: str | None = None
     cache_salt: str | None = None
+    prompt_cache_key: str | None = None
     vllm_xargs: Raw | UnsetType = UNSET
     # What usage counts beside the texts.
     tools: Raw | UnsetType = UNSET
@@ -68,6 +69,8 @@ class Completion:
     prefix: Leading = NO_BLOCKS  # the prompt's leading blocks
     tool_bytes: int = 0  # schemas of tools, and documents: the chat template writes them into the prompt
     media: tuple[str, ...] = ()  # the type of each part that is no text; their bytes are not in `prompt_bytes`
+    cache_key: str | None = None  # OpenAI's name for what belongs together
+    thinks: bool = True  # False: its template is told not to
     reshaped: bool = False  # the client changes how the prompt is made: its own template, a cut, embeddings
 
 
@@ -112,6 +115,8 @@ def parse(body: bytes, kind: Kind) -> Completion:
         prefix=_prefix(fields, kind, shared=prompt.count == 1 and not media),
         tool_bytes=sum(_written(part) for part in (fields.tools, fields.functions, fields.documents)),
         media=media,
+        cache_key=fields.prompt_cache_key,
+        thinks=_thinks(fields),
         reshaped=_reshaped(fields),
     )
 
@@ -120,6 +125,19 @@ def _reshaped(fields: _Body) -> bool:
     """Whether the client changes how the replica makes the prompt."""
     told = (fields.chat_template, fields.chat_template_kwargs, fields.prompt_embeds, fields.add_special_tokens)
     return fields.truncate_prompt_tokens is not None or any(_written(part) for part in told)
+
+
+class _TemplateArguments(Struct):
+    enable_thinking: bool = True
+
+
+def _thinks(fields: _Body) -> bool:
+    """Whether a model that thinks may do it here."""
+    try:
+        told = msgspec.json.decode(_told(fields.chat_template_kwargs) or b"{}", type=_TemplateArguments)
+    except msgspec.ValidationError:
+        return True  # of a kind that the replica will refuse
+    return told.enable_thinking
 
 
 _EMPTY = (b"null", b"[]", b"{}")

@@ -14,6 +14,7 @@ from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.lengths import LengthHistogram, firm_tokens, for_its_weight
+from slosgate.planner.pace import NOT_YET, thought
 from slosgate.planner.profile import HardwareProfile
 
 UNKNOWN_OUTPUT_TOKENS = 128  # what a request that bypassed the gateways is expected to generate yet
@@ -37,6 +38,8 @@ def put(jobs: JobTable, entry: LedgerEntry) -> None:
         weight=entry.weight,
         acceptance=entry.acceptance,
         arrival_s=entry.dispatched_s,
+        switch_at=entry.switch_at,
+        next_tpot_s=entry.next_tpot_s,
     )
 
 
@@ -109,7 +112,9 @@ class Mirror:
 
     def _describe(self, entry: LedgerEntry) -> None:
         job = self.jobs[entry.request_id]
-        job["deadline_s"], job["tpot_s"], job["weight"] = entry.deadline_s, entry.tpot_s, entry.weight
+        if entry.switch_at == job["switch_at"]:  # else its thinking has ended, and with it that pace
+            job["tpot_s"] = entry.tpot_s
+        job["deadline_s"], job["weight"] = entry.deadline_s, entry.weight
         job["guaranteed"], job["output"] = entry.guaranteed, entry.output_tokens
 
     def drop(self, request_id: str, now_s: float) -> None:
@@ -206,6 +211,8 @@ class Mirror:
             has_slo=entry.has_slo if entry else False,
             weight=entry.weight if entry else 1.0,
             acceptance=entry.acceptance if entry else 0.0,
+            switch_at=entry.switch_at if entry else 0,
+            next_tpot_s=entry.next_tpot_s if entry else math.inf,
         )
 
     def _update(self, progress: list[RequestProgress]) -> None:
@@ -213,6 +220,10 @@ class Mirror:
             return
         rows = self.jobs.rows
         at = [self.jobs.row_of(p.request_id) for p in progress]
+        for p in progress:
+            job = self.jobs[p.request_id]
+            if job["switch_at"] == NOT_YET and p.switch_at != NOT_YET:
+                thought(job, p.switch_at + 1 if p.switch_at else 0)
         counts = np.array([(p.prompt_left, p.context_tokens, p.generated_tokens) for p in progress], dtype=np.int64)
         rows["prompt_left"][at] = counts[:, 0]
         rows["context"][at] = counts[:, 1]

@@ -40,11 +40,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     arrival_s: float
     stream: bool
     prompt_tokens: int
-    expected_cached_tokens: int  # of the prompt, as was counted on
+    likely_cached_tokens: int  # of the prompt, where it went
+    expected_cached_tokens: int  # of those, what was counted on
     cached_tokens: int | None  # as the replica has counted; None: it has not
     planned_output_tokens: int
     planned_acceptance: float  # of drafted tokens; 0: no drafts were planned
     output_tokens: int
+    thinking_tokens: int  # of those
     ttft_slo_ms: float | None
     tpot_slo_ms: float | None
     attempts: tuple[Attempt, ...]
@@ -116,11 +118,13 @@ def record_of(exchange: Exchange, now_s: float, error: GatewayError | None, expl
         arrival_s=exchange.arrival_s,
         stream=exchange.completion.stream,
         prompt_tokens=exchange.prompt_tokens,
+        likely_cached_tokens=exchange.cached.likely,
         expected_cached_tokens=exchange.cached.sure,
         cached_tokens=exchange.cached_tokens,
         planned_output_tokens=exchange.output_tokens,
         planned_acceptance=round(exchange.acceptance, 3),
         output_tokens=exchange.tokens,
+        thinking_tokens=exchange.thinking_tokens,
         ttft_slo_ms=_ms(exchange.ttft_s),
         tpot_slo_ms=_ms(contract.tpot_s),
         attempts=tuple(

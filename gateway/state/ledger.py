@@ -6,6 +6,7 @@
     slosgate:changes:{gateway}   channel: "VERSION CHANGE", so that the others hold the same ledgers; 0: no new one
     slosgate:epoch:{replica}     integer, the newest plan's epoch
     slosgate:gateway:{id}        a gateway's heartbeat, expires
+    slosgate:session:{slot}      what is remembered of a session (gateway/state/sessions.py), expires
 
 Guarantees of one replica are numbered by Redis, in the order in which it takes them, and each answers for room beside
 those before it. A commit names the version that its decision was made on, and is told of the guarantees in between:
@@ -214,6 +215,17 @@ class Ledger:
         if entry.gateway == self.gateway or entry.gateway not in self._theirs:
             return entry
         return entry.later(self._ahead.seconds - self._theirs[entry.gateway])
+
+    # What else gateways share
+
+    async def read(self, at: str) -> bytes | None:
+        """What a key of Redis holds; None for nothing."""
+        found = await self._do("GET", at)
+        return found if isinstance(found, bytes) else None
+
+    def write(self, at: str, value: bytes, ttl_ms: int) -> None:
+        """Have a key hold a value for a while, without waiting."""
+        self._enqueue(_Command(("SET", at, value, "PX", ttl_ms), None))
 
     # Plans, gateways, changes
 

@@ -61,8 +61,8 @@ MUTANTS = (
     _gateway(
         "tokens are due from an early first token on",
         "promises/exchange",
-        "base_s = max(self.deadline_s, self.first_token_s) if",
-        "base_s = self.first_token_s if",
+        "begins_s = max(self.deadline_s, begins_s)",
+        "begins_s = begins_s + 0.0",
         f"{EXCHANGE}later_tokens_are_due_from_the_deadline_on_even_if_the_first_came_early",
     ),
     _gateway(
@@ -220,6 +220,20 @@ MUTANTS = (
         "yield from (_told(part) for part in (fields.tools, fields.functions, fields.documents))",
         "yield from ()",
         f"{PREFIXES}tools_stand_before_the_messages_and_token_ids_are_a_text_too",
+    ),
+    _gateway(
+        "a session's word is taken for what is cached",
+        "state/sessions",
+        "return 0 < self.blocks <= len(prompt.hashes) and prompt.hashes[self.blocks - 1] == self.last_hash",
+        "return True",
+        "tests/gateway/test_sessions.py::test_what_is_remembered_of_a_session_does_not_grow",
+    ),
+    _gateway(
+        "thinking is judged by the answer's pace",
+        "promises/exchange",
+        "think_s = contract.think_tpot_s if math.isfinite(contract.think_tpot_s) else tpot_s",
+        "think_s = tpot_s",
+        "tests/gateway/test_thinking.py::test_each_part_is_judged_by_its_own_pace",
     ),
     # The shared state
     _gateway(

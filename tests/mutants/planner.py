@@ -187,6 +187,20 @@ MUTANTS = (
         "tests/planner/test_prefixes.py::test_what_was_used_least_recently_is_dropped_once_the_room_is_taken",
     ),
     _planner(
+        "thinking ends once more after it has ended",
+        "pace",
+        '    if job["switch_at"] != NOT_YET:\n        return\n',
+        "",
+        "tests/planner/test_pace.py::test_tokens_are_due_at_the_answers_pace_once_thinking_has_ended",
+    ),
+    _planner(
+        "what is cached takes no room",
+        "controller",
+        "return replace(replica, free_blocks=replica.free_blocks - replica.profile.blocks_for(replica.cached.sure))",
+        "return replica",
+        "tests/planner/test_decisions.py::test_what_is_cached_takes_its_room_among_the_free_blocks",
+    ),
+    _planner(
         "guesses of what is cached are believed whatever a replica says",
         "prefixes",
         "int(guessed * self.trust)",

@@ -103,6 +103,7 @@ class StageJob:
             id=self.id,
             prompt_tokens=stage.cached_tokens + stage.prompt_tokens,
             output_tokens=stage.output_tokens,
+            thinking_tokens=stage.switch_at,
             parts=self.parts,
             acceptance=self.request.acceptance,
         )

@@ -5,6 +5,7 @@ What the gateway does, without HTTP and Redis between it and the replicas. Each 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +35,8 @@ from slosgate.planner.controller import Arrival, ReplicaState
 from slosgate.planner.desk import SHIPPED, DeskSettings, Refusal, Verdict, decide, due_in_s, run_next
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens, for_its_weight
-from slosgate.planner.prefixes import Cached, Leading, Prefixes
+from slosgate.planner.pace import NOT_YET
+from slosgate.planner.prefixes import NOT_CACHED, Cached, Leading, Prefixes
 from slosgate.planner.profile import HardwareProfile
 
 
@@ -47,6 +49,7 @@ class FrontEnd:
     promotes: bool = True  # best effort becomes a guarantee when room appears
     routes: bool = True  # False: round robin decides, the planner is asked about that one replica
     defers: bool = True  # False: nothing becomes best effort, fitting or not
+    remembers: bool = True  # what replicas have been sent: nothing of a prompt is taken to be cached otherwise
     selects: bool = True  # False: what is best effort on arrival has no deadline any more
 
 
@@ -129,9 +132,9 @@ class PlannedSystem:
             job.engine_request(), slo=self._slo(job, arrival, guaranteed), max_tokens=self._max_tokens(job)
         )
         fleet.submit(job, number, request, now_s)
-        sent = self._sent[job.id] = _Sent(
-            seen, arrival.prompt_tokens, known.prefixes.cached(seen, arrival.prompt_tokens)
-        )
+        remembers = self._front_end.remembers
+        cached = known.prefixes.cached(seen, arrival.prompt_tokens) if remembers else NOT_CACHED
+        sent = self._sent[job.id] = _Sent(seen, arrival.prompt_tokens, cached)
         known.sent(arrival, due_s, sent, self._policies[number].follower.profile)
         self._plan(fleet, number, now_s, verdict.preempt)
 
@@ -158,6 +161,8 @@ class PlannedSystem:
             request_id=job.id,
             ttft_s=stage.ttft_slo_s,
             tpot_s=stage.tpot_slo_s,
+            switch_at=NOT_YET if stage.switch_at else 0,
+            next_tpot_s=stage.next_tpot_slo_s if stage.switch_at else math.inf,
             prompt_tokens=stage.cached_tokens + stage.prompt_tokens,
             output_tokens=self._output_tokens(job),
             weight=job.request.weight,
@@ -218,6 +223,8 @@ class PlannedSystem:
             come(now_s)
 
     def _cached(self, state: ReplicaState, number: int, arrival: Arrival, seen: Leading) -> ReplicaState:
+        if not self._front_end.remembers:
+            return state
         known = self._known[number]
         known.looked(state.jobs, self.replicas[number].state.hits)
         return replace(state, cached=known.prefixes.cached(seen, arrival.prompt_tokens))
@@ -255,6 +262,8 @@ _FRONT_ENDS = {
     "slosgate-no-burst": replace(_SPECULATING, defers=False),
     # What is best effort on arrival stays it.
     "slosgate-no-promotion": replace(_SPECULATING, promotes=False),
+    # Nobody knows where a prompt's beginning has been before.
+    "slosgate-no-prefixes": FrontEnd(remembers=False),
     # Each replica's admission is planned, where a request goes is not.
     "slosgate-no-routing": replace(_SPECULATING, routes=False),
 }

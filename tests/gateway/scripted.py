@@ -177,6 +177,7 @@ class ScriptedReplica:
     busy_until_s: float = 0.0
     free_blocks: int | None = None
     hangs: bool = False
+    draining: bool = False
     channel: ReplicaChannel | None = None
     reports: asyncio.Event = field(default_factory=asyncio.Event)
     registered: asyncio.Task[None] | None = None
@@ -265,6 +266,7 @@ class ScriptedReplica:
             kv_blocks_total=total,
             kv_blocks_free=total if self.free_blocks is None else self.free_blocks,
             progress=tuple(self.progress.values()),
+            draining=self.draining,
         )
 
 

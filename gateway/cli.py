@@ -118,6 +118,7 @@ def check_config(file: Annotated[Path, typer.Argument(help="Configuration file (
 
 
 def main() -> None:
+    sys.argv[1:] = fleet.with_ray_address(sys.argv[1:])
     secrets.hide_password()
     app()
 

@@ -10,12 +10,13 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from slosgate.engines.addresses import free_port, local_url
 from slosgate.engines.children import end_with_parent
 from slosgate.engines.fleet.gpus import Gpus
-from slosgate.engines.vllm.launch import free_port, local_url
 
 SLOSGATE = (sys.executable, "-P", "-m", "slosgate")  # of this environment, whatever lies in the working directory
 GRACE_S = 40.0  # beyond its drain, that a process may take to end; vLLM's launcher waits 30 s for it
@@ -127,8 +128,10 @@ class ThisMachine:
         return LocalProcess(process, local_url(host, port) if port else "", gpus, self._gpus, log)
 
 
-async def spawn(launch: Launch, host: str, port: int, log: Path, gpus: Sequence[str]) -> asyncio.subprocess.Process:
-    """Start the process of a launch. Raises OSError."""
+async def spawn(
+    launch: Launch, host: str, port: int, log: Path, gpus: Sequence[str], *, at_death: int = signal.SIGTERM
+) -> asyncio.subprocess.Process:
+    """Start the process of a launch, which gets the signal `at_death` when this one dies. Raises OSError."""
     where = ("--host", host, "--port", str(port)) if launch.listens else ()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **launch.environment}
     if gpus:
@@ -137,7 +140,7 @@ async def spawn(launch: Launch, host: str, port: int, log: Path, gpus: Sequence[
         return await asyncio.create_subprocess_exec(
             *SLOSGATE, *launch.arguments, *where,
             stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=environment, pass_fds=launch.files,
-            start_new_session=True, preexec_fn=end_with_parent if sys.platform == "linux" else None,
+            start_new_session=True, preexec_fn=partial(end_with_parent, at_death) if sys.platform == "linux" else None,
         )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ class VllmOptions:
 @taking(VllmOptions)
 def vllm(options: VllmOptions) -> None:
     """Serve a model with vLLM, scheduled by slosgate (other options go to `vllm serve`)."""
-    host, port = options.host, options.port or launch.free_port(options.host)
+    host, port = options.host, options.port or addresses.free_port(options.host)
     settings = ReplicaSettings(
         profile=options.profile,
         redis_url=options.redis,

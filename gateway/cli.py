@@ -33,6 +33,7 @@ from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
 from slosgate.engines.store import url_problem, without_password
 from slosgate.engines.vllm.command import CONTEXT_SETTINGS, vllm
+from slosgate.gateway import workers as together
 from slosgate.gateway.app import create_app
 from slosgate.gateway.config import Config, ConfigError, load, problem_at
 from slosgate.gateway.decisions import reach, tokenizing
@@ -75,8 +76,13 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None,
     ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate (chain) to serve TLS with; PEM.")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key; by default in the same file.")] = None,
-    fd: Annotated[int | None, typer.Option(help="A listening socket that was inherited, to accept from.")] = None,
-    pages: Annotated[Path | None, typer.Option(help="Folder for a socket with this process's pages.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that serve the address together.", min=1, max=1024)] = 1,
+    fd: Annotated[
+        int | None, typer.Option(help="A listening socket that was inherited, to accept from.", hidden=True)
+    ] = None,
+    pages: Annotated[
+        Path | None, typer.Option(help="Folder for a socket with this process's pages.", hidden=True)
+    ] = None,
 ) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
     _check_certificate(ssl_certfile, ssl_keyfile)
@@ -90,11 +96,23 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     planner.warm_up()  # before uvicorn takes the signals: compiling may take a minute, and must be ended by one
     with _redis_url(settings) as url:
-        shown = without_password(url)
-        print(f"slosgate: state in {shown}; add a replica with: slosgate engine sim --redis {shown}", flush=True)  # noqa: T201
+        if fd is None:
+            shown = without_password(url)
+            print(f"slosgate: state in {shown}; add a replica with: slosgate engine sim --redis {shown}", flush=True)  # noqa: T201
+        if workers > 1:
+            _serve_together(workers, settings, url, config, ssl_certfile, ssl_keyfile)
+            return
         server = _server_config(settings, url, pages, ssl_certfile, ssl_keyfile)
         sockets = None if fd is None else [socket.socket(fileno=fd)]
         Server(server, notice_s=settings.drain.notice_s).run(sockets)
+
+
+def _serve_together(
+    workers: int, settings: Config, url: str, config: Path | None, certfile: Path | None, keyfile: Path | None
+) -> None:
+    given = {"--config": config, "--ssl-certfile": certfile, "--ssl-keyfile": keyfile}
+    options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    together.serve(workers, settings.server, url, options)
 
 
 @app.command("warm-up")

@@ -79,7 +79,7 @@ $(SCENARIOS:%=scenario-%): scenario-%: $(STAMP)
 # What planning a call and passing through the gateway cost on this machine.
 bench: $(STAMP)
 	$(BIN)/slosbench plan-bench --json out/bench/plan.json
-	$(BIN)/slosbench gateway-bench --against litellm --json out/bench/gateway.json
+	$(BIN)/slosbench gateway-bench --against vllm-router,litellm --json out/bench/gateway.json
 	$(BIN)/slosbench report out/bench/plan.json out/bench/gateway.json --out out/bench/report.html \
 		--title "What slosgate costs"
 

@@ -7,6 +7,7 @@ gen_ai_server_time_to_first_token_seconds); the rest is slosgate's own, with vLL
 from __future__ import annotations
 
 import math
+from collections import Counter as Counts
 from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -161,14 +162,19 @@ class Metrics:
         by_replica = (self._in_flight, self._breaker, self._passage, self._launch)
         for gauge in (self._replicas, *by_replica, self._headroom, self._acceptance):
             gauge.clear()
+        # Set, not added up: what gateways that share an address keep in files outlives `clear`.
+        for model, count in Counts(self._model(replica.model) for replica in fleet.living()).items():
+            self._replicas.labels(model).set(count)
         for replica in fleet.living():
-            self._replicas.labels(self._model(replica.model)).inc()
             self._in_flight.labels(replica.name).set(len(replica.mirror.jobs) if replica.mirror else len(replica.own))
             self._breaker.labels(replica.name).set(replica.breaker.state(now_s))
             if replica.mirror:
                 self._planned_with(replica.name, replica.mirror.profile)
+        room = Counts[str]()
         for model, requests in headroom.items():
-            self._headroom.labels(self._model(model)).inc(requests)
+            room[self._model(model)] += requests
+        for model, total in room.items():
+            self._headroom.labels(model).set(total)
         for model, slo_class, acceptance in drafts:
             self._acceptance.labels(self._model(model), slo_class).set(acceptance)
         self._breaks.set(fleet.breaks)

@@ -40,6 +40,7 @@ async def test_both_serve_and_any_tells_the_counts_of_both(
         served = [await _ask(pair.url) for _ in range(ASKED)]
         assert served == [200] * ASKED
         assert [await _counted(pair.url) for _ in range(8)] == [ASKED] * 8
+        assert [await _counted(pair.url, "slosgate_replicas") for _ in range(8)] == [1] * 8
 
 
 async def test_a_worker_that_is_killed_is_started_again_and_its_counts_stay(pair: Process) -> None:
@@ -80,10 +81,10 @@ async def _ask(url: str) -> int:
         return answer.status
 
 
-async def _counted(url: str) -> float:
+async def _counted(url: str, metric: str = "slosgate_requests_total") -> float:
     async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
         lines = (await answer.text()).splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("slosgate_requests_total{"))
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{metric}{{"))
 
 
 async def _all_know(url: str, name: str) -> bool:

@@ -22,6 +22,12 @@ def free_port(host: str) -> int:
         return int(server.getsockname()[1])
 
 
+def local_url(host: str, port: int) -> str:
+    """Where this machine reaches a server that listens on `host`."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # compared, not bound
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
 def reachable_url(host: str, port: int, redis_url: str | None) -> str:
     """Where gateways reach a server that listens on `host`: for one that listens on every address, the one that this
     machine has towards Redis. Raises Unreachable."""

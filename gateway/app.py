@@ -45,7 +45,8 @@ def create_app(
         app.router.routes.extend(routes(gateway))
         # What is loaded by now stays: looking through it for garbage would stop every stream for a tenth of a second.
         gc.freeze()
-        async with gateway.running(), operators.listening(app, config.admin), operators.on_socket(app, pages):
+        admin = operators.listening(app, config.admin, shared=pages is not None)
+        async with gateway.running(), admin, operators.on_socket(app, pages):
             yield
 
     return Starlette(

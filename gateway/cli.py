@@ -33,6 +33,7 @@ from slosgate.engines.sim.command import sim
 from slosgate.engines.store import url_problem
 from slosgate.engines.vllm.command import CONTEXT_SETTINGS, vllm
 from slosgate.gateway import reference, reloading
+from slosgate.gateway import workers as together
 from slosgate.gateway.app import create_app
 from slosgate.gateway.config import Config, ConfigError, LogConfig, problem_at
 from slosgate.gateway.decisions import reach
@@ -76,8 +77,13 @@ def serve(
     ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key; by default in the same file.")] = None,
     log_format: Annotated[str | None, typer.Option(help="Lines of the log: text or json.")] = None,
     log_level: Annotated[str | None, typer.Option(help="Least level in the log: info, warning or error.")] = None,
-    fd: Annotated[int | None, typer.Option(help="A listening socket that was inherited, to accept from.")] = None,
-    pages: Annotated[Path | None, typer.Option(help="Folder for a socket with this process's pages.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that serve the address together.", min=1, max=1024)] = 1,
+    fd: Annotated[
+        int | None, typer.Option(help="A listening socket that was inherited, to accept from.", hidden=True)
+    ] = None,
+    pages: Annotated[
+        Path | None, typer.Option(help="Folder for a socket with this process's pages.", hidden=True)
+    ] = None,
 ) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
     _check_certificate(ssl_certfile, ssl_keyfile)
@@ -94,11 +100,29 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     planner.warm_up()  # before uvicorn takes the signals: compiling may take a minute, and must be ended by one
     with _redis_url(settings) as url:
+        if workers > 1:
+            _serve_together(workers, settings, url, config, ssl_certfile, ssl_keyfile)
+            return
         serving = _server_config(settings, url, pages, ssl_certfile, ssl_keyfile)
-        greet = partial(_greet, settings, url)
+        greet = partial(_greet, settings, url, shares=fd is not None)
         sockets = None if fd is None else [socket.socket(fileno=fd)]
         hangup = reloading.Reloading(config, read)
         Server(serving, notice_s=settings.drain.notice_s, on_started=greet, on_hangup=hangup).run(sockets)
+
+
+def _serve_together(
+    workers: int, settings: Config, url: str, config: Path | None, certfile: Path | None, keyfile: Path | None
+) -> None:
+    given = {
+        "--config": config, "--ssl-certfile": certfile, "--ssl-keyfile": keyfile,
+        "--log-format": settings.log.format, "--log-level": settings.log.level,
+    }  # fmt: skip
+    options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+
+    def listening(address: str) -> None:
+        _greet(settings, url, address.replace("http:", "https:", 1) if certfile else address)
+
+    together.serve(workers, settings.server, url, options, listening)
 
 
 @app.command("warm-up")
@@ -128,6 +152,7 @@ def check_config(
 
 
 def main() -> None:
+    sys.argv[1:] = fleet.with_ray_address(sys.argv[1:])
     secrets.hide_password()
     app()
 
@@ -145,8 +170,11 @@ def _read(path: Path) -> Config:
         raise typer.Exit(2) from None
 
 
-def _greet(config: Config, redis_url: str, address: str) -> None:
-    """It listens: say so in the log, and where that is read by people, what to do next."""
+def _greet(config: Config, redis_url: str, address: str, *, shares: bool = False) -> None:
+    """It listens: say so in the log, and where that is read by people, what to do next; one who shares the address
+    leaves both to its parent."""
+    if shares:
+        return
     events.say(greeting.started(config, redis_url, address, tls=address.startswith("https:")))
     if config.log.format == "text":
         print(greeting.greeting(config, redis_url, address), end="", flush=True)  # noqa: T201

@@ -2,6 +2,7 @@
 
 slosgate up fleet.toml                      # returns when the fleet is up; again after a change of the file
 slosgate up fleet.toml --foreground         # under systemd, or in a container
+slosgate up fleet.toml --ray                # replicas on the Ray cluster of this machine; or --ray ADDRESS
 slosgate status
 slosgate down
 """
@@ -12,7 +13,7 @@ import asyncio
 import logging
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -21,7 +22,7 @@ from rich.console import Console
 
 from slosgate.engines import toml
 from slosgate.engines.fleet import control, gpus, service
-from slosgate.engines.fleet.places import SLOSGATE
+from slosgate.engines.fleet.places import SLOSGATE, Place
 from slosgate.engines.fleet.spec import FleetSpec, load
 from slosgate.engines.fleet.status import Status, table
 
@@ -46,17 +47,20 @@ def add_to(app: typer.Typer, store: Callable[[], Store]) -> None:
     @app.command()
     def up(
         file: Annotated[Path, typer.Argument(help="The fleet (TOML).")],
+        ray: Annotated[
+            str | None, typer.Option(help="Run replicas on a Ray cluster: its address, or auto.", metavar="[ADDRESS]")
+        ] = None,
         foreground: Annotated[bool, typer.Option(help="Stay, and take the fleet down on SIGTERM.")] = False,
         wait_s: Annotated[float, typer.Option(help="How long to wait until the fleet is up.", min=0)] = 1800.0,
     ) -> None:
         """Start a fleet, or bring about what has changed in its file, replica by replica."""
-        spec = _read(file)
+        spec = _read(file, on_ray=ray is not None)
         folder = control.root() / spec.name
         if foreground:
-            _stay(spec, folder, store)
+            _stay(spec, folder, store, ray)
             return
         if not control.answers(folder):
-            _start_supervisor(file, folder)
+            _start_supervisor(file, folder, () if ray is None else ("--ray", ray))
         control.ask(folder, control.Apply(spec))
         raise typer.Exit(_wait_until_whole(folder, wait_s))
 
@@ -75,11 +79,24 @@ def add_to(app: typer.Typer, store: Callable[[], Store]) -> None:
         typer.echo(f"{folder.name} is down")
 
 
-def _read(file: Path) -> FleetSpec:
+def with_ray_address(arguments: Sequence[str]) -> list[str]:
+    """A command line in which `--ray` has a value: auto where what follows is none."""
+    following = [*arguments[1:], ""]
+    return [
+        "--ray=auto" if argument == "--ray" and _is_no_address(value) else argument
+        for argument, value in zip(arguments, following, strict=True)
+    ]
+
+
+def _is_no_address(argument: str) -> bool:
+    return not argument or argument.startswith("-") or argument.endswith(".toml")
+
+
+def _read(file: Path, *, on_ray: bool) -> FleetSpec:
     """The fleet in a file; ends the program with what is wrong with it."""
     try:
         spec = load(file)
-        problems = [str(problem) for problem in _machine_problems(spec)]
+        problems = [] if on_ray else _machine_problems(spec)
     except toml.Unusable as error:
         problems = [str(problem) for problem in error.problems]
     except (OSError, UnicodeDecodeError) as error:
@@ -109,28 +126,48 @@ def gpus_of(spec: FleetSpec) -> tuple[str, ...]:
     return tuple(str(gpu) for gpu in spec.machine.gpus)
 
 
-def _stay(spec: FleetSpec, folder: Path, store: Callable[[], Store]) -> None:
+def _stay(spec: FleetSpec, folder: Path, store: Callable[[], Store], ray: str | None) -> None:
     """Supervise the fleet until it is taken down."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if control.answers(folder):
         typer.echo(f"Error: {folder.name} is up already: {folder}", err=True)
         raise typer.Exit(2)
+    place = None if ray is None else _on_ray(spec, ray)
     own = None if spec.redis.url else store()
     if own is not None:
         own.keep_up()
     try:
-        asyncio.run(service.serve(spec, folder, own.url if own else spec.redis.url, gpus_of(spec)))
+        gpus = gpus_of(spec) if place is None else ()
+        asyncio.run(service.serve(spec, folder, own.url if own else spec.redis.url, gpus, place))
     finally:
         if own is not None:
             own.stop()
 
 
-def _start_supervisor(file: Path, folder: Path) -> None:
+def _on_ray(spec: FleetSpec, address: str) -> Place:
+    """A Ray cluster; ends the program where there is none, or its nodes would not reach the fleet's Redis."""
+    try:
+        from slosgate.engines.fleet.ray import cluster  # optional, and seconds to import
+    except ImportError as error:
+        typer.echo(f"Error: --ray needs Ray: pip install 'slosgate[ray]' ({error})", err=True)
+        raise typer.Exit(2) from None
+    try:
+        nodes = cluster.connect(address)
+    except (ConnectionError, ValueError) as error:
+        typer.echo(f"Error: no Ray cluster at {address!r}: {error}", err=True)
+        raise typer.Exit(2) from None
+    if len(set(nodes)) > 1 and not spec.redis.url:
+        typer.echo("Error: redis.url is missing: replicas on other nodes need a Redis that they reach", err=True)
+        raise typer.Exit(2)
+    return cluster.RayCluster()
+
+
+def _start_supervisor(file: Path, folder: Path, options: Sequence[str]) -> None:
     """Start one that stays when this program ends; ends it when that fails."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = folder / "supervisor.log"
-    command = [*SLOSGATE, "up", str(file.resolve()), "--foreground"]
+    command = [*SLOSGATE, "up", str(file.resolve()), "--foreground", *options]
     with log.open("wb") as output:
         supervisor = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

@@ -10,13 +10,13 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from slosgate.engines.addresses import free_port
+from slosgate.engines.addresses import free_port, local_url
 from slosgate.engines.children import end_with_parent
 from slosgate.engines.fleet.gpus import Gpus
-from slosgate.engines.vllm.launch import local_url
 
 SLOSGATE = (sys.executable, "-P", "-m", "slosgate")  # of this environment, whatever lies in the working directory
 GRACE_S = 40.0  # beyond its drain, that a process may take to end; vLLM's launcher waits 30 s for it
@@ -76,7 +76,7 @@ class LocalProcess:
     """A child of this process, in a process group of its own. It ends with this process (on Linux)."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, url: str, gpus: tuple[str, ...], pool: Gpus, log: Path
+        self, process: asyncio.subprocess.Process, url: str, gpus: tuple[str, ...], pool: Gpus, log: Path | None
     ) -> None:
         self.url = url
         self.pid = process.pid
@@ -104,9 +104,9 @@ class LocalProcess:
 
 
 class ThisMachine:
-    """Starts processes here; each writes a log of its own."""
+    """Starts processes here; each writes a log of its own, or without a folder for them to where this one does."""
 
-    def __init__(self, gpus: Sequence[str], logs: Path) -> None:
+    def __init__(self, gpus: Sequence[str], logs: Path | None) -> None:
         self._gpus = Gpus(gpus)
         self._logs = logs
 
@@ -118,7 +118,7 @@ class ThisMachine:
             gpus = self._gpus.take(launch.gpus)
         except ValueError as error:
             raise NoRoom(str(error)) from None
-        log = self._logs / f"{launch.name}.log"
+        log = self._logs / f"{launch.name}.log" if self._logs else None
         host, port = "127.0.0.1", free_port("127.0.0.1") if launch.listens else 0
         try:
             process = await spawn(launch, host, port, log, gpus)
@@ -128,17 +128,19 @@ class ThisMachine:
         return LocalProcess(process, local_url(host, port) if port else "", gpus, self._gpus, log)
 
 
-async def spawn(launch: Launch, host: str, port: int, log: Path, gpus: Sequence[str]) -> asyncio.subprocess.Process:
-    """Start the process of a launch. Raises OSError."""
+async def spawn(
+    launch: Launch, host: str, port: int, log: Path | None, gpus: Sequence[str], *, at_death: int = signal.SIGTERM
+) -> asyncio.subprocess.Process:
+    """Start the process of a launch, which gets the signal `at_death` when this one dies. Raises OSError."""
     where = ("--host", host, "--port", str(port)) if launch.listens else ()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **launch.environment}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    with _opened(log) as output:
+    with _opened(log) if log else contextlib.nullcontext() as output:
         return await asyncio.create_subprocess_exec(
             *SLOSGATE, *launch.arguments, *where,
             stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=environment, pass_fds=launch.files,
-            start_new_session=True, preexec_fn=end_with_parent if sys.platform == "linux" else None,
+            start_new_session=True, preexec_fn=partial(end_with_parent, at_death) if sys.platform == "linux" else None,
         )  # fmt: skip
 
 
@@ -148,10 +150,10 @@ def _opened(log: Path) -> BinaryIO:
     return log.open("wb" if long else "ab")
 
 
-def ending(code: int, log: Path) -> str:
+def ending(code: int, log: Path | None) -> str:
     """How a process ended, with the last that it said if it went wrong."""
     how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    if code == 0:
+    if code == 0 or log is None:
         return how
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))

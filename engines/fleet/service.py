@@ -10,20 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slosgate.engines.fleet import control
-from slosgate.engines.fleet.places import ThisMachine
+from slosgate.engines.fleet.places import Place, ThisMachine
 from slosgate.engines.fleet.sight import Sight
 from slosgate.engines.fleet.spec import FleetSpec
 from slosgate.engines.fleet.status import Status
 from slosgate.engines.fleet.supervisor import Supervisor
 
 
-async def serve(spec: FleetSpec, folder: Path, redis_url: str, gpus: Sequence[str]) -> None:
-    """Supervise a fleet until SIGTERM, SIGINT or `slosgate down`. Raises OSError when its folder can't be used."""
+async def serve(spec: FleetSpec, folder: Path, redis_url: str, gpus: Sequence[str], place: Place | None = None) -> None:
+    """Supervise a fleet until SIGTERM, SIGINT or `slosgate down`; its replicas run at `place`, or here.
+
+    Raises OSError when its folder can't be used.
+    """
     pages = folder / "pages"
     shutil.rmtree(pages, ignore_errors=True)  # of gateways that have gone
     pages.mkdir(parents=True, mode=0o700)
     here = ThisMachine(gpus, folder)
-    supervisor = Supervisor(spec, redis_url=redis_url, here=here, place=here, sight=Sight(redis_url, pages))
+    supervisor = Supervisor(spec, redis_url=redis_url, here=here, place=place or here, sight=Sight(redis_url, pages))
     down = asyncio.Event()
 
     def do(wish: control.Wish) -> Status:

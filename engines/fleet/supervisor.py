@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import msgspec
 
 from slosgate.engines.cancelling import ended
 from slosgate.engines.fleet.figures import Figures
+from slosgate.engines.fleet.listener import Listener
 from slosgate.engines.fleet.member import Member, State
 from slosgate.engines.fleet.places import Launch, Place
 from slosgate.engines.fleet.sight import Sight
@@ -30,7 +30,6 @@ GATEWAY = "gateway"
 METRICS = "PROMETHEUS_MULTIPROC_DIR"  # where gateways that share an address keep their counts for each other
 GATEWAY_DRAIN_S = 600.0  # gateways bound their drain themselves
 POLL_S = 0.05
-BACKLOG = 4096
 
 _log = logging.getLogger("slosgate.fleet")
 
@@ -63,7 +62,7 @@ class Supervisor:
         self.spec = spec
         self.members: list[Member] = []
         self._redis_url = redis_url
-        self._door = Door()
+        self._listener = Listener()
         self._here = here
         self._place = place
         self._sight = sight
@@ -89,7 +88,7 @@ class Supervisor:
     async def down(self) -> None:
         """Drain gateways, then replicas."""
         self.spec = msgspec.structs.replace(self.spec, models={})
-        self._door.close()
+        self._listener.close()
         await self._drain([m for m in self.members if m.group == GATEWAY])
         await self._drain(list(self.members))
 
@@ -105,7 +104,7 @@ class Supervisor:
             self._changed.clear()
             self._busy, self._stuck = True, ""
             try:
-                self._door.open(self.spec.gateways.host, self.spec.gateways.port)
+                self._listener.open(self.spec.gateways.host, self.spec.gateways.port)
                 await self._bring_about(list(_wanted(self.spec)))
             except Superseded:
                 pass
@@ -185,9 +184,9 @@ class Supervisor:
         pages = str(self._sight.pages)
         return Launch(
             name,
-            ("serve", *config, "--fd", str(self._door.descriptor), "--pages", pages),
+            ("serve", *config, "--fd", str(self._listener.descriptor), "--pages", pages),
             {**recipe.environment, REDIS: self._redis_url, METRICS: pages},
-            drain_s=GATEWAY_DRAIN_S, listens=False, files=(self._door.descriptor,),
+            drain_s=GATEWAY_DRAIN_S, listens=False, files=(self._listener.descriptor,),
         )  # fmt: skip
 
     def _replica(self, name: str, recipe: ModelSpec) -> Launch:
@@ -255,34 +254,6 @@ class Supervisor:
             failures=member.failures, looping=member.looping, why=member.why, retry_in_s=waits_s,
             load=self._figures.load(member.name), pid=member.running.pid if member.running else 0,
         )  # fmt: skip
-
-
-class Door:
-    """The listening socket that all gateways accept from. It stays open while they come and go."""
-
-    def __init__(self) -> None:
-        self._socket: socket.socket | None = None
-        self._address = ("", 0)
-
-    @property
-    def descriptor(self) -> int:
-        assert self._socket is not None  # opened before there are gateways
-        return self._socket.fileno()
-
-    def open(self, host: str, port: int) -> None:
-        """Listen there; gateways that accept elsewhere go on until they end. Raises OSError."""
-        if self._address == (host, port):
-            return
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        opened = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        self.close()
-        self._socket, self._address = opened, (host, port)
-
-    def close(self) -> None:
-        """Gateways that have it still accept."""
-        if self._socket is not None:
-            self._socket.close()
-        self._socket, self._address = None, ("", 0)
 
 
 def _wanted(spec: FleetSpec) -> Iterator[Wanted]:

@@ -20,6 +20,7 @@ from typing import Protocol
 
 import msgspec
 
+from slosgate.engines.addresses import local_url
 from slosgate.engines.children import end_with_parent
 from slosgate.engines.draining import Drain
 from slosgate.engines.vllm import leaving, self_measurement
@@ -101,12 +102,6 @@ def serve(
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
-
-
-def local_url(host: str, port: int) -> str:
-    """Where this machine reaches a server that listens on `host`."""
-    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # compared, not bound
-    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
 def authorization(options: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:

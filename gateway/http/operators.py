@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import uvicorn
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from slosgate.engines.fleet.listener import family_of
 from slosgate.gateway.config import AdminConfig
 from slosgate.gateway.errors import Unauthorized
 from slosgate.gateway.http.keys import matches
@@ -58,13 +60,16 @@ class OperatorPages:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, config: AdminConfig) -> AsyncIterator[None]:
-    """Serve operators' pages on their own address, if one is configured; ends the program where that is taken."""
+async def listening(app: ASGIApp, config: AdminConfig, *, shared: bool = False) -> AsyncIterator[None]:
+    """Serve operators' pages on their own address, if one is configured; ends the program where that is taken, unless
+    it is `shared` with other gateways of this machine."""
     if not config.address:
         yield
         return
     host, _, port = config.address.rpartition(":")
-    async with _serving(uvicorn.Config(_marked(app, _MARK), host=host.strip("[]"), port=int(port), **_PLAIN)):
+    host = host.strip("[]")
+    sockets = [socket.create_server((host, int(port)), family=family_of(host), reuse_port=True)] if shared else None
+    async with _serving(uvicorn.Config(_marked(app, _MARK), host=host, port=int(port), **_PLAIN), sockets):
         yield
 
 
@@ -91,9 +96,9 @@ def _marked(app: ASGIApp, mark: str) -> ASGIApp:
 
 
 @asynccontextmanager
-async def _serving(config: uvicorn.Config) -> AsyncIterator[None]:
+async def _serving(config: uvicorn.Config, sockets: list[socket.socket] | None = None) -> AsyncIterator[None]:
     server = _Beside(config)
-    task = asyncio.create_task(server.serve())
+    task = asyncio.create_task(server.serve(sockets))
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
@@ -196,10 +197,16 @@ class Metrics:
         for gauge in (self._replicas, *by_replica, self._headroom, self._acceptance):
             gauge.clear()
         self._ran.replicas = {replica.name: replica.mirror for replica in fleet.living() if replica.mirror}
+        # Set, not added up: what gateways that share an address keep in files outlives `clear`.
+        for model, count in Counts(self._models.of(replica.model) for replica in fleet.living()).items():
+            self._replicas.labels(model).set(count)
         for replica in fleet.living():
             self._replica(replica, now_s)
+        room = Counts[str]()
         for model, requests in headroom.items():
-            self._headroom.labels(self._models.of(model)).inc(requests)
+            room[self._models.of(model)] += requests
+        for model, total in room.items():
+            self._headroom.labels(model).set(total)
         for model, slo_class, acceptance in drafts:
             self._acceptance.labels(self._models.of(model), slo_class).set(acceptance)
         self._breaks.set(fleet.breaks)
@@ -207,7 +214,6 @@ class Metrics:
         return pages.of(self.registry)
 
     def _replica(self, replica: Replica, now_s: float) -> None:
-        self._replicas.labels(self._models.of(replica.model)).inc()
         self._in_flight.labels(replica.name).set(replica.under_way)
         self._breaker.labels(replica.name).set(replica.breaker.state(now_s))
         if replica.mirror is None:

@@ -181,6 +181,7 @@ class ScriptedReplica:
     deaf: bool = False  # reports that no plan has come
     iterations: list[IterationReport] = field(default_factory=list)  # to be told of in the next report
     launches: Launches | None = None
+    draining: bool = False
     channel: ReplicaChannel | None = None
     reports: asyncio.Event = field(default_factory=asyncio.Event)
     registered: asyncio.Task[None] | None = None
@@ -272,6 +273,7 @@ class ScriptedReplica:
             progress=tuple(self.progress.values()),
             iterations=tuple(ran),
             launches=self.launches,
+            draining=self.draining,
         )
 
 

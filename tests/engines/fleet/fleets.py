@@ -28,6 +28,7 @@ class FleetUnderTest:
     state: Path
     port: int
     options: tuple[str, ...] = ()  # of `slosgate up`
+    up_s: float = UP_S
 
     @property
     def url(self) -> str:
@@ -48,12 +49,12 @@ class FleetUnderTest:
         """`slosgate up` where nothing runs yet. Fails the test when the fleet doesn't come up."""
         command = [*SLOSGATE, "up", str(self.file), *self.options]
         environment = {**os.environ, control.STATE: str(self.state)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=UP_S, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=self.up_s, check=False)
         assert done.returncode == 0, done.stdout + done.stderr + self.logs()
 
     def up(self) -> Result:
         """`slosgate up` beside the supervisor that runs."""
-        return self.command("up", str(self.file), "--wait-s", f"{UP_S:g}", *self.options)
+        return self.command("up", str(self.file), "--wait-s", f"{self.up_s:g}", *self.options)
 
     def logs(self) -> str:
         found = self.folder.glob("*.log")
@@ -97,9 +98,11 @@ def _state(process: Path) -> str:
 
 
 @contextmanager
-def fleet(folder: Path, text: str, *, gateways: int = 1, options: tuple[str, ...] = ()) -> Iterator[FleetUnderTest]:
+def fleet(
+    folder: Path, text: str, *, gateways: int = 1, options: tuple[str, ...] = (), up_s: float = UP_S
+) -> Iterator[FleetUnderTest]:
     """A fleet that is up; taken down with its block."""
-    found = FleetUnderTest(folder / "test.toml", folder / "state", free_port(), options)
+    found = FleetUnderTest(folder / "test.toml", folder / "state", free_port(), options, up_s)
     found.write(text, gateways=gateways)
     try:
         found.start()

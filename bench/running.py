@@ -24,6 +24,8 @@ from slosgate.bench.summary import summarize
 from slosgate.engines.sim.systems import Settings
 from slosgate.planner.profile import HardwareProfile
 
+RATE_OFF = 0.1  # of the asked rate, by which the offered one may differ without a word
+
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
@@ -48,6 +50,8 @@ def run(experiment: Experiment, console: Console, json: Path | None = None, csv:
     """Run once, show the table, write the result and its rows. Raises InputError."""
     load, profile = prepare(experiment)
     announce(load, console)
+    if off := rate_problem(load, experiment.rate):
+        console.print(f"[bold yellow]RATE[/]: {off}")
     result = results.begin("run", dataclasses.asdict(experiment), seed=experiment.seed, hardware=profile.name)
     result.rows.append(measure(experiment, load, profile, console))
     console.print(table(result.rows))
@@ -78,9 +82,21 @@ def prepare(experiment: Experiment) -> tuple[Load, HardwareProfile]:
 
 def announce(load: Load, console: Console) -> None:
     """Say where the load comes from, loudly when it is not a real trace."""
-    console.print(f"{len(load.requests)} requests over {load.seconds:.0f} s from {load.trace_source}")
+    rate_rps = len(load.requests) / load.seconds
+    console.print(
+        f"{len(load.requests)} requests over {load.seconds:.0f} s ({rate_rps:.3g}/s) from {load.trace_source}"
+    )
     if load.generated:
         console.print(GENERATED, style="bold yellow")
+
+
+def rate_problem(load: Load, asked_rps: float) -> str:
+    """How far the load is from the rate that was asked for; empty when that is near. A short run holds but a part of
+    the trace, and what outgrows a window is dropped."""
+    offered_rps = len(load.requests) / load.seconds
+    if abs(offered_rps / asked_rps - 1) <= RATE_OFF:
+        return ""
+    return f"{offered_rps:.3g} requests/s arrive instead of {asked_rps:g}; a longer --seconds comes closer"
 
 
 def measure(experiment: Experiment, load: Load, profile: HardwareProfile, console: Console) -> Row:

@@ -29,7 +29,7 @@ from slosgate.planner.controller import ReplicaState
 from slosgate.planner.desk import ALONE, run_next
 from slosgate.planner.jobs import Jobs, JobTable
 from slosgate.planner.launching import BEYOND, CAPTURED, kind_of, prefill_kind
-from slosgate.planner.lengths import LengthHistogram, firm_tokens
+from slosgate.planner.lengths import LengthHistogram, firm_tokens, for_its_weight
 from slosgate.planner.machine import delays_of
 from slosgate.planner.memory import first_to_yield, recompute, yielding
 from slosgate.planner.obeying import decoding, weigh
@@ -104,9 +104,10 @@ class PlanFollower:
             self.profile = msgspec.structs.replace(self.profile, request_overhead_s=self._passage.s)
         add_job(self.table, slo, prompt_tokens, cached_tokens, max_tokens, now_s)
         self.patience.observe(_seconds(slo.slo_ttft_ms), prompt_tokens - cached_tokens, self.profile)
-        self._prompts = self._prompts.observe(prompt_tokens - cached_tokens)
-        # A plan may overtake the request that it speaks of.
         job = self.table[slo.slo_id]
+        if job["has_slo"]:
+            self._prompts = self._prompts.observe(for_its_weight(prompt_tokens - cached_tokens, slo.slo_weight))
+        # A plan may overtake the request that it speaks of.
         job["guaranteed"] |= slo.slo_id in self._promoted
         job["held"] = slo.slo_id in self._held and not job["guaranteed"]
 

@@ -32,7 +32,7 @@ from slosgate.gateway.http.overflow import Overflow
 from slosgate.gateway.http.passthrough import Passthrough
 from slosgate.gateway.http.relay import Relay
 from slosgate.gateway.promises.completion import Completion, Kind, parse
-from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, resolve
+from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, ignored, resolve
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.upkeep import Upkeep
@@ -191,6 +191,7 @@ class Gateway:
             authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),
             client_id=visible_id(headers, ""),
             tracing=tracing(headers),
+            ignored=ignored(headers),
         )
 
     def _named(self, completion: Completion) -> Completion:

@@ -9,6 +9,7 @@ from slosgate.gateway.http.headers import of_answer
 from slosgate.gateway.replicas.upstream import Response
 
 UNAVAILABLE = (502, 503, 504)  # the replica is unwell, and says so
+WITHOUT_BODY = (204, 205, 304)
 QUOTED_BYTES = 200
 RETRIED = (408, 409, 429)  # what clients send again; other 4xx never change
 
@@ -27,7 +28,9 @@ class Refusal:
 
     def for_client(self, path: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
         """Headers and body as clients of this path read them: what is no JSON is quoted in an error."""
-        if 300 <= self.status < 400 or looks_like_json(self.body):
+        if self.status in WITHOUT_BODY:
+            return self.headers, b""
+        if self.status < 400 or looks_like_json(self.body):
             return self.headers, self.body
         said = f"the replica answered HTTP {self.status}: {self.quoted}"
         kind = "invalid_request_error" if self.status < 500 else "server_error"
@@ -38,6 +41,11 @@ class Refusal:
         if self.status < 500 and self.status not in RETRIED:
             headers.append((b"x-should-retry", b"false"))
         return headers, body
+
+
+def sized(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers with the body's length, where one may be told (RFC 9110 8.6)."""
+    return headers if status in (204, 304) else [*headers, (b"content-length", str(len(body)).encode())]
 
 
 async def refusal(response: Response) -> Refusal:

@@ -141,6 +141,10 @@ class Pages:
                 listed.setdefault(name, entry)
         return listed
 
+    async def anything(self, request: Request) -> Response:
+        """OPTIONS *: what may be asked for at all."""
+        return Response(status_code=204, headers={"allow": "GET, HEAD, OPTIONS, POST"})
+
     async def health(self, request: Request) -> Response:
         """The process lives."""
         return _json({"status": "ok"})
@@ -221,6 +225,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/v2/rerank", Others(gateway), methods=["POST"]),
         *(Route(f"/{path}", Others(gateway), methods=["POST"]) for path in sorted(BARE)),
         *(Route(f"/{path}", Others(gateway), methods=["GET"]) for path in sorted(LOOKED_UP)),
+        Route("/*", pages.anything, methods=["OPTIONS"]),
         Route("/health", pages.health),
         Route("/ready", pages.ready),
         Route("/metrics", pages.metrics),

@@ -13,7 +13,7 @@ DONE = b"data: [DONE]\n\n"
 _ENDS = (b"\n\n", b"\n\r\n", b"\r\r")  # LF CR LF also ends CR LF CR LF
 _FIELD = re.compile(rb"[\r\n]*(?:data|event|id|retry)?:|[\r\n]*\Z|[\r\n]*(?:data|event|id|retry)[\r\n]")
 _DATA = re.compile(rb"(?:\A|[\r\n])data: ?(?=[^\r\n])")
-_DONE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\][ \t]*[\r\n]")
+_DONE = re.compile(rb"(?:\A|[\r\n])data:[ \t]*\[DONE\][ \t]*[\r\n]")
 
 
 class EventStream:
@@ -23,6 +23,14 @@ class EventStream:
         self.rest = b""  # the beginning of the next event
         self.done = False  # [DONE] has come
         self._begun = False
+
+    def close(self) -> bytes:
+        """What is left when the stream has ended. Some servers leave the blank line behind [DONE] out: it is added."""
+        rest = self.rest
+        if rest.strip() and _DONE.search(rest + b"\n"):
+            self.done, self.rest = True, b""
+            return rest.rstrip(b"\r\n") + b"\n\n"
+        return b""
 
     def feed(self, chunk: bytes) -> bytes:
         """The events that are whole with `chunk`, as they were written; empty when none is."""

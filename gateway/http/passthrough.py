@@ -14,7 +14,7 @@ from starlette.types import Receive, Send
 
 from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, ReplicaLost, Unavailable
-from slosgate.gateway.http.answers import UNAVAILABLE, Refusal, is_json, is_stream, refusal
+from slosgate.gateway.http.answers import UNAVAILABLE, Refusal, is_json, is_stream, refusal, sized
 from slosgate.gateway.http.headers import of_answer
 from slosgate.gateway.http.idle import IdleLimit
 from slosgate.gateway.replicas.fleet import Fleet, Replica
@@ -172,7 +172,7 @@ async def _give_up(ask: Ask, replica: Replica, last: Refusal | GatewayError | No
 
 async def _refuse(ask: Ask, replica: Replica, answer: Refusal, send: Send) -> None:
     headers, body = answer.for_client(ask.path)
-    headers = [*headers, *_own_headers(ask, replica), (b"content-length", str(len(body)).encode())]
+    headers = sized(answer.status, [*headers, *_own_headers(ask, replica)], body)
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 

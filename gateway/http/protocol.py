@@ -9,6 +9,7 @@ RFC 9110 7.8 says, by answering the request; and an HTTP/1.0 client gets no chun
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,13 +21,21 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from slosgate.gateway.errors import error_body
 from slosgate.gateway.http.pipelining import PipelinedProtocol
 
+_log = logging.getLogger("slosgate")
+
 MAX_HEADERS = 200
 FRAMING_BYTES = 64 * 1024  # chunk sizes, extensions and trailers, beside FRAMING_SHARE of the body itself
 FRAMING_SHARE = 8  # of a body in chunks of one byte
 HOP_BY_HOP = (b"upgrade", b"http2-settings")
 IDLE_S = 1.0  # a client that asks again has done so by then
 _HEAD = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+_REASONS = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    501: b"Not Implemented",
+}
+QUOTED = 40  # bytes of a header's value
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +167,9 @@ class LimitedProtocol(PipelinedProtocol):
                 raise self._refusal
             self._declining = True
             return
+        if problem := _head_problem(self.headers):
+            self._refusal = problem
+            raise problem
         self._end_head_wait()
         super().on_headers_complete()
 
@@ -172,6 +184,7 @@ class LimitedProtocol(PipelinedProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         if cycle.scope["http_version"] == "1.0":
             app = _Unchunked(app, cycle)
+        app = _BreakingOff(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     # Waiting
@@ -219,6 +232,32 @@ class LimitedProtocol(PipelinedProtocol):
             self._write_timer.cancel()
             self._write_timer = None
         super().resume_writing()
+
+
+def _head_problem(headers: list[tuple[bytes, bytes]]) -> _Refused | None:
+    """What the parser lets pass, though proxies may read it otherwise (RFC 9112 3.2 and 6.1)."""
+    if sum(name == b"host" for name, _ in headers) > 1:
+        return _Refused(400, "the request names several hosts")
+    for name, value in headers:
+        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            return _Refused(501, f"transfer-encoding must be chunked, not {value[:QUOTED].decode('latin-1')!r}")
+    return None
+
+
+class _BreakingOff:
+    """An answer of which no more comes (ConnectionAbortedError) ends with its connection: nothing else can tell it."""
+
+    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except ConnectionAbortedError as error:
+            _log.warning("an answer breaks off: %s", error)
+            self._cycle.disconnected = True
+            self._cycle.transport.close()
 
 
 class _Unchunked:

@@ -27,7 +27,7 @@ from slosgate.engines.told import slo_args
 from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.decisions.admission import Admission
 from slosgate.gateway.errors import GatewayError, RateLimited, ReplicaLost, Unavailable, error_event
-from slosgate.gateway.http.answers import UNAVAILABLE, Refusal, is_json, looks_like_json, refusal
+from slosgate.gateway.http.answers import UNAVAILABLE, Refusal, is_json, looks_like_json, refusal, sized
 from slosgate.gateway.http.events import EventStream, data_events, is_event_stream
 from slosgate.gateway.http.headers import of_answer
 from slosgate.gateway.http.idle import IdleLimit
@@ -186,9 +186,8 @@ class Relay:
         exchange.outcome = "refused"
         exchange.status, exchange.begun = refusal.status, True
         headers, body = refusal.for_client(PATHS[exchange.completion.kind])
-        length = (b"content-length", str(len(body)).encode())
-        start = {"type": "http.response.start", "status": refusal.status}
-        await send({**start, "headers": [*headers, *exchange.answer_headers(), length]})
+        headers = sized(refusal.status, [*headers, *exchange.answer_headers()], body)
+        await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _fail(self, exchange: Exchange, error: GatewayError, send: Send) -> None:
@@ -316,11 +315,13 @@ class Relay:
             # One object all the same, though nothing said so before.
             await self._give_whole(exchange, response, stream.rest, send)
             return
+        end = stream.close()
         if not exchange.begun or stream.rest.strip() or not stream.done:
             raise ReplicaFailed("its stream ended before its answer", died=True)
+        exchange.note_events(end, self._clock())
         exchange.end(self._clock())
         exchange.outcome = "failed" if exchange.failure else "completed"
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": end, "more_body": False})
 
     async def _begin(self, exchange: Exchange, response: Response, send: Send, *, length: int | None = None) -> None:
         exchange.begun = True

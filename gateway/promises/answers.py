@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+from slosgate.gateway.promises.completion import BOM
 
 DONE = b"[DONE]"
 FAILED_REASONS = ("error", "abort")
@@ -22,13 +24,17 @@ _TOLD = re.compile(rb'"(?:error|abort|role|prompt_tokens|completion_tokens)"|"ch
 _GENERATED = ("content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal", "audio")
 
 
+# A replica that tells nonsense is not believed, and harms nobody's counters.
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+
+
 class PromptDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     prompt_tokens_details: PromptDetails | None = None
 
 
@@ -39,7 +45,7 @@ class _Choice(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     choices: list[_Choice] | None = None
-    usage: Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
     error: Any = None
     object: Any = None
     message: Any = None
@@ -57,13 +63,15 @@ class Seen:
 
 
 _DECODER = msgspec.json.Decoder(_Answer)
+_USAGE: msgspec.json.Decoder[Usage | None] = msgspec.json.Decoder(Usage | None)
 
 
 def in_events(events: bytes) -> Seen:
     """What whole events of a stream say."""
-    if b"\r" not in events and _TOLD.search(events) is None:
+    lines = events.count(b"\ndata:") + events.startswith(b"data:")
+    if b"\r" not in events and lines <= events.count(b"\n\n") and _TOLD.search(events) is None:
         # The most of a stream: every event is a token, but for the last.
-        return Seen(events.count(b"\ndata:") + events.startswith(b"data:") - (DONE in events and _ends(events)))
+        return Seen(lines - (DONE in events and _ends(events)))
     seen = Seen()
     for data in _data(events):
         if data.strip() != DONE:
@@ -74,7 +82,7 @@ def in_events(events: bytes) -> Seen:
 def in_whole(body: bytes) -> Seen:
     """What an answer in one piece says; its tokens are those of its usage."""
     seen = Seen()
-    _take(body, seen)
+    _take(body.removeprefix(BOM), seen)
     seen.tokens = (seen.usage and seen.usage.completion_tokens) or 0
     return seen
 
@@ -95,8 +103,7 @@ def _take(data: bytes, seen: Seen) -> None:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         seen.tokens += 1  # of a form that this doesn't know
         return
-    if answer.usage is not None:
-        seen.usage = answer.usage
+    seen.usage = _usage(answer.usage) or seen.usage
     if answer.error is not None or answer.object == "error":
         seen.error, seen.client_fault = _error(answer)
         return
@@ -104,6 +111,14 @@ def _take(data: bytes, seen: Seen) -> None:
         if choice.finish_reason in FAILED_REASONS:
             seen.error = seen.error or f"its finish_reason is {choice.finish_reason!r}"
     seen.tokens += any(_carries(choice) for choice in answer.choices or ())
+
+
+def _usage(raw: msgspec.Raw) -> Usage | None:
+    """None where it is not told, or can't be meant."""
+    try:
+        return _USAGE.decode(raw)
+    except msgspec.ValidationError:
+        return None
 
 
 def _carries(choice: _Choice) -> bool:

@@ -5,12 +5,15 @@ x-slo-class                            the class, by name
 service_tier (body)                    the class that claims the tier
 the API key, the configuration         the default class
 x-slo-ttft-ms, x-slo-tpot-ms           numbers that replace the class's (also as x-llm-d-slo-*)
+
+Any other x-slo-* header changes nothing. It may be misspelt, or a proxy on the way may have added it for its own ends:
+that is no reason to refuse the request, but the answer names it in x-slo-ignored.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from slosgate.gateway.config import SERVICE_TIERS, ClassConfig, Config, KeyConfig, Policy
@@ -19,6 +22,10 @@ from slosgate.gateway.errors import Forbidden, InvalidRequest
 TTFT_HEADERS = (b"x-slo-ttft-ms", b"x-llm-d-slo-ttft-ms")
 TPOT_HEADERS = (b"x-slo-tpot-ms", b"x-llm-d-slo-tpot-ms")
 CLASS_HEADER = b"x-slo-class"
+KNOWN_HEADERS = frozenset((*TTFT_HEADERS, *TPOT_HEADERS, CLASS_HEADER))
+FAMILIES = (b"x-slo-", b"x_slo_", b"x-llm-d-slo-", b"slo-")  # what a header about SLOs begins with, or nearly
+MOST_IGNORED = 8  # that an answer names
+LONGEST_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,12 @@ def resolve(
         overflow=slo_class.overflow,
         tier=_tier(service_tier, name, config),
     )
+
+
+def ignored(headers: Iterable[bytes]) -> tuple[bytes, ...]:
+    """Of a request's headers, those that look as if they said something about its SLO, and don't."""
+    found = [name for name in headers if name.startswith(FAMILIES) and name not in KNOWN_HEADERS]
+    return tuple(sorted(name[:LONGEST_NAME] for name in found)[:MOST_IGNORED])
 
 
 def _tier(service_tier: str | None, slo_class: str, config: Config) -> str | None:

@@ -78,6 +78,7 @@ class Exchange:
     key: str = ""  # name of the API key's holder; empty when keys are not asked for
     authorization: str = ""  # the client's, for replicas that check keys themselves
     client_id: str = ""  # the x-request-id that the client gave it
+    ignored: tuple[bytes, ...] = ()  # headers of the client's that look like an SLO's and are none
     tracing: Mapping[str, str] = field(default_factory=dict)  # headers that replicas are told as they came
 
     @property
@@ -123,6 +124,8 @@ class Exchange:
         ):
             if math.isfinite(seconds):
                 headers.append((name, f"{seconds * 1000:.1f}".encode()))
+        if self.ignored:
+            headers.append((b"x-slo-ignored", b", ".join(self.ignored)))
         return headers
 
     @property

@@ -13,7 +13,7 @@ from slosgate.gateway.replicas.iterations import Iterations
 from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.jobs import JobTable
-from slosgate.planner.lengths import LengthHistogram, firm_tokens
+from slosgate.planner.lengths import LengthHistogram, firm_tokens, for_its_weight
 from slosgate.planner.profile import HardwareProfile
 
 UNKNOWN_OUTPUT_TOKENS = 128  # what a request that bypassed the gateways is expected to generate yet
@@ -98,11 +98,10 @@ class Mirror:
         known = self.entries.get(entry.request_id)
         self.entries[entry.request_id] = entry
         self._ended.pop(entry.request_id, None)
-        if known is None:
-            self._prompts = self._prompts.observe(entry.uncached_tokens)
+        if known is None and entry.has_slo:
+            self._prompts = self._prompts.observe(for_its_weight(entry.uncached_tokens, entry.weight))
             self.firm_tokens = firm_tokens(self._prompts)
-            if entry.has_slo:
-                self.patience.observe(entry.deadline_s - entry.arrival_s, entry.uncached_tokens, self.profile)
+            self.patience.observe(entry.deadline_s - entry.arrival_s, entry.uncached_tokens, self.profile)
         if known is None and entry.request_id not in self.jobs:
             put(self.jobs, entry)
         elif entry.request_id in self.jobs:

@@ -129,6 +129,10 @@ class Upstream:
         except _FAILURES as exc:
             raise _error(exc) from exc
         try:
+            if not 200 <= answer.status < 600:
+                raise UpstreamError(
+                    f"its answer has the status {answer.status}, which HTTP does not know", reached=True
+                )
             yield Response(answer, self._max_answer_bytes)
         finally:
             answer.release()

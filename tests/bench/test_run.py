@@ -48,6 +48,14 @@ def test_mixed_classes_are_reported_each(tmp_path: Path) -> None:
     assert "summarizer" in said
 
 
+def test_the_rate_that_is_offered_is_said_when_it_is_not_the_one_asked_for(tmp_path: Path) -> None:
+    short, said = run(tmp_path, "--seconds", "10", "--rate", "0.45")  # no whole number of requests makes that rate
+    offered_rps = short["rows"][0]["offered_rps"]
+    assert f"{offered_rps:.3g} requests/s arrive instead of 0.45" in " ".join(said.split())
+    _, said = run(tmp_path)
+    assert "instead of" not in said
+
+
 @pytest.mark.parametrize("system", ["vllm", "slosgate-ar"])
 def test_live_starts_what_it_needs_and_serves_every_request(system: str, tmp_path: Path) -> None:
     options = ["--mode", "live", "--seconds", "2", "--replicas", "2", "--hardware", "h200-opt-13b", "--rate", "5"]

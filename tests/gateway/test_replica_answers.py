@@ -167,6 +167,99 @@ async def test_event_streams_as_they_are_met(
         assert text == b"".join(parts).removeprefix(b"\xef\xbb\xbf")
 
 
+@pytest.mark.parametrize(
+    ("parts", "end"),
+    [
+        ([b"data: %b\n\n" % TOKEN, b"data: [DONE]"], b"data: [DONE]\n\n"),
+        ([b"data: %b\n\ndata: [DONE]\n" % TOKEN], b"data: [DONE]\n\n"),
+        ([b"data: %b\r\n\r\ndata:  [DONE] \r\n" % TOKEN], b"data:  [DONE] \n\n"),
+        ([b"data: %b\n\n" % TOKEN, b"data:\t[DONE] \n\n"], b"data:\t[DONE] \n\n"),
+    ],
+)
+async def test_the_end_of_a_stream_may_lack_its_blank_line(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, parts: list[bytes], end: bytes
+) -> None:
+    async with replica("a", streams(*parts)):
+        async with client.post(f"{gateway.url}/v1/completions", json=body(model, stream=True)) as answer:
+            text = await answer.read()
+        assert text.endswith(end)
+        assert b"error" not in text
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": -5, "completion_tokens": -4}, 2),
+        ({"prompt_tokens": "x", "completion_tokens": 1}, 2),
+        ({"completion_tokens": 10**30}, 2),
+        ({"completion_tokens": 1e18}, 2),
+        ("none", 2),
+        ({"completion_tokens": 7}, 7),
+    ],
+    ids=["negative", "text", "beyond any integer", "absurd", "no object", "good"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_usage_that_cannot_be_is_not_counted(
+    gateway: Process,
+    client: aiohttp.ClientSession,
+    replica: Start,
+    model: str,
+    usage: object,
+    tokens: int,
+    stream: bool,
+) -> None:
+    ending = b"data: %b\n\ndata: [DONE]\n\n" % json.dumps({"choices": [], "usage": usage}).encode()
+    whole = says(200, json.dumps({"choices": [{"text": "tt"}], "usage": usage}).encode())
+    async with replica("a", streams(b"data: %b\n\n" % TOKEN * 2, ending) if stream else whole):
+        for _ in range(2):
+            async with client.post(f"{gateway.url}/v1/completions", json=body(model, stream=stream)) as answer:
+                assert answer.status == 200
+                assert b"usage" in await answer.read()
+        async with client.get(f"{gateway.url}/metrics") as page:
+            lines = (await page.text()).splitlines()
+    counted = next(
+        x.split()[-1] for x in lines if x.startswith(f'slosgate_generation_tokens_total{{model_name="{model}"')
+    )
+    assert float(counted) == 2 * (tokens if stream or tokens == 7 else 0)  # without usage nobody knows how many
+
+
+@pytest.mark.parametrize("status", [600, 999])
+async def test_a_status_that_is_none_is_the_replicas_fault(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, status: int
+) -> None:
+    async with replica("a", says(status)):
+        for path in PATHS:
+            async with client.post(gateway.url + path, json=body(model)) as answer:
+                assert (answer.status, (await answer.json())["error"]["code"]) == (503, "replica_lost")
+
+
+@pytest.mark.parametrize("status", [204, 205, 304])
+async def test_answers_without_a_body_have_none(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, status: int
+) -> None:
+    async with replica("a", says(status, b"", "text/plain")):
+        for path in PATHS:
+            async with client.post(gateway.url + path, json=body(model)) as answer:
+                assert (answer.status, await answer.read()) == (status, b"")
+                assert answer.headers.get("content-length", "0") == "0"
+
+
+async def test_an_answer_that_breaks_off_is_said_so_in_one_line(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async def breaks_off(call: Call) -> None:
+        await call.raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{")
+        call.writer.close()
+
+    async with replica("a", breaks_off) as server:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            async with client.post(f"{gateway.url}/v1/embeddings", json=body(model)) as answer:
+                await answer.read()
+        said = gateway.log.read_text()
+        assert f"replica {server.name} broke off" in said
+        assert "Traceback" not in said
+
+
 async def _pours(call: Call) -> None:
     await call.head()
     while True:
@@ -204,6 +297,36 @@ async def test_the_slo_that_holds_is_said(
         async with client.post(f"{gateway.url}/v1/completions", json=body(model), headers=slo) as answer:
             assert answer.headers["x-slo-effective-ttft-ms"] == "1000.0"
             assert answer.headers["x-slo-effective-tpot-ms"] == "80.0"
+
+
+async def test_the_slo_is_also_said_when_it_is_not_promised(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async with replica("a", good()) as server:
+        server.busy_for(60)
+        await server.reported()
+        slo = {"x-slo-ttft-ms": "900"}
+        async with client.post(f"{gateway.url}/v1/completions", json=body(model), headers=slo) as answer:
+            assert answer.headers["x-slo-admission"] == "best-effort"
+            assert answer.headers["x-slo-effective-ttft-ms"] == "900.0"
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [
+        ({"x-slo-tttf-ms": "400"}, "x-slo-tttf-ms"),
+        ({"X-SLO-TTFT": "400", "x-slo-ttft-ms": "900"}, "x-slo-ttft"),
+        ({"x-llm-d-slo-ttft": "1", "x_slo_ttft_ms": "1"}, "x-llm-d-slo-ttft, x_slo_ttft_ms"),
+        ({"x-slo-class": "interactive", "x-slow": "1"}, None),
+        ({}, None),
+    ],
+)
+async def test_a_header_that_says_nothing_of_the_slo_is_named(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, sent: dict[str, str], named: str | None
+) -> None:
+    url = f"{gateway.url}/v1/completions"
+    async with replica("a", good()), client.post(url, json=body(model), headers=sent) as answer:
+        assert (answer.status, answer.headers.get("x-slo-ignored")) == (200, named)
 
 
 @pytest.fixture(scope="module")

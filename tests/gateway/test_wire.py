@@ -256,6 +256,29 @@ async def test_methods_that_are_not_allowed_name_those_that_are(
         assert (answer.status, answer.headers["allow"]) == (status, allow)
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"OPTIONS * HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 204),
+        (b"GET /health HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+        (b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (post(b"{}", "content-length: 2"), 400),
+        (post(b"2\r\n{}\r\n0\r\n\r\n", "content-length: 2", "transfer-encoding: chunked"), 400),
+        (b"GET http://any.example/health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 200),
+        (b"GET //health/?a=%00#b HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 200),
+        (b"GET /health HTTP/1.1\r\nhost: a\r\nexpect: something\r\nte: trailers\r\nconnection: close, te\r\n\r\n", 200),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 600, 400),
+    ],
+    ids=[
+        "OPTIONS *", "two hosts", "a transfer coding", "two lengths", "a length and chunks", "an absolute URI",
+        "an odd path", "an expectation", "HTTP/2", "TLS",
+    ],
+)  # fmt: skip
+async def test_oddities_are_answered(gateway: Process, sent: bytes, status: int) -> None:
+    assert (await talk(gateway.url, sent)).startswith(b"HTTP/1.1 %d " % status)
+
+
 async def test_keys_open_what_tells_of_the_fleet(impatient: Process, client: aiohttp.ClientSession) -> None:
     for headers, status in (({}, 401), ({"authorization": "Bearer key"}, 200), ({"x-api-key": "key"}, 200)):
         async with client.get(f"{impatient.url}/metrics", headers=headers) as answer:

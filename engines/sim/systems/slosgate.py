@@ -33,7 +33,7 @@ from slosgate.planner.arrivals import Patience
 from slosgate.planner.controller import Arrival, ReplicaState
 from slosgate.planner.desk import SHIPPED, DeskSettings, Refusal, Verdict, decide, due_in_s, run_next
 from slosgate.planner.jobs import JobTable
-from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens
+from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens, for_its_weight
 from slosgate.planner.prefixes import Cached, Leading, Prefixes
 from slosgate.planner.profile import HardwareProfile
 
@@ -73,10 +73,10 @@ class _Known:
 
     def sent(self, arrival: Arrival, due_s: float, sent: _Sent, profile: HardwareProfile) -> None:
         uncached = arrival.prompt_tokens - sent.cached.sure
-        self.prompts = self.prompts.observe(uncached)
         self.prefixes.sent(sent.leading, arrival.prompt_tokens)
         self.waiting[arrival.request_id] = self.expected[arrival.request_id] = sent
         if arrival.has_slo:
+            self.prompts = self.prompts.observe(for_its_weight(uncached, arrival.weight))
             self.patience.observe(due_s, uncached, profile)
 
     def looked(self, jobs: JobTable, hits: Mapping[str, int]) -> None:

@@ -20,6 +20,16 @@ from slosgate.traces.records import Stage
 from slosgate.traces.scaling import METHODS, Scaled, repeat
 from slosgate.traces.sources import Places
 
+GENERATED = (
+    "GENERATED TRACE: the real one was not found, so a generator fitted to it makes the requests. "
+    "`slosbench traces fetch` gets the real one."
+)
+
+
+def is_generated(trace_source: object) -> bool:
+    """Whether a generator stood in for a trace, by what a row says of its source."""
+    return "generated" in str(trace_source)
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -33,7 +43,7 @@ class Load:
     @property
     def generated(self) -> bool:
         """Whether any of it stands in for a real trace."""
-        return "generated" in self.trace_source
+        return is_generated(self.trace_source)
 
 
 def offer(

@@ -17,7 +17,7 @@ from slosgate.bench.attainment import collect
 from slosgate.bench.errors import InputError
 from slosgate.bench.hardware import hardware_profile
 from slosgate.bench.live import LiveRun, Target, model_at, replay
-from slosgate.bench.load import Load, offer
+from slosgate.bench.load import GENERATED, Load, offer
 from slosgate.bench.results import Result, Row
 from slosgate.bench.show import plain_table
 from slosgate.bench.summary import summarize
@@ -87,10 +87,7 @@ def announce(load: Load, console: Console) -> None:
         f"{len(load.requests)} requests over {load.seconds:.0f} s ({rate_rps:.3g}/s) from {load.trace_source}"
     )
     if load.generated:
-        console.print(
-            "[bold yellow]GENERATED TRACE[/]: the real one was not found, so a generator fitted to it makes "
-            "the requests. `slosbench traces fetch` gets the real one."
-        )
+        console.print(GENERATED, style="bold yellow")
 
 
 def rate_problem(load: Load, asked_rps: float) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from slosgate.bench.load import GENERATED, is_generated
 from slosgate.bench.results import Row
 from slosgate.bench.sweeps import Searched
 
@@ -45,6 +46,8 @@ def capacity_table(rows: Sequence[Row]) -> Table:
     """Capacities, for people."""
     heads = "scenario", "system", "hardware", "GPUs", "req/s/GPU", "attained", "95 % CI", "bound", "share"
     shown = plain_table(heads, texts=3)
+    if any(is_generated(r.get("trace_source", "")) for r in rows):
+        shown.caption = GENERATED
     for r in rows:
         share = r["share_of_bound"]
         shown.add_row(

@@ -1,4 +1,6 @@
-"""slosbench report RESULT.json... --out report.html"""
+"""slosbench report RESULT.json... --out report.html
+slosbench report vllm-bench.json benchmarks.json profile_export.jsonl --goodput ttft:400,tpot:50
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,23 @@ from typing import Annotated
 
 import typer
 
+from slosgate.bench import foreign
 from slosgate.bench import report as pages
-from slosgate.bench import results
 
 
 def report(
     files: Annotated[
-        list[Path], typer.Argument(metavar="RESULT.json...", help="Result files of any slosbench command.")
+        list[Path],
+        typer.Argument(metavar="RESULT.json...", help="Results of slosbench, vllm bench, guidellm, aiperf."),
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="The page's headline.")] = "slosbench report",
+    goodput: Annotated[
+        str, typer.Option(help="SLO in ms that other generators' requests are judged by: ttft:400,tpot:50.")
+    ] = "",
 ) -> None:
     """Draw result files as one HTML page that opens offline."""
-    loaded = [(file.name, results.read(file)) for file in files]
+    slo = foreign.goodput(goodput)
+    loaded = [(file.name, foreign.read(file, slo)) for file in files]
     pages.write(loaded, title, out)
     typer.echo(f"wrote {out}")

@@ -7,10 +7,11 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from slosgate.bench.load import GENERATED, is_generated
 from slosgate.bench.report import capacities, runs, tables
 from slosgate.bench.report.html import section
 from slosgate.bench.report.series import PALETTE, series_of
-from slosgate.bench.results import Result
+from slosgate.bench.results import Result, Row
 
 
 def build(results: Sequence[tuple[str, Result]], title: str = "slosbench report") -> str:
@@ -19,7 +20,7 @@ def build(results: Sequence[tuple[str, Result]], title: str = "slosbench report"
     measured = [row for row in rows if "curves" in row]
     capacity = [row for row in rows if "capacity_rps_per_gpu" in row]
     others = [row for row in rows if "curves" not in row]
-    body = ""
+    body = _warning(rows)
     if measured:
         series = series_of(measured)
         body += runs.cards(series) + runs.sections(series) + section("Figures", tables.run_table(measured))
@@ -44,6 +45,12 @@ def _lead(results: Sequence[tuple[str, Result]]) -> str:
         dict.fromkeys(str(row["trace_source"]) for _, r in results for row in r.rows if "trace_source" in row)
     )
     return " · ".join(filter(None, [sources, hardware, f"{started} UTC", f"commit {commits}"]))
+
+
+def _warning(rows: Sequence[Row]) -> str:
+    """Said at the top wherever a generator stood in for a trace."""
+    generated = any(is_generated(row.get("trace_source", "")) for row in rows)
+    return f'<p class="warning"><b>{escape(GENERATED)}</b></p>' if generated else ""
 
 
 def _page(title: str, lead: str, body: str) -> str:

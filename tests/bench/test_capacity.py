@@ -31,6 +31,12 @@ def test_a_capacity_stays_below_the_bound_and_is_found_again_from_the_cache(tmp_
     assert 0 < row["capacity_rps_per_gpu"] <= row["bound_rps_per_gpu"]
     assert row["attainment"] >= 0.9
     assert (row["scenario"], row["system"], row["hardware"], row["replicas"]) == ("coder", "vllm", "a100-opt-13b", 1)
+    # A generator stood in for the trace: that is said on screen, in the row and on the page.
+    assert "GENERATED TRACE" in done.output
+    assert "generated" in row["trace_source"]
+    page = tmp_path / "report.html"
+    assert CliRunner().invoke(app, ["report", str(file), "--out", str(page)]).exit_code == 0
+    assert "GENERATED TRACE" in page.read_text()
 
 
 @pytest.mark.parametrize(

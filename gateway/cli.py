@@ -31,13 +31,13 @@ from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
 from slosgate.engines.store import url_problem, without_password
 from slosgate.engines.vllm.command import CONTEXT_SETTINGS, vllm
+from slosgate.gateway import describing
 from slosgate.gateway.app import create_app
 from slosgate.gateway.config import Config, ConfigError, load, problem_at
 from slosgate.gateway.decisions import reach, tokenizing
 from slosgate.gateway.http import overflow
 from slosgate.gateway.http.protocol import LimitedProtocol, Limits
 from slosgate.gateway.http.server import Server, raise_file_limit
-from slosgate.gateway.promises.contract import describe
 from slosgate.gateway.replicas import credentials
 from slosgate.gateway.reports.logs import Unhurried
 from slosgate.gateway.state import valkey
@@ -102,9 +102,8 @@ def warm_up() -> None:
 def check_config(file: Annotated[Path, typer.Argument(help="Configuration file (TOML).")]) -> None:
     """Say what a configuration means, or line by line why it can't be used."""
     settings = _read(file)
-    for name, slo_class in settings.classes.items():
-        tiers = f" (service_tier {', '.join(slo_class.service_tiers)})" if slo_class.service_tiers else ""
-        typer.echo(f"class {name}: {describe(slo_class)}{tiers}")
+    for line in describing.lines(settings):
+        typer.echo(line)
     for path, message in reach.warnings(settings):
         typer.echo(f"{file}: warning: {problem_at(file.read_text(encoding='utf-8'), path, message)}", err=True)
     typer.echo(f"{file}: good; {len(settings.keys)} keys, {len(settings.replicas)} configured replicas")

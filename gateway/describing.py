@@ -45,8 +45,8 @@ def _limits(server: ServerConfig) -> Iterator[str]:
         "bytes"
     )
     yield (
-        f"answers: begin within {server.first_byte_timeout_s:g} s and {SLOW_TOKEN_S:g} s a token of max_tokens if not streamed, "
-        f"never pause for {server.request_timeout_s:g} s, end within {server.max_answer_bytes} bytes"
+        f"answers: begin within {server.first_byte_timeout_s:g} s and {SLOW_TOKEN_S:g} s a token of max_tokens if "
+        f"not streamed, never pause for {server.request_timeout_s:g} s, end within {server.max_answer_bytes} bytes"
     )
 
 

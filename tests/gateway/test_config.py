@@ -110,7 +110,8 @@ def test_check_config_says_who_may_ask_for_what_and_within_which_limits(tmp_path
         "600 requests a minute, any number at once",
         "key team-b: classes interactive, default, by default default, no SLOs of its own, any number of requests a "
         "minute, 3 at once",
-        "requests: headers of 65536 bytes within 20 s, bodies of 1000 bytes within 30 s and a second for each 10000 bytes",
+        "requests: headers of 65536 bytes within 20 s, bodies of 1000 bytes within 30 s and a second for each "
+        "10000 bytes",
         "answers: begin within 60 s and 0.25 s a token of max_tokens if not streamed, never pause for 30 s, end within "
         "268435456 bytes",
         "replica 10.0.0.7:8000: http://10.0.0.7:8000, the model that it lists, profile h200-opt-13b",

@@ -189,12 +189,14 @@ class Exchange:
         """
         count, tpot_s = self.tokens // self.completion.sequences, self.contract.tpot_s
         if not math.isnan(self.generating_s):
-            first_is_late = self.generating_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
-            return first_is_late or now_s > self._due_s(count, self.generating_s)
+            return self._first_is_late(self.generating_s) or now_s > self._due_s(count, self.generating_s)
         if math.isinf(self.ttft_s):
             return now_s > self.arrival_s + max(1, count) * tpot_s * (1.0 + TOLERANCE)
         pace_s = max(0, count - 1) * tpot_s if math.isfinite(tpot_s) else 0.0
         return now_s > self.arrival_s + (self.ttft_s + pace_s) * (1.0 + TOLERANCE)
+
+    def _first_is_late(self, first_s: float) -> bool:
+        return first_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
 
     def _due_s(self, count: float, first_s: float) -> float:
         """When the token of this number is late, after a first one at `first_s`."""
@@ -206,7 +208,7 @@ class Exchange:
     def end(self, now_s: float) -> None:
         """The stream is complete: judge its pace, by the tokens that its usage counts where it has one."""
         if not self.tokens:
-            self.late = now_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
+            self.late = self._first_is_late(now_s)
             return
         usage = self.usage_tokens or self.tokens
         self._checks.append((self.tokens, self.last_token_s))
@@ -221,7 +223,7 @@ class Exchange:
         self.last_token_s = now_s
         if before == 0:
             self.first_token_s = now_s
-            self.late = now_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
+            self.late = self._first_is_late(now_s)
         elif self.tokens // CHECK_EVERY != before // CHECK_EVERY:
             self._checks.append((self.tokens, now_s))
 

@@ -32,14 +32,13 @@ from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
 from slosgate.engines.store import url_problem
 from slosgate.engines.vllm.command import CONTEXT_SETTINGS, vllm
-from slosgate.gateway import reference, reloading
+from slosgate.gateway import describing, reference, reloading
 from slosgate.gateway import workers as together
 from slosgate.gateway.app import create_app
 from slosgate.gateway.config import Config, ConfigError, LogConfig, problem_at
 from slosgate.gateway.decisions import reach
 from slosgate.gateway.http.protocol import LimitedProtocol, Limits
 from slosgate.gateway.http.server import Server, raise_file_limit
-from slosgate.gateway.promises.contract import describe
 from slosgate.gateway.reports import events, greeting, logs
 from slosgate.gateway.reports.logs import Unhurried
 from slosgate.gateway.state import valkey
@@ -145,9 +144,8 @@ def check_config(
     if show:
         typer.echo(reference.effective(settings), nl=False)
         return
-    for name, slo_class in settings.classes.items():
-        tiers = f" (service_tier {', '.join(slo_class.service_tiers)})" if slo_class.service_tiers else ""
-        typer.echo(f"class {name}: {describe(slo_class)}{tiers}")
+    for line in describing.lines(settings):
+        typer.echo(line)
     typer.echo(f"{file}: good; {len(settings.keys)} keys, {len(settings.replicas)} configured replicas")
 
 

@@ -6,7 +6,8 @@ always noticed (as long as no more than AHEAD_BYTES wait); it is told to every r
 read is refused after those before it have their answers.
 
 A client may also shut down only its sending side and wait for the answer. That looks like a hang-up, but comes directly
-behind the request; whoever gives up does so later. Over TLS asyncio knows no half of a connection.
+behind the request; whoever gives up does so later, or else its kernel says so when something is written: an answer, or
+before a long one an interim response, which HTTP/1.1 always allows. Over TLS asyncio knows no half of a connection.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 AHEAD_BYTES = 64 * 1024
 HALF_CLOSE_S = 0.25  # between the last byte and the end of sending, if the answer is still wanted
+PROBE_S = (1.0, 0.5)  # how long after that, and after the first, an interim response asks whether it is there
+PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LINGER_S = 2.0  # how long it may go on sending after its last answer
 ABORT_S = 10.0  # what a closing connection has to take its last bytes
 
@@ -33,7 +36,8 @@ class PipelinedProtocol(HttpToolsProtocol):
         self.in_head = self._in_body = False  # where in a message the parser is; between two of them, nowhere
         self._ahead = bytearray()
         self._last: bytes | None = None  # ends the connection when all before it is answered
-        self._lingering: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of a client that has sent all, or is not listened to any more
+        self._lingers = False
         self._half_closed = False
         self._came_s = -math.inf
 
@@ -67,13 +71,28 @@ class PipelinedProtocol(HttpToolsProtocol):
         self._half_closed = True
         if self.in_head or self._in_body:
             self.cut_off()
-        return self.answering and self._lingering is None and not self.transport.is_closing()
+        stays = self.answering and not self._lingers and not self.transport.is_closing()
+        if stays:
+            self._probe_in(*PROBE_S)
+        return stays
+
+    def _probe_in(self, wait_s: float, *further_s: float) -> None:
+        self._timer = self.loop.call_later(wait_s, self._probe, *further_s)
+
+    def _probe(self, *further_s: float) -> None:
+        running = self._running
+        unsure = running is not None and not running.response_started and running.scope["http_version"] != "1.0"
+        if not unsure or self.transport.is_closing():
+            return
+        self.transport.write(PROBE)
+        if further_s:
+            self._probe_in(*further_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._running is not None:
             _disconnect(self._running)
-        if self._lingering is not None:
-            self._lingering.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self.pipeline.clear()
         self._ahead.clear()
         super().connection_lost(exc)
@@ -104,7 +123,8 @@ class PipelinedProtocol(HttpToolsProtocol):
             self.close()
         else:
             self.transport.write_eof()
-            self._lingering = self.loop.call_later(LINGER_S, self.close)
+            self._lingers = True
+            self._timer = self.loop.call_later(LINGER_S, self.close)
 
     def close(self) -> None:
         """Close, and don't wait for ever until the client has taken what is left."""

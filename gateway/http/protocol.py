@@ -152,7 +152,7 @@ class LimitedProtocol(PipelinedProtocol):
         if not self.in_head:
             return  # a trailer: what came before decides
         self._count_head(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        super().on_header(name, value.rstrip(b" \t"))  # the parser leaves the white space behind a value to others
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size

@@ -132,15 +132,20 @@ def _looser(asked_s: float | None, class_ms: float | None, key: KeyConfig) -> fl
     return asked_s if key.may_set_slo and not tighter else None
 
 
+def default_class(config: Config, key: KeyConfig | None) -> str:
+    """The class of a request that names none."""
+    default = (key.default_class if key else "") or config.admission.default_class
+    allowed = (key.classes if key else ()) or tuple(config.classes)
+    return default if default in allowed else allowed[0]
+
+
 def _class_name(headers: Mapping[bytes, bytes], service_tier: str | None, config: Config, key: KeyConfig | None) -> str:
     if service_tier is not None and service_tier not in SERVICE_TIERS:
         raise InvalidRequest(
             f"service_tier must be one of {', '.join(SERVICE_TIERS)}, not {service_tier!r}", param="service_tier"
         )
-    default = (key.default_class if key else "") or config.admission.default_class
+    default = default_class(config, key)
     allowed = (key.classes if key else ()) or tuple(config.classes)
-    if default not in allowed:
-        default = allowed[0]
     asked = headers.get(CLASS_HEADER)
     if asked is not None:
         name = asked.decode("latin-1")

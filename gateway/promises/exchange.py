@@ -228,11 +228,13 @@ class Exchange:
         pace_s = max(0, count - 1) * tpot_s if math.isfinite(tpot_s) else 0.0
         if not math.isnan(self.generating_s) and not self.contract.ttft_of_answer:
             begins_s = max(self.deadline_s, self.generating_s) if math.isfinite(self.ttft_s) else self.generating_s
-            first_is_late = self.generating_s > self.arrival_s + self.ttft_s * slack
-            return first_is_late or (pace_s > 0 and now_s > begins_s + pace_s * slack)
+            return self._first_is_late(self.generating_s) or (pace_s > 0 and now_s > begins_s + pace_s * slack)
         if math.isinf(self.ttft_s):
             return now_s > self.arrival_s + max(1, count) * tpot_s * slack
         return now_s > self.arrival_s + (self.ttft_s + pace_s) * slack
+
+    def _first_is_late(self, first_s: float) -> bool:
+        return first_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
 
     @property
     def _loosest_tpot_s(self) -> float:
@@ -246,7 +248,7 @@ class Exchange:
     def end(self, now_s: float) -> None:
         """The stream is complete: judge its pace, by the tokens that its usage counts where it has one."""
         if not self.tokens:
-            self.late = now_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
+            self.late = self._first_is_late(now_s)
             return
         usage = self.usage_tokens or self.tokens
         self._checks.append((self.tokens, self.last_token_s))
@@ -281,11 +283,11 @@ class Exchange:
         if thoughts < tokens and math.isnan(self.answer_s):
             self.answer_s = now_s
             if self.contract.ttft_of_answer:
-                self.late |= now_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
+                self.late |= self._first_is_late(now_s)
         if before == 0:
             self.first_token_s = now_s
             if not self.contract.ttft_of_answer:
-                self.late = now_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
+                self.late = self._first_is_late(now_s)
         elif self.tokens // CHECK_EVERY != before // CHECK_EVERY:
             self._checks.append((self.tokens, now_s))
 

@@ -80,6 +80,46 @@ def test_check_config_explains_a_good_file(tmp_path: Path) -> None:
     assert "class interactive: TTFT 500 ms, TPOT 50 ms, else reject" in result.stdout
 
 
+def test_check_config_says_who_may_ask_for_what_and_within_which_limits(tmp_path: Path) -> None:
+    file = tmp_path / "good.toml"
+    file.write_text(
+        f"""
+        [server]
+        max_body_bytes = 1000
+        request_timeout_s = 30
+        [classes.interactive]
+        ttft_ms = 500
+        [keys.team-a]
+        sha256 = "{"0" * 64}"
+        classes = ["interactive"]
+        may_set_slo = true
+        requests_per_minute = 600
+        [keys.team-b]
+        sha256 = "{"1" * 64}"
+        max_concurrent = 3
+        [[replicas]]
+        url = "http://10.0.0.7:8000"
+        profile = "h200-opt-13b"
+        [admin]
+        address = "127.0.0.1:9000"
+        """
+    )
+    said = CliRunner().invoke(app, ["check-config", str(file)]).stdout.splitlines()
+    for line in (
+        "key team-a: classes interactive, by default interactive, SLOs of its own, but none tighter than its class, "
+        "600 requests a minute, any number at once",
+        "key team-b: classes interactive, default, by default default, no SLOs of its own, any number of requests a "
+        "minute, 3 at once",
+        "requests: headers of 65536 bytes within 20 s, bodies of 1000 bytes within 30 s and a second for each "
+        "10000 bytes",
+        "answers: begin within 60 s and 0.25 s a token of max_tokens if not streamed, never pause for 30 s, end within "
+        "268435456 bytes",
+        "replica 10.0.0.7:8000: http://10.0.0.7:8000, the model that it lists, profile h200-opt-13b",
+        "operators: /metrics with an API key, /ready for everybody, /admin for nobody, on 127.0.0.1:9000",
+    ):
+        assert line in said
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

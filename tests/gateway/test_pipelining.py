@@ -103,6 +103,22 @@ async def test_a_client_that_has_sent_all_may_say_so(
         assert server.hang_ups == 0
 
 
+async def test_a_hang_up_is_noticed_however_soon_it_comes(gateway: Process, replica: Start, model: str) -> None:
+    async with replica("a", stalls) as server:
+        host, port = gateway.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(post(ask(model)))
+        writer.close()
+        await eventually(partial(_hung_up, server, 1), timeout_s=10)
+
+
+async def test_one_that_waits_long_for_its_answer_gets_it(gateway: Process, replica: Start, model: str) -> None:
+    async with replica("a", good(token_s=1.0)):
+        answer = await half_closing(gateway.url, post(ask(model)))
+    assert statuses(answer) == [100, 100, 200]
+    assert _completion_tokens(answer) == 2
+
+
 @pytest.mark.parametrize("behind", [b"", post(b"{}"), GET * 3, post(b"{}" * 20_000), b"garbage\r\n\r\n", GET[:9]])
 async def test_a_hang_up_is_noticed_whatever_else_was_asked(
     redis_url: str, replica: Start, model: str, gateway: Process, behind: bytes

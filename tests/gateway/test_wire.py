@@ -92,6 +92,13 @@ async def test_http_1_0_gets_no_chunks(gateway: Process, replica: Start, model: 
     assert body.endswith(b"data: [DONE]\n\n")
 
 
+async def test_white_space_around_a_header_is_no_part_of_it(gateway: Process, replica: Start, model: str) -> None:
+    async with replica("a", good()):
+        answer = await talk(gateway.url, post(ask(model), "x-slo-class: \t interactive \t ", "x-request-id: mine  "))
+    assert b"\r\nx-slo-class: interactive\r\n" in answer
+    assert b"\r\nx-request-id: mine\r\n" in answer
+
+
 @pytest.mark.parametrize(
     "head",
     [

@@ -54,8 +54,8 @@ MUTANTS = (
     _gateway(
         "a first token is never late",
         "promises/exchange",
-        "self.late = now_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)",
-        "self.late = False",
+        "return first_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)",
+        "return False",
         f"{EXCHANGE}a_first_token_is_late_beyond_the_tolerance",
     ),
     _gateway(
@@ -64,6 +64,27 @@ MUTANTS = (
         "begins_s = max(self.deadline_s, begins_s)",
         "begins_s = begins_s + 0.0",
         f"{EXCHANGE}later_tokens_are_due_from_the_deadline_on_even_if_the_first_came_early",
+    ),
+    _gateway(
+        "an answer in one piece has always had its first token in time",
+        "promises/exchange",
+        "if not math.isnan(self.generating_s) and not self.contract.ttft_of_answer:",
+        "if not self.contract.ttft_of_answer:",
+        "tests/gateway/test_metrics.py::test_an_answer_in_one_piece_has_its_first_token_when_it_comes_unless_its_replica_told_before",
+    ),
+    _gateway(
+        "only the newest request of a connection hears of a hang-up",
+        "http/pipelining",
+        "            _disconnect(self._running)\n",
+        "            pass\n",
+        "tests/gateway/test_pipelining.py::test_a_hang_up_is_noticed_whatever_else_was_asked",
+    ),
+    _gateway(
+        "what follows a compressed body is not looked at",
+        "unzipping",
+        "data = stream.unused_data if stream.eof else stream.unconsumed_tail",
+        "data = stream.unconsumed_tail",
+        "tests/gateway/test_wire.py::test_what_cannot_be_unpacked_is_refused",
     ),
     _gateway(
         "an answer that broke off counts as attained",

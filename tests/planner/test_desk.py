@@ -46,6 +46,10 @@ def test_an_slo_out_of_reach_is_refused_for_good_only_for_a_counted_prompt() -> 
     assert code(replace(STRICT, tpot_s=0.001), replica()) == "slo_unreachable"
 
 
+def test_what_follows_from_planned_lengths_alone_is_never_out_of_reach_for_good() -> None:
+    assert code(replace(STRICT, tpot_s=0.001, derived=True), replica()) == "slo_not_admitted, later"
+
+
 def test_what_may_be_cached_of_a_prompt_puts_its_slo_in_reach() -> None:
     soon = replace(STRICT, ttft_s=0.03)
     assert code(soon, replica()) == "slo_unreachable"

@@ -43,7 +43,7 @@ class Experiment:
     api_key_env: str = ""  # live: the environment variable with the API key
     scaling: str = "stretch"
     acceptance: float = 0.7
-    drain_s: float = 60.0  # live: how long after the last arrival answers are waited for
+    drain_s: float = virtual.DRAIN_S  # live: how long after the last arrival answers are waited for
 
 
 def run(experiment: Experiment, console: Console, json: Path | None = None, csv: Path | None = None) -> Result:

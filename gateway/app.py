@@ -24,9 +24,9 @@ from slosgate.gateway.http.paths import CanonicalPaths
 # What scripts of web pages may read of an answer.
 EXPOSED_HEADERS = (
     "retry-after", "retry-after-ms", "x-request-id", "x-should-retry", "x-slo-admission", "x-slo-class",
-    "x-slo-effective-tpot-ms", "x-slo-effective-ttft-ms", "x-slo-enforcement", "x-slo-ignored",
-    "x-slo-predicted-ttft-ms", "x-slo-replica", "x-slo-request-id", "x-slo-service-tier", "x-slo-session-calls",
-    "x-slo-session-left-ms",
+    "x-slo-effective-e2e-ms", "x-slo-effective-think-tpot-ms", "x-slo-effective-tpot-ms", "x-slo-effective-ttft-ms",
+    "x-slo-enforcement", "x-slo-ignored", "x-slo-predicted-ttft-ms", "x-slo-replica", "x-slo-request-id",
+    "x-slo-service-tier", "x-slo-session-calls", "x-slo-session-left-ms",
 )  # fmt: skip
 
 

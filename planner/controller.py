@@ -77,6 +77,9 @@ class Arrival:
     stated: bool = False  # its client said the numbers of its SLO, rather than its class
     sequences: int = 1  # outputs that it wants of one prompt
     prompt_is_exact: bool = False  # `prompt_tokens` were counted, not estimated
+    derived: bool = (
+        False  # its pace follows from lengths that are only planned for: none of it is out of reach for sure
+    )
     longest_tokens: int = 0  # of several prompts, each of which has its own window; 0: there is one
 
     @property
@@ -145,7 +148,7 @@ def possible(arrival: Arrival, profile: HardwareProfile) -> bool:
     """Whether an idle replica could hold the request and meet its SLO."""
     tokens = arrival.prompt_tokens + arrival.output_tokens
     fits = tokens <= profile.max_model_tokens and profile.blocks_for(tokens) <= profile.kv_blocks
-    return fits and profile.perf.iteration_s(1, tokens, 1) <= arrival.tpot_s
+    return fits and profile.perf.iteration_s(1, tokens, 1) <= min(arrival.tpot_s, arrival.next_tpot_s)
 
 
 def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:

@@ -116,7 +116,8 @@ def never(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal | None:
         if not replicas:
             reason = "no replica of this model has a hardware profile, so no SLO can be guaranteed"
             return Refusal("slo_unsupported", "", reason)
-    if replicas and arrival.prompt_is_exact and (arrival.stated or arrival.when_full == "reject"):
+    sure = arrival.prompt_is_exact and not arrival.derived
+    if replicas and sure and (arrival.stated or arrival.when_full == "reject"):
         return _unreachable(arrival, replicas)
     return None
 

@@ -30,7 +30,7 @@ class Thinking:
         job_id = self._tracker.job_of(request)
         if job_id is None or self._follower.table[job_id]["switch_at"] != NOT_YET:
             return
-        if self._ends is None or self._ends(list(request.prompt_token_ids or ())[-LAST_OF_PROMPT:]):
+        if self._ends is None or self._ends((request.prompt_token_ids or ())[-LAST_OF_PROMPT:]):
             self._follower.thought(job_id, 0)
         else:
             self._watched[request.request_id] = request, 0

@@ -56,7 +56,8 @@ class Headroom:
         if not (math.isfinite(exchange.ttft_s) and exchange.attempts):
             return
         tpot_s = min(exchange.contract.tpot_s, LONGEST_S)
-        seen = _Typical(exchange.ttft_s, tpot_s, exchange.prompt_tokens, exchange.output_tokens, exchange.acceptance)
+        uncached = max(1, exchange.prompt_tokens - exchange.cached.sure)
+        seen = _Typical(exchange.ttft_s, tpot_s, uncached, exchange.output_tokens, exchange.acceptance)
         self._typical.setdefault(exchange.completion.model, seen).learn(seen)
 
     def requests(self, now_s: float) -> dict[str, int]:

@@ -132,6 +132,8 @@ class Exchange:
             (b"x-slo-predicted-ttft-ms", self.predicted_ttft_s),
             (b"x-slo-effective-ttft-ms", self.ttft_s),
             (b"x-slo-effective-tpot-ms", self.contract.tpot_s),
+            (b"x-slo-effective-think-tpot-ms", self.contract.think_tpot_s),
+            (b"x-slo-effective-e2e-ms", self.contract.e2e_s),
         ):
             if math.isfinite(seconds):
                 headers.append((name, f"{seconds * 1000:.1f}".encode()))
@@ -164,6 +166,7 @@ class Exchange:
             waited_s=waited_s,
             when_full=self.contract.when_full,
             stated=self.stated,
+            derived=self.contract.ttft_of_answer or math.isfinite(self.contract.e2e_s),
             sequences=self.completion.sequences,
             prompt_is_exact=self.prompt_is_exact,
             longest_tokens=self.longest_tokens,

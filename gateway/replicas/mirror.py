@@ -220,13 +220,12 @@ class Mirror:
             return
         rows = self.jobs.rows
         at = [self.jobs.row_of(p.request_id) for p in progress]
-        for p in progress:
-            job = self.jobs[p.request_id]
-            if job["switch_at"] == NOT_YET and p.switch_at != NOT_YET:
-                thought(job, p.switch_at + 1 if p.switch_at else 0)
         counts = np.array([(p.prompt_left, p.context_tokens, p.generated_tokens) for p in progress], dtype=np.int64)
         rows["prompt_left"][at] = counts[:, 0]
         rows["context"][at] = counts[:, 1]
         rows["generated"][at] = counts[:, 2]
+        for n in np.flatnonzero(rows["switch_at"][at] == NOT_YET).tolist():
+            if progress[n].switch_at != NOT_YET:
+                thought(rows[at[n]], progress[n].switch_at + 1 if progress[n].switch_at else 0)
         due = np.array([p.due_base_s for p in progress]) + self._clock_ahead_s
         rows["due_base_s"][at] = np.maximum(due, rows["deadline_s"][at])

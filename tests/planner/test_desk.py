@@ -58,6 +58,10 @@ def test_nobody_is_told_to_come_back_for_what_no_idle_replica_would_promise() ->
         assert code(replace(arrival, when_full="overflow"), busy) == "slo_not_admitted, later"
 
 
+def test_what_follows_from_planned_lengths_alone_is_never_out_of_reach_for_good() -> None:
+    assert code(replace(STRICT, tpot_s=0.001, derived=True), replica()) == "best-effort"
+
+
 def test_what_may_be_cached_of_a_prompt_puts_its_slo_in_reach() -> None:
     soon = replace(STRICT, ttft_s=0.03)
     assert code(soon, replica()) == "slo_unreachable"

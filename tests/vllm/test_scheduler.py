@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from slosgate.bench.gpu.dummy_model import write_model
 from slosgate.bench.gpu.fake_engine import ITERATION_S, FakeEngine, make_scheduler
 from slosgate.engines import channel, profiles
-from slosgate.engines.messages import Announcement, Plan, PlannedIteration
+from slosgate.engines.messages import Announcement, Plan, PlannedIteration, PrefixReport
 from slosgate.engines.store import connect
 from slosgate.engines.vllm import kept
 from slosgate.engines.vllm.compat import ClampedScheduler, require_supported_config
@@ -28,7 +28,9 @@ from slosgate.engines.vllm.scheduler import AsyncSloScheduler, SloScheduler, Syn
 from slosgate.engines.vllm.self_measurement import RESULT, TASK, Task
 from slosgate.engines.vllm.settings import AUTO
 from slosgate.engines.vllm.starting import doubts
+from slosgate.engines.vllm.thinking import Thinking
 from slosgate.engines.vllm.versions import ANY_VERSION, UnsupportedVllm, require_supported
+from slosgate.planner.pace import NOT_YET
 from slosgate.planner.perf_model import PerfModel, Term
 from tests.engines.conftest import Valkey, free_port, valkey  # noqa: F401  # a fixture
 from tests.engines.serving import Watcher
@@ -418,6 +420,44 @@ def test_a_prompt_in_the_prefix_cache_is_not_planned_again(make_engine: MakeEngi
     assert engine.scheduler.follower.table["again"]["prompt_left"] == 16
     engine.run()
     assert engine.emitted == {"first": 2, "again": 2}
+
+
+def test_the_pace_changes_where_thinking_ends(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    scheduler, prompt = engine.scheduler, list(range(100, 260))
+
+    def ends(ids: Sequence[int]) -> int:
+        """Whatever is said first is the end of thinking."""
+        return int(len(ids) > 0 and list(ids) != prompt[-8:])
+
+    scheduler._thinking = Thinking(scheduler.follower, scheduler._tracker, ends)
+    paces = {"slo_ttft_ms": 5000, "slo_tpot_ms": 30, "slo_next_tpot_ms": 100, "slo_switch_at": NOT_YET}
+    engine.add("thinks", prompt, 6, **paces)
+    job = scheduler.follower.table["thinks"]
+    assert (job["tpot_s"], job["switch_at"]) == (0.03, NOT_YET)
+    while engine.emitted["thinks"] < 2:
+        engine.step()
+    job = scheduler.follower.table["thinks"]
+    assert (job["tpot_s"], job["switch_at"]) == (0.1, 0)  # its first token was the end of thinking
+
+
+def test_a_model_without_a_reasoning_parser_has_the_answers_pace_at_once(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    paces = {"slo_ttft_ms": 5000, "slo_tpot_ms": 30, "slo_next_tpot_ms": 100, "slo_switch_at": NOT_YET}
+    engine.add("answers", 100, 6, **paces)
+    job = engine.scheduler.follower.table["answers"]
+    assert (job["tpot_s"], job["switch_at"]) == (0.1, 0)
+
+
+def test_what_the_prefix_cache_had_of_a_prompt_is_reported(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    told: list[PrefixReport] = []
+    engine.scheduler._reporter.took_in = told.append
+    prompt = list(range(100, 260))
+    for name in ("first", "again"):
+        engine.add(name, prompt, 2)
+        engine.run()
+    assert told == [PrefixReport("first", 160, 0), PrefixReport("again", 160, 144)]
 
 
 def test_when_memory_runs_out_the_guarantee_keeps_its_blocks(make_engine: MakeEngine) -> None:

@@ -151,9 +151,9 @@ def _opened(log: Path) -> BinaryIO:
 
 
 def ending(code: int, log: Path | None) -> str:
-    """How a process ended, with the last that it said if it went wrong."""
+    """How a process ended, with the last that it said if it went wrong by itself."""
     how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    if code == 0 or log is None:
+    if code in (0, -signal.SIGKILL, -signal.SIGTERM) or log is None:
         return how
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))

@@ -175,10 +175,11 @@ class Sparing(logging.Handler):
 
     def _release(self, about: tuple[str, str], said: _Said) -> None:
         """A window is over: say the last of what was held back, and hold back what follows for longer."""
-        with self.lock or threading.RLock():
-            record, times = said.held, said.held_times
-            said.held, said.held_times = None, 0
-            said.since_s, said.window_s = self._monotonic(), min(2 * said.window_s, LONGEST_WINDOW_S)
+        self.acquire()
+        record, times = said.held, said.held_times
+        said.held, said.held_times = None, 0
+        said.since_s, said.window_s = self._monotonic(), min(2 * said.window_s, LONGEST_WINDOW_S)
+        self.release()
         if record is not None:
             told = copy(record)
             told.more = f" (the last of {times} more)" if times > 1 else ""

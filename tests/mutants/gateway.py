@@ -202,8 +202,8 @@ MUTANTS = (
     _gateway(
         "a dead gateway's promises stay",
         "replicas/books",
-        "            self._strike(dead)\n",
-        "",
+        "freed=self._strike(gateway)",
+        "freed=0",
         f"{FLEET}a_gateway_that_died_has_promised_nothing_any_more",
     ),
     _gateway(
@@ -292,5 +292,41 @@ MUTANTS = (
         "limit = completion.max_tokens",
         "limit = None",
         f"{LENGTHS}outputs_are_capped_by_what_was_asked_for_and_by_the_window",
+    ),
+    # What operators are told
+    _gateway(
+        "repeats fill the log",
+        "reports/logs",
+        "if said.times <= AT_ONCE:",
+        "if said:",
+        "tests/gateway/test_logs.py::test_a_replica_that_comes_and_goes_fills_no_log",
+    ),
+    _gateway(
+        "plans are stale and nobody says so",
+        "reports/watch",
+        "age_s > STALE_S and replica.name not in self._stale",
+        "False",
+        "tests/gateway/test_logs.py::test_a_replica_that_plans_do_not_reach_is_told",
+    ),
+    _gateway(
+        "a broken guarantee names the first iteration, not the one that ran long",
+        "reports/explaining",
+        "max(ran, key=lambda one: one.over_s)",
+        "ran[0]",
+        "tests/gateway/test_explaining.py::test_a_late_first_token_names_the_iteration_that_ran_long",
+    ),
+    _gateway(
+        "a file that is read again changes no key",
+        "gateway",
+        "        self.keys.change(config.keys)\n",
+        "",
+        "tests/gateway/test_reloading.py::test_classes_and_keys_change_under_a_stream",
+    ),
+    _gateway(
+        "replicas are told the client's span, not the gateway's",
+        "reports/tracing",
+        "exchange.tracing = {**exchange.tracing, **told}",
+        "exchange.tracing = {**told, **exchange.tracing}",
+        "tests/gateway/test_tracing.py::test_a_request_its_admission_and_its_replica_are_one_trace",
     ),
 )

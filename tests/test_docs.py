@@ -1,0 +1,53 @@
+"""README and docs: links lead somewhere, and commands are spelled as the programs take them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from typer.main import get_command
+
+from slosgate.bench.cli import app as slosbench
+from slosgate.gateway.cli import app as slosgate
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = {"slosgate": get_command(slosgate), "slosbench": get_command(slosbench)}
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_COMMAND = re.compile(r"^ {4,}((?:slosgate|slosbench) .*?)(?:\s{2,}#.*)?$", re.MULTILINE)
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in _LINK.findall(page.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_commands_and_their_options_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in _COMMAND.findall(text):
+        program, *words = shlex.split(line, comments=True)
+        command = PROGRAMS[program]
+        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+            name = words.pop(0)
+            assert name in command.commands, line
+            command = command.commands[name]
+        accepted = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        wanted = {word.partition("=")[0] for word in words if word.startswith("--")}
+        if not command.allow_extra_args:  # what `engine vllm` doesn't know goes to vLLM
+            assert wanted <= accepted | {"--help"}, line

@@ -18,7 +18,7 @@ def slo_args(arrival: Arrival, slo_class: str, settings: DeskSettings, *, guaran
         slo_ttft_ms=max(1.0, round(due_s * 1000, 3)) if math.isfinite(due_s) else None,
         slo_tpot_ms=round(arrival.tpot_s * 1000, 3) if math.isfinite(arrival.tpot_s) else None,
         slo_guaranteed=int(guaranteed),
-        slo_promises=int(arrival.has_slo),
+        slo_promises=int(arrival.promisable),
         slo_weight=rank(arrival),
         slo_output_tokens=arrival.output_tokens,
         slo_acceptance=round(arrival.acceptance, 3),

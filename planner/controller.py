@@ -91,6 +91,11 @@ class Arrival:
     def has_slo(self) -> bool:
         return self.ttft_s < math.inf or self.tpot_s < math.inf
 
+    @property
+    def promisable(self) -> bool:
+        """Whether it can be promised its SLO, now or later: the plan counts each request as one sequence."""
+        return self.has_slo and self.sequences == 1
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

@@ -195,7 +195,7 @@ class Admission:
             gateway=self._ledger.gateway,
             slo_class=exchange.contract.slo_class,
             arrival_s=exchange.arrival_s,
-            has_slo=exchange.contract.has_slo,
+            has_slo=exchange.contract.has_slo and exchange.completion.sequences == 1,
             deadline_s=exchange.turn_s,
             tpot_s=exchange.pace.tpot_s,
             switch_at=exchange.pace.switch_at,

@@ -44,7 +44,7 @@ async def test_readiness_ends_before_the_listener_closes(client: aiohttp.ClientS
             await eventually(lambda: _draining(client, gateway.url))
             body = {"model": MODEL, "prompt": [1], "max_tokens": 2}
             async with client.post(f"{gateway.url}/v1/completions", json=body) as answer:
-                assert answer.status == 200
+                assert (answer.status, answer.headers["connection"]) == (200, "close")
             assert await asyncio.to_thread(gateway.popen.wait, 30) == 0
 
 

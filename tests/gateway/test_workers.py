@@ -32,9 +32,7 @@ def pair(state: str) -> Iterator[Process]:
         yield gateway
 
 
-async def test_both_serve_and_any_tells_the_counts_of_both(
-    client: aiohttp.ClientSession, pair: Process, state: str
-) -> None:
+async def test_any_worker_tells_the_counts_of_both(pair: Process, state: str) -> None:
     async with scripted_replica(state, "one", good()):
         await eventually(partial(_all_know, pair.url, "one"))
         served = [await _ask(pair.url) for _ in range(ASKED)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -20,6 +21,9 @@ from slosgate.gateway.http import operators
 from slosgate.gateway.http.api import routes
 from slosgate.gateway.http.leaving import Leaving
 from slosgate.gateway.http.paths import CanonicalPaths
+
+ACQUAINT_S = 3.0
+TOGETHER_S = 0.3  # replicas that are found at once answer within so long of each other
 
 # What scripts of web pages may read of an answer.
 EXPOSED_HEADERS = (
@@ -46,8 +50,11 @@ def create_app(
         # What is loaded by now stays: looking through it for garbage would stop every stream for a tenth of a second.
         gc.freeze()
         admin = operators.listening(app, config.admin, shared=pages is not None)
-        async with gateway.running(), admin, operators.on_socket(app, pages):
-            yield
+        async with gateway.running():
+            if pages is not None:
+                await _acquainted(gateway)
+            async with admin, operators.on_socket(app, pages):
+                yield
 
     return Starlette(
         lifespan=lifespan,
@@ -65,3 +72,13 @@ def create_app(
         ],
         exception_handlers={GatewayError: handle, HTTPException: handle, Exception: handle},
     )
+
+
+async def _acquainted(gateway: Gateway) -> None:
+    """Wait until the gateway knows replicas, if there are any: one that shares its socket takes from the others what it
+    could not serve yet."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ACQUAINT_S):
+            while not any(gateway.fleet.taking()):  # noqa: ASYNC110  # replicas come from Redis, there is no event
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(TOGETHER_S)

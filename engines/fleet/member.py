@@ -60,15 +60,14 @@ class Member:
         while not self._stopping.is_set():
             try:
                 self.running = await self._place.start(self.launch)
+                await self._follow(self.running)
             except NoRoom as error:
                 self.state, self.why = State.QUEUED, str(error)
                 await self._pause(FIRST_PAUSE_S)
                 continue
-            except OSError as error:
-                self._failed(f"can't be started: {error}")
-            else:
-                await self._follow(self.running)
-                self.running = None
+            except Exception as error:  # whatever it was: a member that nobody keeps up is worse
+                self._failed(f"can't be kept up: {type(error).__name__}: {error}")
+            self.running = None
             if not self._stopping.is_set():
                 await self._pause(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self.failures - 1)))
         self.state = State.GONE
@@ -89,7 +88,7 @@ class Member:
                 await asyncio.wait((ended, stopping), timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
                 await self._drain(running, ended)
-        except asyncio.CancelledError:
+        except BaseException:
             running.kill()
             raise
         finally:

@@ -47,7 +47,7 @@ async def test_readiness_ends_before_the_listener_closes(client: aiohttp.ClientS
             await eventually(lambda: _draining(client, gateway.url))
             body = {"model": MODEL, "prompt": [1], "max_tokens": 2}
             async with client.post(f"{gateway.url}/v1/completions", json=body) as answer:
-                assert answer.status == 200
+                assert (answer.status, answer.headers["connection"]) == (200, "close")
             assert await asyncio.to_thread(gateway.popen.wait, 30) == 0
             assert "/ready is false, and everything is served for another 3 s" in gateway.log.read_text()
 
@@ -108,8 +108,8 @@ async def test_best_effort_that_waits_on_a_replica_that_drains_moves(
         async with replica("stays", good()) as stays:
             leaves.draining = True
             await leaves.reported()
-            if moves:
-                assert await asked == stays.name
+            if moves:  # long before a replica that never begins is given up
+                assert await asyncio.wait_for(asked, 20) == stays.name
             else:  # it is promised there
                 await eventually(partial(_lacks, client, gateway.url, leaves.name))
                 assert (stays.calls, asked.done()) == ([], False)

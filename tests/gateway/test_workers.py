@@ -32,10 +32,9 @@ def pair(state: str) -> Iterator[Process]:
         yield gateway
 
 
-async def test_both_serve_and_any_tells_the_counts_of_both(
-    client: aiohttp.ClientSession, pair: Process, state: str
-) -> None:
+async def test_any_worker_tells_the_counts_of_both(pair: Process, state: str) -> None:
     async with scripted_replica(state, "one", good()):
+        await eventually(lambda: len(_serving(pair)) == 2)
         await eventually(partial(_all_know, pair.url, "one"))
         served = [await _ask(pair.url) for _ in range(ASKED)]
         assert served == [200] * ASKED
@@ -68,6 +67,12 @@ def _workers(gateway: Process) -> list[int]:
     """Process ids of the workers, in the order in which they started."""
     children = Path(f"/proc/{gateway.popen.pid}/task/{gateway.popen.pid}/children").read_text().split()
     return [int(child) for child in children if b"--fd" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def _serving(gateway: Process) -> list[int]:
+    """Those that are up: each has a socket for its pages, in the folder that it was given."""
+    folders = {w: Path(f"/proc/{w}/cmdline").read_text().split("\0")[-2] for w in _workers(gateway)}
+    return [worker for worker, folder in folders.items() if Path(folder, f"{worker}.sock").exists()]
 
 
 def _runs(pid: int) -> bool:

@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 REPRODUCTIONS := headline scaling ablation burst overhead predictor fidelity
 SCENARIOS := chatbot coder summarizer mixed tool-calling reasoning
 
-.PHONY: install test mutants lint format demo reproduce harm bench clean test-vllm compat soak
+.PHONY: install test test-browser mutants lint format demo reproduce harm bench clean test-vllm test-ray compat soak
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,7 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/browser
+
+# The live page and the reports in Debian's Chromium (apt-get install chromium); screenshots go to out/browser.
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest tests/browser
 
 # Plausible bugs, put in one at a time: fails when the tests notice fewer than 90 % of them.
 mutants: $(STAMP)
@@ -38,9 +42,18 @@ test-vllm: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m tests.vllm.compatibility $(VERSIONS)
 	$(VLLM_VENV)/bin/python -m pytest -W default tests/vllm --ignore tests/vllm/test_scheduler.py
 
+# A fleet on a Ray cluster of three simulated nodes, whose parts are killed in turn.
+test-ray: $(STAMP)
+	$(BIN)/python -m pytest -m ray tests/ray
+
 # The scheduler's tests on the sources of any vLLM versions: make compat VERSIONS="0.32.0 0.33.0"
 compat: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m tests.vllm.compatibility $(VERSIONS) --out docs/compatibility.md
+
+# The pages of docs/ that are made from the source.
+.PHONY: docs
+docs: $(STAMP)
+	$(BIN)/python -m slosgate.gateway.reference docs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -75,7 +88,7 @@ $(SCENARIOS:%=scenario-%): scenario-%: $(STAMP)
 # What planning a call and passing through the gateway cost on this machine.
 bench: $(STAMP)
 	$(BIN)/slosbench plan-bench --json out/bench/plan.json
-	$(BIN)/slosbench gateway-bench --against litellm --json out/bench/gateway.json
+	$(BIN)/slosbench gateway-bench --against vllm-router,litellm --json out/bench/gateway.json
 	$(BIN)/slosbench report out/bench/plan.json out/bench/gateway.json --out out/bench/report.html \
 		--title "What slosgate costs"
 

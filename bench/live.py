@@ -30,6 +30,8 @@ LATE_S = 0.010  # a request that leaves later than this after its time counts as
 TOKEN_IDS = (1000, 20_000)  # ordinary tokens of every vocabulary in use
 _COUNTED = re.compile(rb'"completion_tokens":\s*(\d+)')
 _NO_CHOICES = re.compile(rb'"choices":\s*\[\]')
+_IDS = re.compile(rb'"token_ids":\s*\[([\d,\s]*)\]')
+KEPT_CONTEXTS = 8  # of one session, that later calls may go on from
 _ADMISSIONS = {"guaranteed": GUARANTEED, "best-effort": BEST_EFFORT}
 
 Clock = Callable[[], float]
@@ -45,6 +47,9 @@ class Asking:
             "max_tokens": call.output_tokens,
             "ignore_eos": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            **({"return_token_ids": True} if len(request.calls) > 1 else {}),
+            # A simulated engine is told what a real one would do by itself.
+            **({"vllm_xargs": {"sim_thinking_tokens": call.switch_at}} if call.switch_at else {}),
         }
 
     def tokens_so_far(self, event: bytes, before: int) -> int:
@@ -92,7 +97,8 @@ async def replay(
     drain_s: float = 60.0,
     on_done: Callable[[RequestOutcome], None] = lambda _: None,
 ) -> LiveRun:
-    """Send every request when it is due; requests still running `drain_s` after the last arrival are given up."""
+    """Send every request when it is due; requests still running `drain_s` after the last arrival, and the pauses of the
+    longest, are given up."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
     outcomes = [unserved(request) for request in load.requests]
@@ -120,6 +126,22 @@ async def model_at(url: str, api_key: str = "") -> str:
         raise InputError(f"--url {url!r} must be the base address of an OpenAI-compatible server: {error}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """One call, as it is asked."""
+
+    request: Offered
+    call: Call
+    prompt: list[int]
+    session: str  # "": it stands alone
+
+
+def _tokens_of(block: int, count: int) -> list[int]:
+    """The tokens of a block by its identity."""
+    ids: list[int] = np.random.default_rng(block).integers(*TOKEN_IDS, size=count).tolist()
+    return ids
+
+
 class _Client:
     """One replay. Times inside are seconds since its start."""
 
@@ -134,6 +156,8 @@ class _Client:
         self._turns = itertools.cycle(target.urls)
         self._ids = itertools.count()
         self._start_s = 0.0
+        self._shared: dict[str, list[int]] = {}  # by class: what the first calls of its requests have in common
+        self._run_id = f"{rng.integers(1 << 40):x}"
 
     async def play(self, load: Load, drain_s: float, on_done: Callable[[RequestOutcome], None]) -> None:
         self._start_s = self._clock() + 0.2  # time to get going
@@ -145,7 +169,9 @@ class _Client:
             task.add_done_callback(running.discard)
             task.add_done_callback(lambda _, o=outcome: on_done(o))  # type: ignore[misc]
         if running:
-            await asyncio.wait(set(running), timeout=max(0.0, load.seconds - self._now_s()) + drain_s)
+            pauses_s = max(sum(call.gap_s for call in request.calls) for request in load.requests)
+            timeout_s = max(0.0, load.seconds - self._now_s()) + pauses_s + drain_s
+            await asyncio.wait(set(running), timeout=timeout_s)
         late = list(running)
         for task in late:
             task.cancel()
@@ -157,17 +183,20 @@ class _Client:
     async def _request(self, request: Offered, outcome: RequestOutcome) -> None:
         """All stages of one request; the first that fails ends it."""
         url = next(self._turns)
-        history: list[int] = []
+        earlier: list[list[int]] = []
+        session = f"{self._run_id}-{next(self._ids)}" if len(request.calls) > 1 else ""
         arrival_s = request.arrival_s
         self._run.delays_s.append(self._now_s() - arrival_s)
         try:
             for call, stage in zip(request.calls, outcome.stages, strict=True):
                 stage.arrival_s = arrival_s
-                prompt = [*self._prefix(history, call.cached_tokens), *self._tokens(call.prompt_tokens)]
-                await self._stage(url, request, call, prompt, outcome, stage)
+                prompt = self._prompt(request, call, earlier)
+                answer: list[int] = []
+                await self._stage(url, _Said(request, call, prompt, session), outcome, stage, answer)
                 if outcome.error:
                     return
-                history = [*prompt, *self._tokens(call.output_tokens)]
+                said = answer if len(answer) == call.output_tokens else self._tokens(call.output_tokens)
+                earlier = [*earlier[-KEPT_CONTEXTS:], [*prompt, *said]]
                 arrival_s = self._now_s() + call.gap_s
                 await asyncio.sleep(call.gap_s)
         except asyncio.CancelledError:
@@ -179,17 +208,36 @@ class _Client:
         ids: list[int] = self._rng.integers(*TOKEN_IDS, size=count).tolist()
         return ids
 
-    def _prefix(self, history: Sequence[int], count: int) -> list[int]:
-        """The first `count` tokens of what came before; made up when a trace counts on more than that."""
+    def _prompt(self, request: Offered, call: Call, earlier: Sequence[list[int]]) -> list[int]:
+        """The tokens of a call: it goes on from an earlier one's prompt and answer, as far as it says."""
+        if call.block_ids:
+            blocks = (_tokens_of(block, call.id_tokens) for block in call.block_ids)
+            found = list(itertools.chain.from_iterable(blocks))
+            return [*found, *self._tokens(call.cached_tokens + call.prompt_tokens)][
+                : call.cached_tokens + call.prompt_tokens
+            ]
+        return [*self._prefix(request, earlier, call.cached_tokens), *self._tokens(call.prompt_tokens)]
+
+    def _prefix(self, request: Offered, earlier: Sequence[list[int]], count: int) -> list[int]:
+        """The first `count` tokens of the latest context that is so long; what a first call counts on, all requests of
+        its class share."""
+        if not earlier:
+            shared = self._shared.setdefault(request.slo_class, [])
+            shared += self._tokens(count - len(shared))
+            return shared[:count]
+        history = next((context for context in reversed(earlier) if len(context) >= count), earlier[-1])
         return [*history[:count], *self._tokens(count - len(history[:count]))]
 
     async def _stage(
-        self, url: str, request: Offered, call: Call, prompt: list[int], outcome: RequestOutcome, stage: StageOutcome
+        self, url: str, said: _Said, outcome: RequestOutcome, stage: StageOutcome, answer: list[int]
     ) -> None:
-        body = {"model": self._target.model, "stream": True, **self._target.asking.body(request, call, prompt)}
+        request, call = said.request, said.call
+        body = {"model": self._target.model, "stream": True, **self._target.asking.body(request, call, said.prompt)}
         headers = _slo_headers(request, call) if self._target.slo_headers else {}
+        if said.session:
+            headers["x-slo-session"] = said.session
         if self._target.slo_args:
-            body["vllm_xargs"] = _slo_args(f"r{next(self._ids)}", request, call)
+            body["vllm_xargs"] = body.get("vllm_xargs", {}) | _slo_args(f"r{next(self._ids)}", request, call)
         async with await self._post(f"{url}/v1/completions", body, headers) as response:
             outcome.admission = _ADMISSIONS.get(response.headers.get("x-slo-admission", ""), outcome.admission)
             if response.status != 200:
@@ -198,7 +246,7 @@ class _Client:
                 return
             times: list[float] = []
             stage.token_s = times
-            outcome.error = await self._read(response, times)
+            outcome.error = await self._read(response, times, answer)
         del times[call.output_tokens :]
         if not outcome.error and len(times) < call.output_tokens:
             outcome.error = "cut short"
@@ -210,8 +258,9 @@ class _Client:
         except (aiohttp.ServerDisconnectedError, ConnectionResetError):
             return await self._session.post(url, json=body, headers=headers)
 
-    async def _read(self, response: aiohttp.ClientResponse, times: list[float]) -> str:
-        """Note when each token came; return the kind of failure the stream tells of, or nothing."""
+    async def _read(self, response: aiohttp.ClientResponse, times: list[float], answer: list[int]) -> str:
+        """Note when each token came, and its id where that is told; return the kind of failure the stream tells of, or
+        nothing."""
         rest = b""
         async for data in response.content.iter_any():
             now_s = self._now_s()
@@ -221,6 +270,8 @@ class _Client:
                     return ""
                 if b'"error"' in event[:64]:
                     return "error event"
+                if (ids := _IDS.search(event)) and ids.group(1).strip():
+                    answer.extend(int(token) for token in ids.group(1).split(b","))
                 times.extend([now_s] * (self._target.asking.tokens_so_far(event, len(times)) - len(times)))
         return ""
 
@@ -228,7 +279,13 @@ class _Client:
 def _slo_headers(request: Offered, call: Call) -> dict[str, str]:
     """Headers of the client's contract; what has no SLO is not stated."""
     headers = {"x-slo-class": request.slo_class}
-    for name, value_s in (("x-slo-ttft-ms", call.ttft_slo_s), ("x-slo-tpot-ms", call.tpot_slo_s)):
+    thinks = call.switch_at > 0
+    stated = {
+        "x-slo-ttft-ms": call.ttft_slo_s,
+        "x-slo-tpot-ms": call.next_tpot_slo_s if thinks else call.tpot_slo_s,
+        "x-slo-think-tpot-ms": call.tpot_slo_s if thinks else math.inf,
+    }
+    for name, value_s in stated.items():
         if math.isfinite(value_s):
             headers[name] = f"{value_s * 1e3:.3f}"
     return headers

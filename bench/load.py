@@ -122,6 +122,8 @@ def _calls(stages: Sequence[Stage], slos: Sequence[StageSlo], profile: HardwareP
             ttft_slo_s=slo.ttft_s(stage, profile),
             tpot_slo_s=slo.tpot_s,
             cached_tokens=stage.cached_tokens,
+            block_ids=stage.block_ids,
+            id_tokens=stage.id_tokens,
             gap_s=last.gap_s,
             switch_at=stage.output_tokens if goes_on else 0,
             next_tpot_slo_s=last_slo.tpot_s if goes_on else math.inf,

@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx
 
 from slosgate.bench.errors import RunError
-from slosgate.gateway.state.valkey import end_with_parent
+from slosgate.engines.children import end_with_parent
 
 START_S = 180.0  # compiling the planner on a cold cache takes most of it; `slosgate warm-up` does it ahead
 STOP_S = 10.0

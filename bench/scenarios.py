@@ -31,7 +31,7 @@ FILE = Path(__file__).with_name("scenarios.toml")
 
 
 class StageSlo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What one stage is promised. Neither a slowdown nor seconds: no TTFT SLO."""
+    """What one stage is promised. Neither a slowdown nor seconds: no TTFT SLO; both: the looser of them."""
 
     tpot_ms: float
     ttft_slowdown: float | None = None  # TTFT SLO as a multiple of the zero-load TTFT of the stage's prompt
@@ -46,9 +46,10 @@ class StageSlo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         T0 counts the tokens that must be computed: an idle replica still has the cached ones.
         """
+        said = [] if self.ttft_ms is None else [self.ttft_ms / 1000]
         if self.ttft_slowdown is not None:
-            return self.ttft_slowdown * profile.zero_load_ttft_s(stage.prompt_tokens)
-        return self.ttft_ms / 1000 if self.ttft_ms is not None else float("inf")
+            said.append(self.ttft_slowdown * profile.zero_load_ttft_s(stage.prompt_tokens))
+        return max(said, default=float("inf"))
 
 
 class Like(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +67,14 @@ class RequestClass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     slo: StageSlo
     last_slo: StageSlo | None = None
     like: Like | None = None
+    most_stages: int | None = None
+    longest_gap_s: float | None = None
+
+    def cut(self, request: TraceRequest) -> TraceRequest:
+        """As much of a request as is offered."""
+        longest_s = float("inf") if self.longest_gap_s is None else self.longest_gap_s
+        kept = [msgspec.structs.replace(s, gap_s=min(s.gap_s, longest_s)) for s in request.stages[: self.most_stages]]
+        return msgspec.structs.replace(request, stages=tuple(kept))
 
     def slos(self, stages: int) -> tuple[StageSlo, ...]:
         """One for each of so many stages."""
@@ -168,7 +177,7 @@ def pool(
     lengths = sources.load(
         kind.lengths, places, seed=seed, part=kind.part if own_arrivals else WHOLE, generated=generated
     )
-    fitting = drop_longer(lengths.requests, window)
+    fitting = drop_longer([kind.cut(request) for request in lengths.requests], window)
     if not fitting:
         raise TraceError(
             f"no request of {kind.lengths} fits a window of {window} tokens: choose a model with a longer one"

@@ -60,10 +60,11 @@ def simulate(
     ]
     misses = _Misses(load, misses_allowed) if misses_allowed is not None else None
     watch = Watch(load.seconds / LOOKS, misses.too_many) if misses else None
-    run = simulate_cluster(built, offered, until_s=load.seconds + DRAIN_S, watch=watch)
+    longest_s = max((sum(call.gap_s for call in r.calls) for r in load.requests), default=0.0)
+    run = simulate_cluster(built, offered, until_s=load.seconds + longest_s + DRAIN_S, watch=watch)
     jobs = iter(run.jobs)
     outcomes = [_outcome(r, jobs) for r in load.requests]
-    return VirtualRun(outcomes, _replicas(run), misses.missed if misses and run.stopped else None)
+    return VirtualRun(outcomes, _replicas(run) | prompts_of(run), misses.missed if misses and run.stopped else None)
 
 
 class _Misses:
@@ -105,6 +106,19 @@ def _told_after_s(job: StageJob) -> float:
     if job.admission != GUARANTEED:
         return math.inf
     return 0.0 if math.isnan(job.promoted_s) else job.promoted_s - job.arrival_s
+
+
+def prompts_of(run: Run) -> Row:
+    """Prompt tokens of the calls that were served, those that were cached, and the share that was computed although an
+    earlier call had computed it."""
+    served = [job for job in run.jobs if job.finished]
+    prompt = sum(job.stage.cached_tokens + job.stage.prompt_tokens for job in served)
+    again = sum(max(0, job.stage.cached_tokens - job.cached_tokens) for job in served)
+    return {
+        "prompt_tokens": prompt,
+        "cached_tokens": sum(job.cached_tokens for job in served),
+        "computed_twice": round(again / prompt, 4) if prompt else 0.0,
+    }
 
 
 def _replicas(run: Run) -> Row:

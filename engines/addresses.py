@@ -16,6 +16,18 @@ def default_name(port: int) -> str:
     return f"{socket.gethostname()}:{port}"
 
 
+def free_port(host: str) -> int:
+    """A TCP port that is free now."""
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+        return int(server.getsockname()[1])
+
+
+def local_url(host: str, port: int) -> str:
+    """Where this machine reaches a server that listens on `host`."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # compared, not bound
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
 def reachable_url(host: str, port: int, redis_url: str | None) -> str:
     """Where gateways reach a server that listens on `host`: for one that listens on every address, the one that this
     machine has towards Redis. Raises Unreachable."""

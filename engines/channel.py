@@ -43,7 +43,18 @@ TELEMETRY_MAX_GAP_S = 0.500  # an idle replica still reports this often
 RECONNECT_S = 0.25
 
 Kind = Literal[
-    "replica", "rival", "telemetry", "plan", "arrivals", "ledger", "version", "log", "changes", "epoch", "gateway"
+    "replica",
+    "rival",
+    "telemetry",
+    "plan",
+    "arrivals",
+    "ledger",
+    "version",
+    "log",
+    "changes",
+    "epoch",
+    "gateway",
+    "session",
 ]
 
 T = TypeVar("T")

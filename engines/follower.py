@@ -29,10 +29,11 @@ from slosgate.planner.controller import ReplicaState
 from slosgate.planner.desk import ALONE, run_next
 from slosgate.planner.jobs import Jobs, JobTable
 from slosgate.planner.launching import BEYOND, CAPTURED, kind_of, prefill_kind
-from slosgate.planner.lengths import LengthHistogram, firm_tokens
+from slosgate.planner.lengths import LengthHistogram, firm_tokens, for_its_weight
 from slosgate.planner.machine import delays_of
 from slosgate.planner.memory import first_to_yield, recompute, yielding
 from slosgate.planner.obeying import decoding, weigh
+from slosgate.planner.pace import thought
 from slosgate.planner.perf_model import PerfModel
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.progress import Progress as Progress
@@ -104,9 +105,10 @@ class PlanFollower:
             self.profile = msgspec.structs.replace(self.profile, request_overhead_s=self._passage.s)
         add_job(self.table, slo, prompt_tokens, cached_tokens, max_tokens, now_s)
         self.patience.observe(_seconds(slo.slo_ttft_ms), prompt_tokens - cached_tokens, self.profile)
-        self._prompts = self._prompts.observe(prompt_tokens)
-        # A plan may overtake the request that it speaks of.
         job = self.table[slo.slo_id]
+        if job["has_slo"]:
+            self._prompts = self._prompts.observe(for_its_weight(prompt_tokens - cached_tokens, slo.slo_weight))
+        # A plan may overtake the request that it speaks of.
         job["guaranteed"] |= slo.slo_id in self._promoted
         job["held"] = slo.slo_id in self._held and not job["guaranteed"]
 
@@ -255,6 +257,11 @@ class PlanFollower:
         if report is not None:
             self.learn(report)
 
+    def thought(self, job_id: str, tokens: int) -> None:
+        """A job's thinking has ended with so many output tokens; 0: it doesn't think. Raises KeyError."""
+        self._foreseen = None
+        thought(self.table[job_id], tokens)
+
     def plan_with(self, profile: HardwareProfile, recalibrate: Recalibration | None) -> None:
         """Plan with another profile from now on, and recalibrate that one."""
         self.profile, self._registered, self._recalibrate = profile, profile.perf, recalibrate
@@ -362,7 +369,8 @@ def add_job(
 def progress_of(table: JobTable) -> tuple[RequestProgress, ...]:
     """Where every job of a table stands."""
     rows = table.rows
-    columns = (rows[name].tolist() for name in ("prompt_left", "context", "generated", "due_base_s", "guaranteed"))
+    names = ("prompt_left", "context", "generated", "due_base_s", "guaranteed", "switch_at")
+    columns = (rows[name].tolist() for name in names)
     return tuple(RequestProgress(*fields) for fields in zip(table.ids, *columns, strict=True))
 
 

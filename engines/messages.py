@@ -71,6 +71,14 @@ class DraftReport(msgspec.Struct, frozen=True, array_like=True):
     rejected: Count
 
 
+class PrefixReport(msgspec.Struct, frozen=True, array_like=True):
+    """How much of a request's prompt a replica had cached when it took the request in."""
+
+    request_id: Name
+    prompt_tokens: Count
+    cached_tokens: Count
+
+
 class RequestProgress(msgspec.Struct, frozen=True, array_like=True):
     """Where one request stands on its replica."""
 
@@ -80,11 +88,12 @@ class RequestProgress(msgspec.Struct, frozen=True, array_like=True):
     generated_tokens: Count
     due_base_s: Due  # engine's clock; token k after the first is due at due_base_s + k * TPOT
     guaranteed: bool
+    switch_at: Count = 0  # where the pace changes (`planner.pace`), as far as the engine has seen
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica's report. `progress` is complete: a request that is not in it is not on the replica. `iterations`
-    and `drafts` are those since the last report."""
+    """One replica's report. `progress` is complete: a request that is not in it is not on the replica. `iterations`,
+    `drafts` and `prefixes` are those since the last report."""
 
     replica: Name
     sent_at_s: Moment
@@ -95,10 +104,12 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     iterations: Annotated[tuple[IterationReport, ...], Meta(max_length=MOST_ITERATIONS)] = ()
     progress: Annotated[tuple[RequestProgress, ...], Meta(max_length=MOST_REQUESTS)] = ()
     drafts: Annotated[tuple[DraftReport, ...], Meta(max_length=MOST_REQUESTS)] = ()
+    prefixes: Annotated[tuple[PrefixReport, ...], Meta(max_length=MOST_REQUESTS)] = ()
     perf: PerfModel | None = None  # what the replica plans with, where that is not the model it registered with
     launches: Launches | None = None  # how long launching takes there, where that is known
     request_overhead_s: Duration | None = None  # from its port to its scheduler, as it was lately
     answer_s: Duration = 0.0  # from its scheduler to the wire: how long its HTTP server takes to answer at all
+    draining: bool = False  # it is to go: nothing new is sent there
 
 
 class SloArgs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -22,4 +22,6 @@ def slo_args(arrival: Arrival, slo_class: str, settings: DeskSettings, *, guaran
         slo_weight=rank(arrival),
         slo_output_tokens=arrival.output_tokens,
         slo_acceptance=round(arrival.acceptance, 3),
+        slo_switch_at=arrival.switch_at,
+        slo_next_tpot_ms=round(arrival.next_tpot_s * 1000, 3) if math.isfinite(arrival.next_tpot_s) else None,
     )

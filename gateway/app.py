@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,18 +18,23 @@ from slosgate.gateway.errors import GatewayError, handle
 from slosgate.gateway.gateway import Gateway
 from slosgate.gateway.http import operators
 from slosgate.gateway.http.api import routes
+from slosgate.gateway.http.leaving import Leaving
 from slosgate.gateway.http.paths import CanonicalPaths
 
 # What scripts of web pages may read of an answer.
 EXPOSED_HEADERS = (
     "retry-after", "retry-after-ms", "x-request-id", "x-should-retry", "x-slo-admission", "x-slo-class",
     "x-slo-effective-tpot-ms", "x-slo-effective-ttft-ms", "x-slo-enforcement", "x-slo-ignored",
-    "x-slo-predicted-ttft-ms", "x-slo-replica", "x-slo-request-id", "x-slo-service-tier",
+    "x-slo-predicted-ttft-ms", "x-slo-replica", "x-slo-request-id", "x-slo-service-tier", "x-slo-session-calls",
+    "x-slo-session-left-ms",
 )  # fmt: skip
 
 
-def create_app(config: Config, redis_url: str, *, clock: Callable[[], float] = time.time) -> Starlette:
-    """A gateway on the Redis at `redis_url`; `clock` gives wall-clock seconds.
+def create_app(
+    config: Config, redis_url: str, *, clock: Callable[[], float] = time.time, pages: Path | None = None
+) -> Starlette:
+    """A gateway on the Redis at `redis_url`; `clock` gives wall-clock seconds, `pages` is a folder for a socket that
+    shows its pages to who may open it.
 
     Whoever serves it calls `planner.warm_up` first, or the first request waits for a compiler.
     """
@@ -39,7 +45,8 @@ def create_app(config: Config, redis_url: str, *, clock: Callable[[], float] = t
         app.router.routes.extend(routes(gateway))
         # What is loaded by now stays: looking through it for garbage would stop every stream for a tenth of a second.
         gc.freeze()
-        async with gateway.running(), operators.listening(app, config.admin):
+        admin = operators.listening(app, config.admin, shared=pages is not None)
+        async with gateway.running(), admin, operators.on_socket(app, pages):
             yield
 
     return Starlette(
@@ -52,6 +59,7 @@ def create_app(config: Config, redis_url: str, *, clock: Callable[[], float] = t
                 allow_headers=("*",),
                 expose_headers=EXPOSED_HEADERS,
             ),
+            Middleware(Leaving),
             Middleware(CanonicalPaths),
             Middleware(operators.OperatorPages, config=config.admin),
         ],

@@ -9,15 +9,15 @@ slosgate warm-up                            # in an image's build, say
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, get_args
 
 import msgspec
 import typer
@@ -25,31 +25,33 @@ import uvicorn
 
 from slosgate import planner
 from slosgate.engines import profiles, secrets
+from slosgate.engines.fleet import command as fleet
 from slosgate.engines.options import version_of
 from slosgate.engines.profiles.command import app as profile_app
 from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
-from slosgate.engines.store import url_problem, without_password
+from slosgate.engines.store import url_problem
 from slosgate.engines.vllm.command import CONTEXT_SETTINGS, vllm
-from slosgate.gateway import describing
+from slosgate.gateway import describing, reference, reloading
+from slosgate.gateway import workers as together
 from slosgate.gateway.app import create_app
-from slosgate.gateway.config import Config, ConfigError, load, problem_at
-from slosgate.gateway.decisions import reach, tokenizing
-from slosgate.gateway.http import overflow
+from slosgate.gateway.config import Config, ConfigError, LogConfig, problem_at
+from slosgate.gateway.decisions import reach
 from slosgate.gateway.http.protocol import LimitedProtocol, Limits
 from slosgate.gateway.http.server import Server, raise_file_limit
-from slosgate.gateway.replicas import credentials
+from slosgate.gateway.reports import events, greeting, logs
 from slosgate.gateway.reports.logs import Unhurried
 from slosgate.gateway.state import valkey
 
 KEEP_ALIVE_S = 75  # longer than any client keeps an idle connection, so that none meets one that is just closing
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="SLO-guaranteed serving in front of vLLM.")
+app = typer.Typer(no_args_is_help=True, help="SLO-guaranteed serving in front of vLLM.")
 engine_app = typer.Typer(no_args_is_help=True, help="Run a replica.")
 app.add_typer(engine_app, name="engine")
 app.add_typer(profile_app, name="profile")
 engine_app.command("sim")(sim)
 engine_app.command("vllm", context_settings=CONTEXT_SETTINGS)(vllm)
+fleet.add_to(app, valkey.start)
 
 
 @app.callback()
@@ -72,22 +74,54 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None,
     ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate (chain) to serve TLS with; PEM.")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key; by default in the same file.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="Lines of the log: text or json.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="Least level in the log: info, warning or error.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that serve the address together.", min=1, max=1024)] = 1,
+    fd: Annotated[
+        int | None, typer.Option(help="A listening socket that was inherited, to accept from.", hidden=True)
+    ] = None,
+    pages: Annotated[
+        Path | None, typer.Option(help="Folder for a socket with this process's pages.", hidden=True)
+    ] = None,
 ) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
     _check_certificate(ssl_certfile, ssl_keyfile)
-    if problem := raise_file_limit():
-        typer.echo(f"slosgate: {problem}", err=True)
-    settings = _with_options(_read(config) if config else Config(), redis, host, port)
+    read = _read(config) if config else Config()
+    settings = _with_options(read, redis, host, port)
+    settings = msgspec.structs.replace(settings, log=_log_options(settings.log, log_format, log_level))
     if settings.redis.url and (problem := url_problem(settings.redis.url)):
         raise typer.BadParameter(problem, param_hint="--redis")
     sys.stdout, sys.stderr = Unhurried(1), Unhurried(2)
+    logs.set_up(settings.log.format, settings.log.level)
+    if problem := raise_file_limit():
+        events.say(events.FewFiles(problem=problem))
     # uvicorn drains on SIGTERM and then raises it again: by then it means a good end, with Valkey stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     planner.warm_up()  # before uvicorn takes the signals: compiling may take a minute, and must be ended by one
     with _redis_url(settings) as url:
-        shown = without_password(url)
-        print(f"slosgate: state in {shown}; add a replica with: slosgate engine sim --redis {shown}", flush=True)  # noqa: T201
-        Server(_server_config(settings, url, ssl_certfile, ssl_keyfile), notice_s=settings.drain.notice_s).run()
+        if workers > 1:
+            _serve_together(workers, settings, url, config, ssl_certfile, ssl_keyfile)
+            return
+        serving = _server_config(settings, url, pages, ssl_certfile, ssl_keyfile)
+        greet = partial(_greet, settings, url, shares=fd is not None)
+        sockets = None if fd is None else [socket.socket(fileno=fd)]
+        hangup = reloading.Reloading(config, read)
+        Server(serving, notice_s=settings.drain.notice_s, on_started=greet, on_hangup=hangup).run(sockets)
+
+
+def _serve_together(
+    workers: int, settings: Config, url: str, config: Path | None, certfile: Path | None, keyfile: Path | None
+) -> None:
+    given = {
+        "--config": config, "--ssl-certfile": certfile, "--ssl-keyfile": keyfile,
+        "--log-format": settings.log.format, "--log-level": settings.log.level,
+    }  # fmt: skip
+    options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+
+    def listening(address: str) -> None:
+        _greet(settings, url, address.replace("http:", "https:", 1) if certfile else address)
+
+    together.serve(workers, settings.server, url, options, listening)
 
 
 @app.command("warm-up")
@@ -99,17 +133,24 @@ def warm_up() -> None:
 
 
 @app.command("check-config")
-def check_config(file: Annotated[Path, typer.Argument(help="Configuration file (TOML).")]) -> None:
+def check_config(
+    file: Annotated[Path, typer.Argument(help="Configuration file (TOML).")],
+    show: Annotated[bool, typer.Option("--show", help="Print all that holds, defaults too.")] = False,
+) -> None:
     """Say what a configuration means, or line by line why it can't be used."""
     settings = _read(file)
-    for line in describing.lines(settings):
-        typer.echo(line)
     for path, message in reach.warnings(settings):
         typer.echo(f"{file}: warning: {problem_at(file.read_text(encoding='utf-8'), path, message)}", err=True)
+    if show:
+        typer.echo(reference.effective(settings), nl=False)
+        return
+    for line in describing.lines(settings):
+        typer.echo(line)
     typer.echo(f"{file}: good; {len(settings.keys)} keys, {len(settings.replicas)} configured replicas")
 
 
 def main() -> None:
+    sys.argv[1:] = fleet.with_ray_address(sys.argv[1:])
     secrets.hide_password()
     app()
 
@@ -117,15 +158,7 @@ def main() -> None:
 def _read(path: Path) -> Config:
     """The configuration in a file; ends the program with what is wrong with it."""
     try:
-        config = load(path)
-        for replica in config.replicas:
-            if replica.profile:
-                profiles.load(replica.profile)
-        found = [
-            *overflow.problems(config), *tokenizing.problems(config), *credentials.problems(config, os.environ),
-        ]  # fmt: skip
-        if found:
-            raise ConfigError([problem_at(path.read_text(encoding="utf-8"), *problem) for problem in found])
+        return reloading.checked(path)
     except ConfigError as exc:
         for problem in exc.problems:
             typer.echo(f"{path}: {problem}", err=True)
@@ -133,7 +166,26 @@ def _read(path: Path) -> Config:
     except (OSError, ValueError) as exc:
         typer.echo(f"{path}: {exc}", err=True)
         raise typer.Exit(2) from None
-    return config
+
+
+def _greet(config: Config, redis_url: str, address: str, *, shares: bool = False) -> None:
+    """It listens: say so in the log, and where that is read by people, what to do next; one who shares the address
+    leaves both to its parent."""
+    if shares:
+        return
+    events.say(greeting.started(config, redis_url, address, tls=address.startswith("https:")))
+    if config.log.format == "text":
+        print(greeting.greeting(config, redis_url, address), end="", flush=True)  # noqa: T201
+
+
+def _log_options(config: LogConfig, form: str | None, level: str | None) -> LogConfig:
+    """The configuration's, with what the options say instead. Raises BadParameter."""
+    for name, value, accepted in (("format", form, get_args(logs.Format)), ("level", level, get_args(logs.Level))):
+        if value is not None and value not in accepted:
+            said = f"must be one of {', '.join(accepted)}, not {value!r}"
+            raise typer.BadParameter(said, param_hint=f"--log-{name}")
+    given = {name: value for name, value in (("format", form), ("level", level)) if value is not None}
+    return msgspec.structs.replace(config, **given)
 
 
 def _with_options(config: Config, redis: str | None, host: str | None, port: int | None) -> Config:
@@ -174,12 +226,12 @@ def _check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
 
 
 def _server_config(
-    config: Config, redis_url: str, certfile: Path | None = None, keyfile: Path | None = None
+    config: Config, redis_url: str, pages: Path | None, certfile: Path | None, keyfile: Path | None
 ) -> uvicorn.Config:
     server = config.server
     limits = Limits(server.max_header_bytes, server.header_timeout_s, server.request_timeout_s)
     return uvicorn.Config(
-        create_app(config, redis_url),
+        create_app(config, redis_url, pages=pages),
         host=config.server.host,
         port=config.server.port,
         http=cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits)),
@@ -188,7 +240,7 @@ def _server_config(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        log_level="warning",
+        log_config=None,
         backlog=4096,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(config.server.drain_s),

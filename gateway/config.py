@@ -1,6 +1,8 @@
 """The gateway's configuration: one TOML file, read once, handed down as frozen records.
 
     [server]                      # where it listens, limits
+    [log]                         # format = "json", level = "warning"
+    [tracing]                     # endpoint = "http://127.0.0.1:4318"
     [drain]                       # notice_s: how long /ready is false before the listener closes
     [redis]                       # url; without one a private Valkey is started
     [admission]                   # default class, hop limit, retries
@@ -27,8 +29,6 @@ Every unknown key and every value out of range is refused with its line.
 from __future__ import annotations
 
 import math
-import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -37,7 +37,10 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from slosgate.engines import toml
 from slosgate.engines.store import url_problem
+from slosgate.engines.toml import Problem
+from slosgate.gateway.reports.logs import Format, Level
 from slosgate.planner.controller import WhenFull
 from slosgate.planner.desk import SHIPPED, DeskSettings
 
@@ -50,23 +53,41 @@ SERVICE_TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    max_body_bytes: Count = 20_000_000
+    """Where the gateway listens, and how much and how long it bears."""
+
+    host: str = "127.0.0.1"  # address to listen on
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000  # 0 takes a free one
+    max_body_bytes: Count = 20_000_000  # a request that is longer is refused with 413
     max_answer_bytes: Count = 256 * 1024 * 1024  # a replica's answer that is longer is taken for one without end
-    # Limits on how long nothing happens; an answer that goes on is never cut by the clock.
-    request_timeout_s: Positive = 600.0  # nothing more of the answer comes: as long as OpenAI's own client waits
+    # how long nothing more of an answer may come: as long as OpenAI's own client waits; one that goes on is never cut
+    request_timeout_s: Positive = 600.0
     # A replica that has not begun to answer is left for another one: for streams, its headers count; else the time
     # that max_tokens may take comes on top.
     first_byte_timeout_s: Positive = 60.0
-    connect_timeout_s: Positive = 2.0
+    connect_timeout_s: Positive = 2.0  # for a connection to a replica
     header_timeout_s: Positive = 20.0  # for a request's headers, from its first byte or the connection's beginning
     body_timeout_s: Positive = 30.0  # for its body, and another second for each 10 kB
-    max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024
+    max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # of one request
     cors_origins: tuple[str, ...] = ("*",)  # web pages that may call it; vLLM's default
     drain_s: Positive = 30.0  # how long a stopping gateway lets accepted requests finish
     replica_api_key_env: str = ""  # environment variable with the API key that replicas which register ask for
     log_requests: bool = False  # a line of JSON per request on stderr: its decision record, never its prompt
+
+
+class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the program says on its standard error output."""
+
+    format: Format = "text"  # a line of text, or of JSON, for each event
+    level: Level = "info"  # the least that is said
+
+
+class TracingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Spans of OpenTelemetry (extra `otel`)."""
+
+    # base address of a collector that speaks OTLP over HTTP, as http://127.0.0.1:4318; empty: no spans
+    endpoint: Annotated[str, Meta(pattern="^(https?://.*)?$")] = ""
+    # share of the traces begun here that is kept; one that a client has begun is kept as the client says
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
 
 
 class DrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,11 +97,15 @@ class DrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class RedisConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where gateways and replicas share their state."""
+
     url: str = ""  # empty: a private Valkey that ends with the gateway
-    timeout_s: Positive = 1.0
+    timeout_s: Positive = 1.0  # one that says nothing for so long is away
 
 
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How requests are judged."""
+
     default_class: str = "default"  # for requests that state no SLO, class or tier
     hop_limit: Count = SHIPPED.hop_limit  # replicas asked before a request becomes best effort
     commit_retries: Count = 4  # admissions lost to another gateway before it becomes best effort
@@ -100,29 +125,33 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A latency contract. Without a TTFT or TPOT it promises nothing and is served as best effort."""
 
-    ttft_ms: Positive | None = None
+    ttft_ms: Positive | None = None  # SLO for the time to the first token
     ttft_slowdown: Annotated[float, Meta(gt=1)] | None = None  # TTFT SLO = this x zero-load TTFT of the prompt
-    tpot_ms: Positive | None = None
-    weight: Positive = 1.0
+    tpot_ms: Positive | None = None  # SLO for the time per output token after the first
+    think_tpot_ms: Positive | None = None  # while the model thinks; tpot_ms then holds for the answer
+    ttft_of: Literal["call", "answer"] = "call"  # "answer": the TTFT SLO is the first answer token's, after thinking
+    e2e_ms: Positive | None = None  # the whole call
+    weight: Positive = 1.0  # who goes first where not everybody can
     when_full: Policy = "best-effort"  # what happens to a request that can't be guaranteed
     overflow: str = ""  # where it goes when that is "overflow": the name of an [overflow.NAME]
-    service_tiers: tuple[str, ...] = ()
+    service_tiers: tuple[str, ...] = ()  # values of `service_tier` in a request's body that stand for this class
 
     @property
     def promises(self) -> bool:
-        return not (self.ttft_ms is None and self.ttft_slowdown is None and self.tpot_ms is None)
+        said = (self.ttft_ms, self.ttft_slowdown, self.tpot_ms, self.think_tpot_ms, self.e2e_ms)
+        return any(number is not None for number in said)
 
 
 class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the holder of one API key may ask for."""
 
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # digest of the key: printf KEY | sha256sum
     classes: tuple[str, ...] = ()  # empty: every class
     default_class: str = ""  # empty: the configuration's default class
     may_set_slo: bool = False  # honour x-slo-ttft-ms and x-slo-tpot-ms (never tighter than the class, when it has one)
     weight: Positive = 1.0  # multiplies the class's weight
-    requests_per_minute: Count | None = None
-    max_concurrent: Count | None = None
+    requests_per_minute: Count | None = None  # more are refused with 429 and when to come back
+    max_concurrent: Count | None = None  # requests under way at once
 
 
 class OverflowConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,7 +160,7 @@ class OverflowConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: Annotated[str, Meta(min_length=1)]  # litellm's name, provider first: "anthropic/claude-sonnet-4-5"
     api_base: Annotated[str, Meta(pattern="^(https?://.*)?$")] = ""  # empty: the provider's own
     api_key_env: str = ""  # environment variable that holds the API key; empty: the one litellm knows for the provider
-    timeout_s: Positive = 60.0
+    timeout_s: Positive = 60.0  # for its answer to begin
     token_ids: bool = False  # prompts of token ids may go there: right only where the tokenizer is the same
 
 
@@ -144,7 +173,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An OpenAI-compatible server without the plug-in. Without a profile it only gets best effort."""
 
-    url: Annotated[str, Meta(pattern="^https?://")]
+    url: Annotated[str, Meta(pattern="^https?://")]  # base address, without /v1
     name: str = ""  # defaults to the address, without http://
     model: str = ""  # defaults to what its /v1/models says; every other name that it lists can be asked for, too
     profile: str = ""  # name of a shipped profile, or a path to one
@@ -168,6 +197,8 @@ class AdminConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
+    log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
     drain: DrainConfig = DrainConfig()
     redis: RedisConfig = RedisConfig()
     admission: AdmissionConfig = AdmissionConfig()
@@ -189,22 +220,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return next((name for name, c in self.classes.items() if tier in c.service_tiers), None)
 
 
-class Problem(Struct, frozen=True):
-    line: int  # 1-based; 0 when the key stands nowhere (a missing one in a missing table)
-    key: str
-    message: str
-
-    def __str__(self) -> str:
-        place = f"line {self.line}: " if self.line else ""
-        return f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
-
-
-class ConfigError(Exception):
+class ConfigError(toml.Unusable):
     """A configuration that can't be used; `problems` says why, key by key."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(str(p) for p in problems))
-        self.problems = problems
 
 
 def load(path: Path) -> Config:
@@ -214,15 +231,15 @@ def load(path: Path) -> Config:
 
 def problem_at(text: str, path: tuple[str, ...], message: str) -> Problem:
     """A problem found with a value of a configuration that is good otherwise, with its line."""
-    return Problem(_Builder(text).line_of(path), ".".join(path), message)
+    return toml.Lines(text).problem(path, message)
 
 
 def parse(text: str) -> Config:
     """Check a configuration's text. Raises ConfigError with every problem that was found."""
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError([_syntax_problem(str(exc))]) from None
+        tables = toml.tables(text)
+    except toml.Unusable as error:
+        raise ConfigError(error.problems) from None
     builder = _Builder(text)
     config = builder.build(tables)
     if not builder.problems:
@@ -237,6 +254,8 @@ _Record = TypeVar("_Record", bound=Struct)
 
 _SINGLE: dict[str, type[Struct]] = {
     "server": ServerConfig,
+    "log": LogConfig,
+    "tracing": TracingConfig,
     "drain": DrainConfig,
     "redis": RedisConfig,
     "admission": AdmissionConfig,
@@ -250,11 +269,18 @@ _NAMED: dict[str, type[Struct]] = {
 }
 
 
+TABLES: dict[str, type[Struct]] = {
+    **{f"[{name}]": record for name, record in _SINGLE.items()},
+    **{f"[{name}.NAME]": record for name, record in _NAMED.items()},
+    "[[replicas]]": ReplicaConfig,
+}
+
+
 class _Builder:
     """Builds the records table by table, so that one bad table doesn't hide the problems of the next."""
 
     def __init__(self, text: str) -> None:
-        self.lines = dict(_key_lines(text))
+        self._lines = toml.Lines(text)
         self.problems: list[Problem] = []
 
     def build(self, tables: dict[str, Any]) -> Config:
@@ -309,13 +335,7 @@ class _Builder:
             del table[key]
 
     def problem(self, path: tuple[str, ...], message: str) -> None:
-        self.problems.append(Problem(self.line_of(path), ".".join(path), message))
-
-    def line_of(self, path: tuple[str, ...]) -> int:
-        """The line of the key, or of the innermost table around it that stands in the file."""
-        while path and path not in self.lines:
-            path = path[:-1]
-        return self.lines.get(path, 0)
+        self.problems.append(self._lines.problem(path, message))
 
 
 def _stand_in(kind: type[Struct]) -> dict[str, Any]:
@@ -402,32 +422,3 @@ def _address_problem(url: str) -> str:
 
 def _no_such_class(name: str, config: Config) -> str:
     return f"no such class: {name!r}; accepted: {', '.join(config.classes)}"
-
-
-def _syntax_problem(message: str) -> Problem:
-    where = re.search(r"line (\d+)", message)
-    return Problem(int(where[1]) if where else 0, "", f"not TOML: {message.split(' (at ')[0]}")
-
-
-_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")
-_PART = re.compile(r"""\s*("[^"]*"|'[^']*'|[^.]+)""")
-_KEY = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
-
-
-def _key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Where each key and table stands, for error messages; the file has already been parsed as TOML."""
-    table: tuple[str, ...] = ()
-    seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _HEADER.match(line):
-            table = _path(header[2])
-            if header[1] == "[[":
-                index = seen[header[2]] = seen.get(header[2], -1) + 1
-                table = (*table, str(index))
-            yield table, number
-        elif key := _KEY.match(line):
-            yield (*table, *_path(key[1])), number
-
-
-def _path(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in _PART.findall(dotted))

@@ -37,6 +37,14 @@ _ANTHROPIC_TYPES = {
 }
 
 
+# As `planner.controller` and `gateway.decisions.admission` say it of what they serve as best effort.
+_REASONS = {
+    "slo_not_admitted": "no replica can guarantee it now",
+    "state_unavailable": "the gateway's shared state is away",
+    "no_replica": "no replica is up",
+}
+
+
 class GatewayError(Exception):
     status = 500
     type = "server_error"
@@ -47,6 +55,11 @@ class GatewayError(Exception):
         self.message = message
         self.param = param
         self.code = code or type(self).code
+
+    @property
+    def reason(self) -> str:
+        """Why nothing was guaranteed, as operators see it counted."""
+        return _REASONS.get(self.code, self.code)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import time
@@ -36,9 +37,16 @@ from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.upkeep import Upkeep
 from slosgate.gateway.replicas.upstream import Upstream
+from slosgate.gateway.reports import events
+from slosgate.gateway.reports.explaining import explain, is_broken
+from slosgate.gateway.reports.history import History
+from slosgate.gateway.reports.live import Live
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.reports.records import Records, log_stream
+from slosgate.gateway.reports.tracing import Tracing
+from slosgate.gateway.reports.watch import Watch
 from slosgate.gateway.state.ledger import Ledger
+from slosgate.gateway.state.sessions import Context, Session, Sessions, session_id
 from slosgate.planner.desk import window_tokens
 
 IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
@@ -60,21 +68,33 @@ class Gateway:
         self.fleet = Fleet(clock=clock, random=random)
         self.upkeep = Upkeep(self.fleet, self.ledger, self.upstream, config, clock=clock)
         self.metrics = Metrics()
+        self.history = History()
         self.headroom = Headroom(self.fleet)
         self.admission = Admission(self.fleet, self.ledger, config.admission, self.metrics, clock=clock)
         self.planning = Planning(
             self.fleet, self.upkeep.books, self.ledger, self.metrics,
             interval_s=config.admission.plan_interval_s, settings=config.admission.desk, clock=clock,
         )  # fmt: skip
+        self.watch = Watch(self.fleet, self.ledger, clock=clock)
         self.overflow = Overflow(config, clock=clock)
         self.relay = Relay(self.upstream, self.fleet, self.admission, self.overflow, config.server, clock=clock)
         self.passthrough = Passthrough(self.upstream, self.fleet, config.server)
+        self.closing = False  # the listener is closed: streams without an end must end
         self.draining = False  # a signal to stop has come: /ready says so before the listener closes
         self.drafts = Drafts(config.classes)
         self.fleet.on_drafts(self.drafts.learn)
         self.lengths = Lengths(Tokenizers(tokenizing.files(config)))
         self.keys = Keys(config.keys)
+        self.sessions = Sessions(self.ledger)
         self.records = Records(config.admin.records, log_stream(config.server.log_requests))
+        self.tracing = Tracing(config)
+        self.live = Live(config, self.fleet, self.ledger, self.headroom, self.history, self.records, clock=clock)
+
+    def reconfigure(self, config: Config) -> None:
+        """Serve what comes from now on by this configuration; what is under way stays as it was promised."""
+        self.config = self.live.config = config
+        self.keys.change(config.keys)
+        self.drafts.classes = config.classes
 
     async def answer(
         self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,
@@ -82,12 +102,20 @@ class Gateway:
     ) -> None:  # fmt: skip
         """Serve one completion request. Raises GatewayError while the client has seen nothing."""
         holder = self.keys.holder(headers)  # known already, but a body is long in coming
-        exchange = self._exchange(kind, body, headers, arrival_s, request_id, holder)
+        completion = self._named(parse(body, kind))
+        session = await self._session(completion, headers, holder)
+        exchange = self._exchange(completion, session, headers, arrival_s, request_id, holder)
         self.keys.enter(holder)
+        self.tracing.begin(exchange)
+        error = None
         try:
             await self._admit(exchange)
             await self._relay(exchange, receive, send)
+        except GatewayError as exc:
+            error = exc
+            raise
         finally:
+            self.tracing.ended(exchange, self.clock(), error)
             if holder is not None:
                 holder.leave()
 
@@ -97,10 +125,11 @@ class Gateway:
             await self.admission.admit(exchange)
         except (NotAdmitted, Unavailable) as error:
             if exchange.contract.when_full != "overflow":
-                self.metrics.refused_slo(exchange)
-                self.records.keep(exchange, self.clock(), error)
+                self._note_refusal(exchange, error)
                 raise
             exchange.overflow = exchange.contract.overflow
+        finally:
+            self.tracing.admitted(exchange, began_s, self.clock())
         self.metrics.decided(self.clock() - began_s)
 
     async def _relay(self, exchange: Exchange, receive: Receive, send: Send) -> None:
@@ -112,16 +141,56 @@ class Gateway:
             raise
         finally:
             self.lengths.learn(exchange)
+            self._end_session(exchange)
             self.headroom.note(exchange)
-            self.metrics.ended(exchange, self.clock())
-            self.records.keep(exchange, self.clock(), error)
+            self._note_end(exchange, error)
+
+    def _note_refusal(self, exchange: Exchange, error: GatewayError) -> None:
+        self.metrics.refused_slo(exchange, error.reason)
+        self.history.refused(exchange, error.reason, self.clock())
+        self.records.keep(exchange, self.clock(), error)
+
+    def _note_end(self, exchange: Exchange, error: GatewayError | None) -> None:
+        now_s = self.clock()
+        why = explain(exchange, now_s)
+        self.metrics.ended(exchange, now_s)
+        self.history.ended(exchange, now_s)
+        self.records.keep(exchange, now_s, error, why)
+        if is_broken(exchange):
+            events.say(events.PromiseBroken(
+                request_id=exchange.request_id, slo_class=exchange.contract.slo_class, why=why,
+                replica=exchange.server[0],
+            ))  # fmt: skip
+
+    async def _session(
+        self, completion: Completion, headers: Mapping[bytes, bytes], holder: Holder | None
+    ) -> Session | None:
+        """The session that a call belongs to. Its replicas have what it begins with, as far as it does."""
+        name = session_id(headers, completion.cache_key, holder.name if holder else "")
+        if not name:
+            return None
+        session = await self.sessions.recall(name, alone=len(self.fleet.gateways) <= 1)
+        tokens = completion.prompt_tokens or completion.prompt_bytes // 4
+        for context in session.contexts:
+            replica = self.fleet.replicas.get(context.replica)
+            if replica is not None and context.begins(completion.prefix):
+                replica.prefixes.told(completion.prefix, context.blocks, tokens)
+        return session
+
+    def _end_session(self, exchange: Exchange) -> None:
+        if exchange.session is None or exchange.outcome != "completed":
+            return
+        context, hashes = None, exchange.completion.prefix.hashes
+        if hashes and not exchange.overflow:
+            context = Context(exchange.placement.replica.name, len(hashes), hashes[-1])
+        session = self.sessions.newest(exchange.session.id)
+        self.sessions.remember(session.ended(context, exchange.tokens))
 
     def _exchange(
-        self, kind: Kind, body: bytes, headers: Mapping[bytes, bytes], arrival_s: float, request_id: str,
-        holder: Holder | None,
+        self, completion: Completion, session: Session | None, headers: Mapping[bytes, bytes], arrival_s: float,
+        request_id: str, holder: Holder | None,
     ) -> Exchange:  # fmt: skip
         """What is asked for."""
-        completion = self._named(parse(body, kind))
         contract = resolve(headers, completion.service_tier, self.config, holder.config if holder else None)
         contract = self.overflow.applied(contract, completion)
         replicas = self._candidates(completion.model, contract)
@@ -131,20 +200,28 @@ class Gateway:
             prompt_tokens = min(prompt_tokens, completion.truncate_tokens)
         longest = prompt_tokens if completion.longest_tokens is None else completion.longest_tokens
         left = window_tokens([r.mirror.profile for r in replicas if r.mirror is not None]) - longest
+        output_tokens = self.lengths.output_tokens(completion, contract.slo_class, max(1, left))
+        if session is not None:
+            session = session.begun(arrival_s + contract.session_e2e_s)
+            self.sessions.remember(session)
+            output_tokens = output_tokens if completion.exact_output else session.output_tokens(output_tokens)
+            contract = contract.within(session.due_s - arrival_s)
         return Exchange(
             request_id=request_id,
             completion=completion,
             contract=contract,
             arrival_s=arrival_s,
             prompt_tokens=prompt_tokens,
-            output_tokens=self.lengths.output_tokens(completion, contract.slo_class, max(1, left)),
-            ttft_s=_ttft_s(contract, prompt_tokens, replicas),
+            output_tokens=output_tokens,
+            thinking_planned=self.lengths.thinking_tokens(completion, contract.slo_class, output_tokens),
+            ttft_s=_ttft_s(contract, completion, prompt_tokens, replicas),
             acceptance=self.drafts.planning_value(replicas, completion.model, contract.slo_class),
             stated=any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS)),
             settings=self.config.admission.desk,
             longest_tokens=longest,
             prompt_is_exact=size.unit == "exact" and completion.truncate_tokens is None,
             size=size,
+            session=session,
             key=holder.name if holder else "",
             # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
             authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),
@@ -176,7 +253,9 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start the parts, wait until Redis has answered once (or not), and stop them at the end."""
-        tasks = [asyncio.create_task(self.upkeep.run()), asyncio.create_task(kept_up(self.planning.run))]
+        logging.getLogger("slosgate").addHandler(self.metrics.tally)
+        tasks = [asyncio.create_task(self.upkeep.run())]
+        tasks += [asyncio.create_task(kept_up(part.run)) for part in (self.planning, self.watch)]
         try:
             yield
         finally:
@@ -185,15 +264,21 @@ class Gateway:
             await ended(tasks)
             await self.ledger.close()
             await self.upstream.close()
+            await asyncio.to_thread(self.tracing.close)
+            logging.getLogger("slosgate").removeHandler(self.metrics.tally)
 
 
-def _ttft_s(contract: Contract, prompt_tokens: int, replicas: list[Replica]) -> float:
-    """The TTFT SLO in seconds; a slowdown is relative to the fastest replica's zero-load TTFT.
+def _ttft_s(contract: Contract, completion: Completion, prompt_tokens: int, replicas: list[Replica]) -> float:
+    """The TTFT SLO in seconds; a slowdown is relative to the fastest replica's zero-load TTFT of what is not cached.
 
     Token deadlines count from the first token's, so a TPOT SLO that comes alone implies a loose TTFT.
     """
     slowdown = contract.ttft_slowdown or (IMPLIED_SLOWDOWN if math.isfinite(contract.tpot_s) else math.inf)
     if math.isfinite(contract.ttft_s) or math.isinf(slowdown):
         return contract.ttft_s
-    times = [r.mirror.profile.zero_load_ttft_s(prompt_tokens) for r in replicas if r.mirror is not None]
+    times = [
+        r.mirror.profile.zero_load_ttft_s(prompt_tokens - r.prefixes.cached(completion.prefix, prompt_tokens).sure)
+        for r in replicas
+        if r.mirror is not None
+    ]
     return slowdown * min(times, default=math.inf)

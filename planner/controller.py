@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -30,6 +30,7 @@ from slosgate.planner.kernels import Bools, token_due_s
 from slosgate.planner.machine import machine_of
 from slosgate.planner.memory import first_to_yield
 from slosgate.planner.plans import PlannedIteration, ReplicaPlan
+from slosgate.planner.prefixes import NOT_CACHED, Cached
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.rehearsal import Rehearsal, rehearse
 from slosgate.planner.rollout import roll_forward
@@ -52,8 +53,7 @@ class ReplicaState:
     free_blocks: int
     busy_for_s: float = 0.0  # how much longer the iteration in flight takes
     running_for_s: float = 0.0  # how long it has run, or the one that ends just now; 0 when the replica is idle
-    # Tokens of this arrival's prompt that may be cached there: counts where it is routed, not in what it is promised.
-    likely_prefix_tokens: int = 0
+    cached: Cached = NOT_CACHED  # of this arrival's prompt (`planner.prefixes`)
     patience: Patience = field(default_factory=Patience)  # of the latest arrivals there
     firm_tokens: float = math.inf  # prompt tokens left, per unit of weight, up to which a request is promised its SLO
     registered: HardwareProfile | None = None  # what it began with, where `profile` has what it learned since
@@ -120,20 +120,21 @@ def place(
     if not fitting:
         return Decision(order[0], False, costs[order[0]], "no replica could meet this SLO even if it were idle", None)
     for i in fitting[:hop_limit]:
-        rows = with_arrival(arrival, replicas[i], now_s)
+        replica = claimed(replicas[i])
+        rows = with_arrival(arrival, replica, now_s)
         candidate = np.zeros(len(rows), np.bool_)
         candidate[-1] = True
         own = int(rows["prompt_left"][-1])
         if (
-            soonest_s(replicas[i], own) > arrival.ttft_s
-            or not admitted(rows, candidate, replicas[i], now_s).accepted[-1]
+            soonest_s(replica, own, replica.cached.sure) > arrival.ttft_s
+            or not admitted(rows, candidate, replica, now_s).accepted[-1]
         ):
             continue
-        room = make_room(rows, replicas[i])
-        sure, first_s = rehearsed(rows, candidate, replicas[i], now_s, room)
+        room = make_room(rows, replica)
+        sure, first_s = rehearsed(rows, candidate, replica, now_s, room)
         if sure[-1]:
             predicted_s = min(costs[i] if math.isinf(first_s[-1]) else float(first_s[-1]) - now_s, arrival.ttft_s)
-            if not arrival.at_once and own > replicas[i].firm_tokens * arrival.weight:
+            if not arrival.at_once and own > replica.firm_tokens * arrival.weight:
                 return Decision(i, False, predicted_s, "fits, but shorter prompts may come first", None)
             return Decision(i, True, predicted_s, "fits", None, room)
     retry_s = max(SHORTEST_RETRY_S, costs[fitting[0]] - arrival.ttft_s)
@@ -149,18 +150,26 @@ def possible(arrival: Arrival, profile: HardwareProfile) -> bool:
 
 def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
     """The cost that orders replicas: prefill work queued there and our own, beside one step of its decodes."""
-    own = max(1, arrival.prompt_tokens - replica.likely_prefix_tokens)
+    own = max(1, arrival.prompt_tokens - replica.cached.likely)
     queued, decodes, context = waiting_load(replica.jobs.rows)
     perf = replica.profile.perf
     step_s = perf.iteration_s(decodes, context + decodes, decodes) if decodes else 0.0
-    work_s = replica.profile.request_overhead_s + perf.iteration_s(queued + own, queued + own, 1)
+    attended = queued + own + replica.cached.likely
+    work_s = replica.profile.request_overhead_s + perf.iteration_s(queued + own, attended, 1)
     return replica.busy_for_s + step_s + work_s
 
 
-def soonest_s(replica: ReplicaState, prompt_tokens: int) -> float:
+def claimed(replica: ReplicaState) -> ReplicaState:
+    """The replica once the arrival has taken what is cached of its prompt: those blocks are free before, not after."""
+    if not replica.cached.sure:
+        return replica
+    return replace(replica, free_blocks=replica.free_blocks - replica.profile.blocks_for(replica.cached.sure))
+
+
+def soonest_s(replica: ReplicaState, prompt_tokens: int, cached_tokens: int = 0) -> float:
     """The least TTFT of an arrival there, behind the iteration in flight alone."""
     overhead_s = replica.profile.request_overhead_s
-    return max(0.0, replica.busy_for_s - overhead_s) + replica.profile.soonest_s(prompt_tokens)
+    return max(0.0, replica.busy_for_s - overhead_s) + replica.profile.soonest_s(prompt_tokens, cached_tokens)
 
 
 def rehearsed(
@@ -219,13 +228,14 @@ def waiting_load(jobs: Jobs) -> tuple[int, int, int]:
 
 
 def with_arrival(arrival: Arrival, replica: ReplicaState, now_s: float) -> Jobs:
-    """The replica's jobs and, in the last row, the arrival as a best-effort prefill."""
+    """The replica's jobs and, in the last row, the arrival as a best-effort prefill of what is not cached for sure."""
     jobs = replica.jobs.rows
     rows = np.empty(len(jobs) + 1, jobs.dtype)
     rows[:-1] = jobs
     describe(
         rows, len(jobs), deadline_s=now_s + arrival.ttft_s, tpot_s=arrival.tpot_s, weight=arrival.weight,
-        acceptance=arrival.acceptance, prompt_left=arrival.prompt_tokens, output=arrival.output_tokens,
+        acceptance=arrival.acceptance, prompt_left=arrival.prompt_tokens - replica.cached.sure,
+        context=replica.cached.sure, output=arrival.output_tokens,
         switch_at=arrival.switch_at, next_tpot_s=arrival.next_tpot_s, guaranteed=False, arrival_s=now_s,
     )  # fmt: skip
     return rows
@@ -245,6 +255,7 @@ def make_room(rows: Jobs, replica: ReplicaState) -> tuple[str, ...]:
     waiting = (rows["guaranteed"] | (np.arange(len(rows)) == len(ids))) & (rows["prompt_left"] > 0)
     short = int((-(-rows["prompt_left"][waiting] // profile.block_tokens)).sum()) - replica.free_blocks
     spared = rows["guaranteed"].copy()
+    spared[len(ids) :] = True  # the last row, where it is no job yet
     victims: list[str] = []
     while short > 0:
         row = first_to_yield(rows, spared)

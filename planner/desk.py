@@ -124,12 +124,15 @@ def never(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal | None:
 def _unreachable(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal | None:
     """An SLO that an idle replica could not keep, with what it may have cached of the prompt.
 
-    What a replica has learned of late may pass: the faster of that and of what it began with counts.
+    Where a replica has seen the prompt's beginning, nobody knows how much more of it is cached: an answer may stand in
+    it. What a replica has learned of late may pass: the faster of that and of what it began with counts.
     """
     slo_s, prompt = arrival.ttft_s + arrival.waited_s, arrival.prompt_tokens
     known = [(r, profile) for r in replicas for profile in (r.profile, r.registered) if profile is not None]
-    uncached = {replica.name: max(1, prompt - replica.likely_prefix_tokens) for replica in replicas}
-    ttft_s, tokens = min((profile.zero_load_ttft_s(uncached[r.name]), uncached[r.name]) for r, profile in known)
+    least = {replica.name: 1 if replica.cached.likely else prompt for replica in replicas}
+    ttft_s, tokens = min(
+        (profile.zero_load_ttft_s(least[r.name], prompt - least[r.name]), least[r.name]) for r, profile in known
+    )
     if slo_s < ttft_s:
         return Refusal(
             "slo_unreachable",

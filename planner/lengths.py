@@ -23,6 +23,7 @@ PLANNED = 0.9  # quantile of outputs that is planned for
 USUAL_TOKENS = 512  # expected of an output of a class that nothing is known of, when the request sets no limit
 FADE = 0.998  # per draft
 PRIOR = 0.6  # before anything was seen: published rates of draft models lie between 0.5 and 0.8
+LEAST_WEIGHT = 1e-3  # smaller ones count as this
 PRIOR_TRIALS = 20  # how many trials that belief is worth
 
 
@@ -99,8 +100,17 @@ class ClassStatistics:
         return max(1, min(max_tokens, value))
 
 
+def for_its_weight(prompt_tokens: int, weight: float) -> int:
+    """The tokens of a prompt per unit of its request's weight."""
+    return round(prompt_tokens / max(weight, LEAST_WEIGHT))
+
+
 def firm_tokens(prompts: LengthHistogram) -> float:
-    """Up to which prompt length a request is promised its SLO on arrival: the median; inf while too few are known."""
+    """Up to how many prompt tokens per unit of weight a request is promised its SLO on arrival.
+
+    The median of `prompts`, which are lengths for their weight: whatever the weights are, half of the requests are
+    short enough. Inf while too few are known.
+    """
     median = prompts.quantile(0.5)
     return math.inf if median is None else median
 

@@ -71,18 +71,19 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
             return f"its iterations take no time; accepted: at least {SHORTEST_ITERATION_S:g} s"
         return ""
 
-    def zero_load_ttft_s(self, prompt_tokens: int) -> float:
-        """T0(p): TTFT of a prompt of p tokens on an idle replica, chunked at `max_batched_tokens`."""
+    def zero_load_ttft_s(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
+        """T0(p): TTFT of p uncached prompt tokens on an idle replica, chunked at `max_batched_tokens`, behind cached
+        ones."""
         done, total_s = 0, self.request_overhead_s
         while done < prompt_tokens:
             chunk = min(self.max_batched_tokens, prompt_tokens - done)
             done += chunk
-            total_s += self.perf.iteration_s(chunk, done, 1)
+            total_s += self.perf.iteration_s(chunk, cached_tokens + done, 1)
         return total_s
 
-    def soonest_s(self, prompt_tokens: int) -> float:
-        """The least TTFT of so many prompt tokens from now on: all of them in an iteration of their own."""
-        return self.request_overhead_s + self.perf.iteration_s(prompt_tokens, prompt_tokens, 1)
+    def soonest_s(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
+        """The least TTFT of so many prompt tokens from now on, behind cached ones: in an iteration of their own."""
+        return self.request_overhead_s + self.perf.iteration_s(prompt_tokens, cached_tokens + prompt_tokens, 1)
 
     def blocks_for(self, tokens: int) -> int:
         """KV blocks that hold `tokens` tokens."""

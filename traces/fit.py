@@ -26,14 +26,16 @@ FOLDER = Path(__file__).parent / "fits"
 SEARCHED_S = 3600.0  # how long a draw is searched for the likest window
 
 
-class Loops(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Tool loops: how many calls; tokens of the first prompt, of the calls' outputs, of the answer, of tool results."""
+class Loops(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Loops: how many calls; tokens of the first prompt, of the calls' outputs, of the answer, of what is new in later
+    prompts; and the time before each of those."""
 
     calls: dict[str, int]  # calls -> tasks seen with that many
     first_prompt: tuple[float, ...]  # at QUANTILES, as the next three
     output: tuple[float, ...]
     answer: tuple[float, ...]
     tool_result: tuple[float, ...]
+    pause_s: tuple[float, ...] = ()  # none
 
     def draw(self, count: int, rng: np.random.Generator) -> list[tuple[Stage, ...]]:
         """The stages of `count` loops."""
@@ -42,12 +44,19 @@ class Loops(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         shape = (count, int(calls.max(initial=1)))
         firsts, answers = _sample(self.first_prompt, (count,), rng), _sample(self.answer, (count,), rng)
         outputs, results = _sample(self.output, shape, rng), _sample(self.tool_result, shape, rng)
-        return [
+        loops = [
             _loop(first, [*output[: n - 1], answer], result)
             for n, first, answer, output, result in zip(
                 calls.tolist(), firsts.tolist(), answers.tolist(), outputs.tolist(), results.tolist(), strict=True
             )
         ]
+        return [self._with_pauses(stages, rng) for stages in loops] if self.pause_s else loops
+
+    def _with_pauses(self, stages: tuple[Stage, ...], rng: np.random.Generator) -> tuple[Stage, ...]:
+        pauses_s = np.interp(100 * rng.random(len(stages)), QUANTILES, self.pause_s).round(3)
+        pauses_s[-1] = 0.0
+        replace = msgspec.structs.replace
+        return tuple(replace(stage, gap_s=s) for stage, s in zip(stages, pauses_s.tolist(), strict=True))
 
 
 def _sample(grid: tuple[float, ...], shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -95,7 +95,9 @@ def fit_lengths(requests: Sequence[TraceRequest]) -> LengthGrid:
 
 def fit_loops(requests: Sequence[TraceRequest], calls: Counter[int]) -> Loops:
     """Of tool loops and how many calls tasks take. A tool's result is what is new in a call's prompt."""
+    pauses_s = [stage.gap_s for request in requests for stage in request.stages[:-1]]
     return Loops(
+        pause_s=_grid(pauses_s) if any(pauses_s) else (),
         calls={str(count): tasks for count, tasks in sorted(calls.items())},
         first_prompt=_grid([request.stages[0].prompt_tokens for request in requests]),
         output=_grid([stage.output_tokens for request in requests for stage in request.stages[:-1]]),
@@ -110,7 +112,7 @@ def _columns(rows: Iterable[tuple[Stage, ...]]) -> tuple[NDArray[np.int64], ...]
     return tuple(np.array(table, dtype=np.int64).T)
 
 
-def _grid(values: Sequence[int]) -> tuple[float, ...]:
+def _grid(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(np.percentile(values, QUANTILES).round(1).tolist())
 
 
@@ -136,7 +138,14 @@ def fit_trace(name: str, trace: Trace, calls: Counter[int]) -> Fit:
     )
 
 
-def _calls(folder: Path | None) -> Counter[int]:
+def _calls(name: str, trace: Trace, folder: Path | None) -> Counter[int]:
+    """How many calls loops have; none for other traces."""
+    if name == "agentic-coding":
+        return Counter(len(request.stages) for request in trace.requests)
+    return _tool_calls(folder) if name == "toolbench" else Counter()
+
+
+def _tool_calls(folder: Path | None) -> Counter[int]:
     """Calls of 600 tasks: many more than have published token counts."""
     assert folder is not None
     rows = csv_rows(folder / "toolbench_gpt35cot_calls.csv.gz", ("calls",))
@@ -148,7 +157,7 @@ def main() -> None:
     for name in sys.argv[1:]:
         trace = sources.load(name, places)
         assert trace.provenance.source != "generated", f"{name}: a fit needs the real trace"
-        fitted = fit_trace(name, trace, _calls(places.folder) if name == "toolbench" else Counter())
+        fitted = fit_trace(name, trace, _calls(name, trace, places.folder))
         text = msgspec.json.format(msgspec.json.encode(fitted), indent=1)
         (fit.FOLDER / f"{name}.json").write_bytes(text + b"\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from slosgate.traces.errors import TraceError
 from slosgate.traces.formats import (
+    agentic,
     arxiv,
     azure_2023,
     azure_2024,
@@ -26,6 +27,7 @@ DATASETS: dict[str, Dataset] = {
         humaneval,
         arxiv,
         toolbench,
+        agentic,
         reasoning,
         burstgpt,
         mooncake,

@@ -12,6 +12,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     cached_tokens: int = 0  # prompt tokens whose KV earlier stages (or a shared prefix) left behind
     gap_s: float = 0.0  # from the end of this stage to the arrival of the next (a tool runs)
+    block_ids: tuple[int, ...] = ()  # identities of the prompt's blocks, where the trace tells them
+    id_tokens: int = 0  # of each of those
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 0 or self.cached_tokens < 0 or self.prompt_tokens + self.cached_tokens < 1:

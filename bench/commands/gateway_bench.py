@@ -1,7 +1,7 @@
 """slosbench gateway-bench: what a proxy adds to each request, the same mock backend asked directly and through it.
 
 slosbench gateway-bench
-slosbench gateway-bench --against litellm --json result.json
+slosbench gateway-bench --against vllm-router,litellm --json result.json
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ COLUMNS = {
 
 
 def gateway_bench(
-    against: Annotated[list[str] | None, typer.Option(help="Other proxies to measure: litellm.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Other proxies to measure: vllm-router, litellm; with commas between.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="How long each part without streams lasts.")] = 10.0,
     rate: Annotated[float, typer.Option(help="Requests per second for the added latency.")] = 50.0,
     concurrency: Annotated[
@@ -45,7 +47,7 @@ def gateway_bench(
 ) -> None:
     """Measure what slosgate, and other proxies beside it, add to a request and cost per streamed token."""
     workload = measure.Workload(
-        against=tuple(against or ()),
+        against=tuple(name for names in against or () for name in names.split(",")),
         rate_rps=positive("--rate", rate),
         seconds=positive("--seconds", seconds),
         concurrency=int(positive("--concurrency", concurrency)),
@@ -57,13 +59,16 @@ def gateway_bench(
         "mode",
         *COLUMNS.values(),
         title="Time to the whole answer; of streams, to their first byte; of announcements, from the request's first "
-        "byte at the engine until the plug-in has heard of it",
+        "byte at the engine until the plug-in has heard of it; ratio: slosgate's values over the other's",
     )
     for row in measure.run(workload):
         result.rows.append(row)
         table.add_row(str(row["target"]), str(row["mode"]), *(_cell(name, row.get(name)) for name in COLUMNS))
     console = Console()
     console.print(table)
+    for row in result.rows:
+        if "why" in row:
+            console.print(f"{row['target']} was not measured: {row['why']}", markup=False, highlight=False)
     results.keep(result, console, json)
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from slosgate.bench.gateway_bench.proc import cpu_s
 from slosgate.bench.results import Row
 from slosgate.gateway.state import valkey
 
-PROXIES = ("litellm",)
+PROXIES = ("vllm-router", "litellm")
 SLO = {"x-slo-ttft-ms": "5000", "x-slo-tpot-ms": "500"}
+RIVAL_S = 90.0  # within which another proxy must have started
 QUANTILES = (0.5, 0.95, 0.99)
 MESSAGES = [{"role": "user", "content": "What does a guarantee cost? " * 10}]
 
@@ -51,24 +52,51 @@ class Server:
     headers: dict[str, str]
 
 
-def run(workload: Workload) -> Iterator[Row]:
-    """Rows per target and mode, the direct ones first, slosgate's announcements last.
+_Start = Callable[[Server, contextlib.ExitStack], Server]
 
-    Raises InputError, and RunError when a proxy does not start.
+
+def run(workload: Workload) -> Iterator[Row]:
+    """Rows per target and mode, the direct ones first, slosgate's announcements last. Another proxy that does not start
+    has one row that says why, and one that does has a last row of mode "ratio": slosgate's values over its own.
+
+    Raises InputError, and RunError when slosgate does not start.
     """
     for name in workload.against:
         if name not in PROXIES:
             raise InputError(f"--against can be {', '.join(PROXIES)}, not {name!r}")
     with contextlib.ExitStack() as ending:
         backend = _backend(workload, ending)
-        starts = {"slosgate": _slosgate, "litellm": _litellm}
         direct = asyncio.run(_measure(backend, workload))
         yield from direct
-        for name in ("slosgate", *workload.against):
-            with contextlib.ExitStack() as proxy:
-                rows = asyncio.run(_measure(starts[name](backend, proxy), workload))
-            yield from (_compared(row, base) for row, base in zip(rows, direct, strict=True))
+        ours = _through(_slosgate, backend, workload, direct)
+        yield from ours
+        for name in workload.against:
+            try:
+                theirs = _through({"vllm-router": _vllm_router, "litellm": _litellm}[name], backend, workload, direct)
+            except RunError as error:
+                yield {"target": name, "mode": "not started", "why": str(error)}
+            else:
+                yield from theirs
+                yield _ratios(name, ours, theirs)
         yield asyncio.run(_announced_row(workload))
+
+
+def _through(start: _Start, backend: Server, workload: Workload, direct: list[Row]) -> list[Row]:
+    """A proxy's rows. Raises RunError when it does not start."""
+    with contextlib.ExitStack() as proxy:
+        rows = asyncio.run(_measure(start(backend, proxy), workload))
+    return [_compared(row, base) for row, base in zip(rows, direct, strict=True)]
+
+
+def _ratios(name: str, ours: list[Row], theirs: list[Row]) -> Row:
+    (our_plain, our_stream), (plain, stream) = ours, theirs
+    return {
+        "target": name,
+        "mode": "ratio",
+        **{key: our_plain[key] / plain[key] for key in ("added_p50_ms", "added_p99_ms", "requests_per_s")},
+        "cpu_us_per_request": our_plain["cpu_us_per_request"] / plain["cpu_us_per_request"],
+        "cpu_us_per_token": our_stream["cpu_us_per_token"] / stream["cpu_us_per_token"],
+    }
 
 
 async def _measure(server: Server, workload: Workload) -> list[Row]:
@@ -164,11 +192,27 @@ def _slosgate(backend: Server, ending: contextlib.ExitStack) -> Server:
     return Server("slosgate", port, process.popen.pid, SLO)
 
 
+def _vllm_router(backend: Server, ending: contextlib.ExitStack) -> Server:
+    """vLLM's own router, in Rust; the first on the PATH, since it may live in an environment of its own."""
+    port = processes.free_port()
+    command = [_program("vllm-router", "vllm-router"), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--worker-urls", f"http://127.0.0.1:{backend.port}", "--prometheus-port", str(processes.free_port())]
+    process = ending.enter_context(processes.started(command, port))
+    process.wait_until_up("/v1/models", timeout_s=RIVAL_S)
+    return Server("vllm-router", port, process.popen.pid, {})
+
+
+def _program(name: str, package: str) -> str:
+    """Raises RunError where it isn't installed."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}")
+    if found is None:
+        raise RunError(f"{name} is not on the PATH: pip install '{package}'")
+    return found
+
+
 def _litellm(backend: Server, ending: contextlib.ExitStack) -> Server:
     """The LiteLLM proxy with one worker; the first on the PATH, since it may live in an environment of its own."""
-    program = shutil.which("litellm", path=f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}")
-    if program is None:
-        raise InputError("--against litellm needs the litellm proxy on the PATH: pip install 'litellm[proxy]'")
+    program = _program("litellm", "litellm[proxy]")
     config = (
         f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n      model: openai/{MODEL}\n"
         f"      api_base: http://127.0.0.1:{backend.port}/v1\n      api_key: none\n"
@@ -181,5 +225,5 @@ def _litellm(backend: Server, ending: contextlib.ExitStack) -> Server:
     command = [program, "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--num_workers", "1", "--telemetry", "False"]
     process = ending.enter_context(processes.started(command, port))
-    process.wait_until_up("/health/liveliness")
+    process.wait_until_up("/health/liveliness", timeout_s=RIVAL_S)
     return Server("litellm", port, process.popen.pid, {})

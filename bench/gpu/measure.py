@@ -18,6 +18,7 @@ import contextlib
 import shutil
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,7 @@ from slosgate.bench.load import Load, offer
 from slosgate.bench.results import Row
 from slosgate.bench.summary import summarize
 from slosgate.engines import profiles
+from slosgate.engines.options import taking
 from slosgate.engines.vllm import kept
 from slosgate.engines.vllm.launch import GRAPH_TOKENS
 from slosgate.planner.profile import HardwareProfile
@@ -54,57 +56,64 @@ CAPTURE = "--max-cudagraph-capture-size"
 app = typer.Typer(add_completion=False)
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run measures; stands in its result files."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one run measures."""
 
-    model: str
-    scenario: str
-    rates: tuple[float, ...]
-    seconds: float | None
-    cap: int
-    replicas: int
-    seed: int
-    options: tuple[str, ...]
+    systems: Annotated[list[str], typer.Argument(help="vllm, vllm-best, plug-in, slosgate: one after the other.")]
+    rates: Annotated[str, typer.Option(help="Requests per second, for each GPU; several with commas.")] = "8,12,16"
+    model: Annotated[str, typer.Option(help=f"The model's shape: {', '.join(MODELS)}.")] = "llama-3.1-8b"
+    scenario: Annotated[str, typer.Option(help="A scenario's name or file.")] = SCENARIO
+    seconds: Annotated[float | None, typer.Option(help="Arrivals of a rate last so long at most.")] = 60.0
+    cap: Annotated[int, typer.Option(help="max_tokens of every request.")] = 2048
+    gpu: Annotated[int, typer.Option(help="First GPU to use.")] = 0
+    replicas: Annotated[int, typer.Option(help="Replicas on GPUs of their own; without a gateway in turn.")] = 1
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0
+    out: Annotated[Path, typer.Option(help="Folder for results and logs.")] = Path("out/gpu")
+    option: Annotated[list[str] | None, typer.Option(help="A further option for `vllm serve`, NAME=VALUE.")] = None
+    label: Annotated[str, typer.Option(help="Goes behind the systems' names in results.")] = ""
+    minutes: Annotated[float, typer.Option(help="Nothing is started that would end later.")] = 8.8
+
+    @property
+    def rates_rps(self) -> tuple[float, ...]:
+        """Ends the program where one is no number."""
+        try:
+            return tuple(float(rate) for rate in self.rates.split(","))
+        except ValueError:
+            raise typer.BadParameter("numbers with commas between them", param_hint="--rates") from None
+
+    @property
+    def engine_options(self) -> tuple[str, ...]:
+        """Further arguments of `vllm serve`."""
+        return tuple(part for each in self.option or [] for part in each.split("=", 1))
+
+    @property
+    def record(self) -> Row:
+        """What stands of it in result files."""
+        return {
+            "model": self.model, "scenario": Path(self.scenario).name, "rates": self.rates_rps,
+            "seconds": self.seconds, "cap": self.cap, "replicas": self.replicas, "seed": self.seed,
+            "options": self.engine_options,
+        }  # fmt: skip
 
 
 @app.command()
-def measure(
-    systems: Annotated[list[str], typer.Argument(help="vllm, vllm-best, plug-in, slosgate: one after the other.")],
-    rates: Annotated[str, typer.Option(help="Requests per second, for each GPU; several with commas.")] = "8,12,16",
-    model: Annotated[str, typer.Option(help=f"The model's shape: {', '.join(MODELS)}.")] = "llama-3.1-8b",
-    scenario: Annotated[str, typer.Option(help="A scenario's name or file.")] = SCENARIO,
-    seconds: Annotated[float | None, typer.Option(help="Arrivals of a rate last so long at most.")] = 60.0,
-    cap: Annotated[int, typer.Option(help="max_tokens of every request.")] = 2048,
-    gpu: Annotated[int, typer.Option(help="First GPU to use.")] = 0,
-    replicas: Annotated[int, typer.Option(help="Replicas on GPUs of their own; without a gateway in turn.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for results and logs.")] = Path("out/gpu"),
-    option: Annotated[list[str] | None, typer.Option(help="A further option for `vllm serve`, NAME=VALUE.")] = None,
-    label: Annotated[str, typer.Option(help="Goes behind the systems' names in results.")] = "",
-    minutes: Annotated[float, typer.Option(help="Nothing is started that would end later.")] = 8.8,
-) -> None:
+@taking(Plan)
+def measure(plan: Plan) -> None:
     """Start the systems in turn, offer each every load, write what became of the requests."""
-    for system in systems:
+    choose("model", plan.model, MODELS)
+    plan.rates_rps  # noqa: B018
+    for system in plan.systems:
         choose("system", system, SYSTEMS)
-    plan = Plan(
-        model=choose("model", model, MODELS),
-        scenario=scenario,
-        rates=tuple(float(rate) for rate in rates.split(",")),
-        seconds=seconds,
-        cap=cap,
-        replicas=replicas,
-        seed=seed,
-        options=tuple(part for each in option or [] for part in each.split("=", 1)),
-    )
-    out.mkdir(parents=True, exist_ok=True)
+    plan.out.mkdir(parents=True, exist_ok=True)
     console = Console(width=128)
-    ends_s = time.monotonic() + minutes * 60
+    ends_s = time.monotonic() + plan.minutes * 60
     rows: list[Row] = []
     failed = False
-    folder = write_model(model, out / "model", words=True)
-    for system in systems:
-        name = system + label
-        servers = Servers(SYSTEMS[system], name, folder, model, plan.options, out, gpu)
+    folder = write_model(plan.model, plan.out / "model", words=True)
+    for system in plan.systems:
+        name = system + plan.label
+        servers = Servers(SYSTEMS[system], name, folder, plan.model, plan.engine_options, plan.out, plan.gpu)
         try:
             rows += _measure(plan, servers, console, ends_s)
         except (RunError, httpx.HTTPError) as error:
@@ -116,8 +125,7 @@ def measure(
 
 def _measure(plan: Plan, servers: Servers, console: Console, ends_s: float) -> list[Row]:
     """One system at every rate; writes its result file after each."""
-    config = {**msgspec.to_builtins(plan), "scenario": Path(plan.scenario).name, "system": servers.label}
-    config["engine_options"] = servers.engine_options
+    config = {**plan.record, "system": servers.label, "engine_options": servers.engine_options}
     reference = _reference(plan)
     result = results.begin("gpu-measure", config, seed=plan.seed, hardware=reference.name)
     started_s = time.monotonic()
@@ -132,7 +140,7 @@ def _measure(plan: Plan, servers: Servers, console: Console, ends_s: float) -> l
         )  # fmt: skip
         lone = _lone_prompts(urls[0], plan, reference if servers.system.ours else None)
         console.print(f"  zero-load TTFT, ms: {lone}")
-        for rate in plan.rates:
+        for rate in plan.rates_rps:
             load = equal_parts(plan, reference, rate * plan.replicas)
             if time.monotonic() + load.seconds + DRAIN_S > ends_s:
                 console.print(f"no time left for {servers.label} at {rate:g}")

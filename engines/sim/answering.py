@@ -9,9 +9,8 @@ import msgspec
 
 from slosgate.engines.sim import logprobs
 from slosgate.engines.sim.openai import Ask, Choice
+from slosgate.engines.sim.prompts import TOKEN, TOKEN_ID
 from slosgate.engines.sim.tools import ToolCall
-
-TOKEN = " tok"  # the text of every token
 
 
 class Completion:
@@ -24,8 +23,11 @@ class Completion:
         self._chunk_head = self._head | ({"object": "chat.completion.chunk"} if ask.chat else {})
         self._said = [0] * len(ask.choices)  # tokens of each choice that were streamed
         self._same: list[bytes] = []  # each choice's token, where one is like the other
+        self._thoughts: list[bytes] = []  # and each choice's token of thinking
         if ask.call is None and ask.logprobs is None:
-            self._same = [self._event([self._token(index, 0, None)]) for index in range(len(ask.choices))]
+            numbers = range(len(ask.choices))
+            self._same = [self._event([self._token(index, self._thinking(index), None)]) for index in numbers]
+            self._thoughts = [self._event([self._thought(index)]) for index in numbers]
 
     def opening(self) -> bytes:
         """What a stream begins with."""
@@ -37,31 +39,36 @@ class Completion:
 
     def tokens(self, index: int, count: int) -> bytes:
         """Events of `count` more tokens of one choice, one each; none of them the last."""
-        if self._same:
-            return self._same[index] * count
         first = self._said[index]
         self._said[index] += count
+        if self._same:
+            thoughts = min(count, max(0, self._thinking(index) - first))
+            return self._thoughts[index] * thoughts + self._same[index] * (count - thoughts)
         return b"".join(self._event([self._token(index, first + n, None)]) for n in range(count))
 
     def last(self, index: int) -> bytes:
         """The event of a choice's last token."""
         return self._event([self._token(index, self._said[index], self._finish_reason(self._ask.choices[index]))])
 
-    def closing(self) -> bytes:
+    def closing(self, cached_tokens: int) -> bytes:
         """Usage if it was asked for, and the end."""
-        usage = self._event([], usage=self._ask.usage) if self._ask.include_usage else b""
+        usage = self._event([], usage=self._ask.usage(cached_tokens)) if self._ask.include_usage else b""
         return usage + b"data: [DONE]\n\n"
 
-    def whole(self) -> bytes:
+    def whole(self, cached_tokens: int) -> bytes:
         """The body of an answer that is not streamed."""
         choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._ask.choices)]
-        return msgspec.json.encode(self._head | {"choices": choices, "usage": self._ask.usage})
+        return msgspec.json.encode(self._head | {"choices": choices, "usage": self._ask.usage(cached_tokens)})
 
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        texts = [self._text(number) for number in range(choice.output_tokens)]
+        thinking = self._thinking(index)
+        texts = [self._text(number) for number in range(choice.output_tokens - thinking)]
         said: dict[str, Any] = {"text": "".join(texts)}
         if self._ask.chat:
-            said = {"message": {"role": "assistant", **self._content("".join(texts), index)}}
+            content = self._content("".join(texts), index)
+            said = {"message": {"role": "assistant", **content, "reasoning_content": TOKEN * thinking or None}}
+        if self._ask.tells_ids:
+            said["token_ids"] = [TOKEN_ID] * choice.output_tokens
         reason = self._finish_reason(choice)
         return {"index": index, "logprobs": self._logprobs(texts, 0), "finish_reason": reason, **said}
 
@@ -74,16 +81,32 @@ class Completion:
 
     def _token(self, index: int, number: int, finish_reason: str | None) -> dict[str, Any]:
         """One token in a stream."""
+        number -= self._thinking(index)
+        if number < 0 and finish_reason is None:
+            return self._thought(index)
+        number = max(0, number)
         text, call = self._text(number), self._ask.call
         said: dict[str, Any] = {"text": text}
         if self._ask.chat:
             said = {"delta": {"content": text} if call is None else self._called(call, index, number)}
+        if self._ask.tells_ids:
+            said["token_ids"] = [TOKEN_ID]
         return {
             "index": index,
             **said,
             "logprobs": self._logprobs([text], number * len(TOKEN)),
             "finish_reason": finish_reason,
         }
+
+    def _thinking(self, index: int) -> int:
+        return self._ask.choices[index].thinking_tokens if self._ask.chat else 0
+
+    def _thought(self, index: int) -> dict[str, Any]:
+        """A token of thinking, under both names that vLLM has for it."""
+        said: dict[str, Any] = {"delta": {"reasoning_content": TOKEN, "reasoning": TOKEN}}
+        if self._ask.tells_ids:
+            said["token_ids"] = [TOKEN_ID]
+        return {"index": index, **said, "logprobs": None, "finish_reason": None}
 
     def _called(self, call: ToolCall, index: int, number: int) -> dict[str, Any]:
         part: dict[str, Any] = {"index": 0, "function": {"arguments": call.part(number)}}

@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from slosgate.engines.sim.contents import contents
 from slosgate.engines.sim.fast_forward import TokenLog
 from slosgate.engines.sim.kernel import Event, Kernel
 from slosgate.engines.sim.replica import Counters, SimReplica
@@ -75,7 +76,8 @@ class Cluster:
         self._kernel = Kernel()
         self._until_s = math.inf
         self._arrivals_s: list[float] = []  # a heap of when something arrives that is known of now
-        stages = [[StageJob(request, n) for n in range(len(request.calls))] for request in requests]
+        block_tokens = system.replicas[0].profile.block_tokens
+        stages = [stage_jobs(request, block_tokens) for request in requests]
         self.jobs = [job for jobs in stages for job in jobs]
         self._next = {job.id: following for jobs in stages for job, following in pairwise(jobs)}
         total = 0
@@ -187,6 +189,7 @@ class Cluster:
 
     def _leave(self, number: int, slot: int, now_s: float) -> None:
         job = self._lines[number].leave(slot)
+        job.cached_tokens = self._system.replicas[number].state.hits.get(job.id, 0)
         if not self._system.served(self, job, now_s):
             return
         job.finished = True
@@ -194,6 +197,12 @@ class Cluster:
         if following is not None:
             following.replica = job.replica
             self.at(now_s + job.stage.gap_s, self._arrival(following))
+
+
+def stage_jobs(request: Offered, block_tokens: int) -> list[StageJob]:
+    """A request's calls, each with what its context will hold."""
+    parts = contents(request.calls, request.id, request.slo_class, block_tokens)
+    return [StageJob(request, n, parts=held) for n, held in enumerate(parts)]
 
 
 class _Line:

@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from slosgate.engines import profiles
-from slosgate.engines.addresses import default_name
+from slosgate.engines import addresses, profiles
 from slosgate.engines.options import registered_url, taking
 from slosgate.engines.secrets import REDIS
 from slosgate.engines.sim import policies
@@ -30,7 +29,7 @@ class SimOptions:
     ] = "h200-opt-13b"
     model: Annotated[str, typer.Option(help="Name of the model it serves; the profile's by default.")] = ""
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 0
     url: Annotated[
         str | None, typer.Option(help="Where gateways reach it; by default HOST, or this machine's address.")
     ] = None
@@ -44,21 +43,26 @@ class SimOptions:
     acceptance: Annotated[
         float, typer.Option(help="Chance that a drafted token is accepted; 0: there is no draft model.", min=0, max=1)
     ] = 0.0
+    thinking: Annotated[
+        float, typer.Option(help="Share of a chat's answer that is thinking; 0: the model doesn't think.", min=0, max=1)
+    ] = 0.0
     speed: Annotated[float, typer.Option(help="Run iterations this many times as fast.", min=0.01, max=1000)] = 1.0
     slowdown: Annotated[
         float, typer.Option(help="Take this many times as long as the profile says.", min=0.1, max=10)
     ] = 1.0
+    drain_s: Annotated[float, typer.Option(help="How long what runs at a signal to stop may go on.", min=0)] = 60.0
 
 
 @taking(SimOptions)
 def sim(options: SimOptions) -> None:
     """Serve the OpenAI API with a simulated replica, in real time."""
-    url = registered_url(options.host, options.port, options.url, options.redis)
+    port = options.port or addresses.free_port(options.host)
+    url = registered_url(options.host, port, options.url, options.redis)
     config = ServerConfig(
         profile=_profile(options.hardware),
         model=options.model,
         host=options.host,
-        port=options.port,
+        port=port,
         policy=_policy(options.policy),
         name=options.name,
         redis=options.redis,
@@ -66,15 +70,17 @@ def sim(options: SimOptions) -> None:
         seed=options.seed,
         noise=options.noise,
         acceptance=options.acceptance,
+        thinking=options.thinking,
         speed=options.speed,
         slowdown=options.slowdown,
+        drain_s=options.drain_s,
     )
     serve(config, lambda: typer.echo(_greeting(config, url)))
 
 
 def _greeting(config: ServerConfig, url: str) -> str:
     """What it serves, where, and who is told of it."""
-    model, name = config.model or config.profile.model, config.name or default_name(config.port)
+    model, name = config.model or config.profile.model, config.name or addresses.default_name(config.port)
     state = f"registers in {without_password(config.redis)}" if config.redis else "stands alone"
     return f"slosgate: {model} on simulated {config.profile.name} at {url}; replica {name} {state}"
 

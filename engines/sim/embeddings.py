@@ -12,6 +12,7 @@ import numpy as np
 
 from slosgate.engines.messages import read_slo
 from slosgate.engines.sim.openai import Ask, BadRequest, Choice, SimArgs, decoded, prompts_of, window_problem
+from slosgate.engines.sim.prompts import Prompt
 
 DIMENSIONS = 256
 MOST_DIMENSIONS = 65_536
@@ -46,26 +47,26 @@ def understand_embeddings(data: bytes, *, request_id: str, model: str, max_model
     if body.dimensions is not None and not 1 <= body.dimensions <= MOST_DIMENSIONS:
         message = f"dimensions must be between 1 and {MOST_DIMENSIONS}, not {body.dimensions}"
         raise BadRequest(message, param="dimensions")
-    tokens = prompts_of(body.input, "input", body.truncate_prompt_tokens)
-    if problem := window_problem(max(tokens), max_model_tokens):
+    prompts = prompts_of(body.input, "input", body.truncate_prompt_tokens)
+    if problem := window_problem(max(prompt.tokens for prompt in prompts), max_model_tokens):
         raise BadRequest(problem, param="input")
     several = isinstance(body.input, list) and isinstance(body.input[0], str | list)
     return EmbeddingAsk(
-        work=_work(request_id, tokens),
+        work=_work(request_id, prompts),
         inputs=tuple(body.input) if several else (body.input,),
         dimensions=body.dimensions or DIMENSIONS,
         base64=body.encoding_format == "base64",
     )
 
 
-def _work(request_id: str, tokens: tuple[int, ...]) -> Ask:
+def _work(request_id: str, prompts: tuple[Prompt, ...]) -> Ask:
     return Ask(
         id=request_id,
         chat=False,
         stream=False,
         include_usage=False,
-        choices=tuple(Choice(count, 1, 1) for count in tokens),
-        prompt_tokens=sum(tokens),
+        choices=tuple(Choice(prompt, 1, 1) for prompt in prompts),
+        prompt_tokens=sum(prompt.tokens for prompt in prompts),
         slo=read_slo({}, request_id),
         sim=SimArgs(),
     )

@@ -102,17 +102,17 @@ def next_step(sequences: Sequences, batch: SlotBatch, emitted: Slots, block_toke
 
 @compiled
 def ends(sequences: Sequences, batch: SlotBatch, emitted: Slots) -> bool:
-    """Whether a sequence ends with this iteration; if not, `emitted` says what each emits."""
+    """Whether a sequence ends with this iteration, or its thinking does; if not, `emitted` says what each emits."""
     decode, drafts, prefill, tokens, _ = batch
     for i in range(len(decode)):
         s = sequences[decode[i]]
         emitted[i] = 1 + accepted(s, drafts[i])
-        if s.generated + emitted[i] >= s.output:
+        if s.generated + emitted[i] >= s.output or s.generated < s.thinking <= s.generated + emitted[i]:
             return True
     for i in range(len(prefill)):
         s = sequences[prefill[i]]
         emitted[len(decode) + i] = s.prompt_left == tokens[i]
-        if emitted[len(decode) + i] and s.generated + 1 >= s.output:
+        if emitted[len(decode) + i] and (s.generated + 1 >= s.output or s.thinking == s.generated + 1):
             return True
     return False
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from slosgate.engines.messages import SloArgs, read_slo
 from slosgate.engines.sim import logprobs
-from slosgate.engines.sim.tools import CHARACTERS_PER_TOKEN, ToolCall, tool_call
+from slosgate.engines.sim.prompts import BadPrompt, Prompt, chat_prompt, text_prompt
+from slosgate.engines.sim.tools import ToolCall, tool_call
 
 DEFAULT_MAX_TOKENS = 16  # of /v1/completions
 MAX_CHOICES = 16_384  # of one request, as in vLLM
@@ -37,6 +37,10 @@ class Body(msgspec.Struct):
     model: str | None = None
     prompt: Any = None
     messages: Any = None
+    tools: Any = None
+    cache_salt: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_ids: bool | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
@@ -46,7 +50,6 @@ class Body(msgspec.Struct):
     ignore_eos: bool = False
     echo: bool | None = False
     n: int | None = 1
-    tools: Any = None
     tool_choice: Any = None
     logprobs: Any = None
     top_logprobs: Any = None
@@ -56,8 +59,7 @@ class Body(msgspec.Struct):
 class SimArgs(msgspec.Struct):
     """What a client may tell the simulation about a request, in `vllm_xargs`: a real engine sees it by itself."""
 
-    sim_session: str = ""  # requests of one session share their prompt's beginning
-    sim_cached_tokens: int = 0  # how much of it
+    sim_thinking_tokens: int | None = None  # of the output, instead of the server's own share
     sim_acceptance: float | None = None  # chance that a drafted token is accepted, instead of the server's own
 
 
@@ -65,9 +67,14 @@ class SimArgs(msgspec.Struct):
 class Choice:
     """One of the answers to a request: each is a sequence of its own."""
 
-    prompt_tokens: int
+    prompt: Prompt
     output_tokens: int  # what the simulated model will say
     max_tokens: int
+    thinking_tokens: int = 0  # of the output, at its beginning
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.prompt.tokens
 
     @property
     def finish_reason(self) -> str:
@@ -88,14 +95,16 @@ class Ask:
     sim: SimArgs
     call: ToolCall | None = None  # what is called instead of saying something
     logprobs: int | None = None  # alternatives to tell of each token; None: no log probabilities
+    tells_ids: bool = False  # the ids of tokens are wanted with them
 
-    @property
-    def usage(self) -> dict[str, int]:
+    def usage(self, cached_tokens: int) -> dict[str, Any]:
+        """What the answer says, given how much of the prompts was cached."""
         output_tokens = sum(choice.output_tokens for choice in self.choices)
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": output_tokens,
             "total_tokens": self.prompt_tokens + output_tokens,
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
 
 
@@ -120,7 +129,9 @@ def decoded(data: bytes, kind: type[B], model: str) -> B:
     return body
 
 
-def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_model_tokens: int, seed: int) -> Ask:
+def understand(
+    data: bytes, *, chat: bool, request_id: str, model: str, max_model_tokens: int, seed: int, thinking: float = 0.0
+) -> Ask:
     """Read a body. Raises BadRequest with a sentence that names the field."""
     body = decoded(data, Body, model)
     try:
@@ -129,80 +140,77 @@ def understand(data: bytes, *, chat: bool, request_id: str, model: str, max_mode
     except ValueError as error:
         raise BadRequest(str(error), param=str(error).split(" ", 1)[0]) from None
     if chat:
-        prompts = _cut((_chat_tokens(body.messages) + _tool_tokens(body.tools),), body.truncate_prompt_tokens)
+        prompts = _cut((_chat(body),), body.truncate_prompt_tokens)
     else:
         prompts = prompts_of(body.prompt, "prompt", body.truncate_prompt_tokens)
+    if body.cache_salt:
+        prompts = tuple(replace(prompt, salt=body.cache_salt) for prompt in prompts)
     xargs = body.vllm_xargs or {}
+    sim = _sim_args(xargs)
+    choices = _choices(body, chat, prompts, max_model_tokens, seed ^ zlib.crc32(data), call)
     return Ask(
         id=request_id,
         chat=chat,
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
-        choices=_choices(body, chat, prompts, max_model_tokens, seed ^ zlib.crc32(data), call),
-        prompt_tokens=sum(prompts),
+        choices=tuple(
+            replace(c, thinking_tokens=_thinking_tokens(body, chat, c, sim, thinking, call)) for c in choices
+        ),
+        prompt_tokens=sum(prompt.tokens for prompt in prompts),
         slo=read_slo(xargs, request_id),
-        sim=_sim_args(xargs),
+        sim=sim,
         call=call,
         logprobs=alternatives,
+        tells_ids=bool(body.return_token_ids),
     )
 
 
 def _choices(
-    body: Body, chat: bool, prompts: Sequence[int], max_model_tokens: int, seed: int, call: ToolCall | None
+    body: Body, chat: bool, prompts: Sequence[Prompt], max_model_tokens: int, seed: int, call: ToolCall | None
 ) -> tuple[Choice, ...]:
     n = 1 if body.n is None else body.n
     if not 1 <= n <= MAX_CHOICES // len(prompts):
         raise BadRequest(f"n must be at least 1, and at most {MAX_CHOICES} over all prompts, not {n}", param="n")
     choices: list[Choice] = []
-    for prompt_tokens in prompts:
-        max_tokens = _max_tokens(body, chat, prompt_tokens, max_model_tokens)
+    for prompt in prompts:
+        max_tokens = _max_tokens(body, chat, prompt.tokens, max_model_tokens)
         for _ in range(n):
             output_tokens = _output_tokens(body, max_tokens, seed + len(choices), call)
-            choices.append(Choice(prompt_tokens, output_tokens, max_tokens))
+            choices.append(Choice(prompt, output_tokens, max_tokens))
     return tuple(choices)
 
 
-def prompts_of(prompt: Any, field: str, truncate: int | None) -> tuple[int, ...]:
-    """The tokens of each prompt: a text, token ids, or a list of those. Raises BadRequest."""
+def _chat(body: Body) -> Prompt:
+    try:
+        return chat_prompt(body.messages, body.tools)
+    except BadPrompt as error:
+        raise BadRequest(str(error), param="messages") from None
+
+
+def prompts_of(prompt: Any, field: str, truncate: int | None) -> tuple[Prompt, ...]:
+    """Each prompt: a text, token ids, or a list of those. Raises BadRequest."""
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
-        counts = tuple(_prompt_tokens(part, field) for part in prompt)
+        prompts = tuple(_prompt(part, field) for part in prompt)
     else:
-        counts = (_prompt_tokens(prompt if prompt else None, field),)
-    return _cut(counts, truncate)
+        prompts = (_prompt(prompt if prompt else None, field),)
+    return _cut(prompts, truncate)
 
 
-def _cut(prompts: tuple[int, ...], truncate: int | None) -> tuple[int, ...]:
-    return tuple(min(tokens, truncate) for tokens in prompts) if truncate is not None and truncate > 0 else prompts
+def _cut(prompts: tuple[Prompt, ...], truncate: int | None) -> tuple[Prompt, ...]:
+    return tuple(prompt.cut(truncate) for prompt in prompts) if truncate is not None and truncate > 0 else prompts
 
 
-def _prompt_tokens(prompt: Any, field: str) -> int:
+def _prompt(prompt: Any, field: str) -> Prompt:
     if isinstance(prompt, str):
-        return max(1, math.ceil(len(prompt) / CHARACTERS_PER_TOKEN))
+        return text_prompt(prompt)
     if isinstance(prompt, list) and prompt and all(_is_id(token) for token in prompt):
-        return len(prompt)
+        return Prompt(prompt, len(prompt))
     message = f"{field} must be a non-empty text, a non-empty list of token ids, or a list of those"
     raise BadRequest(message, param=field)
 
 
 def _is_id(token: Any) -> bool:
     return type(token) is int or (type(token) is float and token.is_integer())
-
-
-def _chat_tokens(messages: Any) -> int:
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-        raise BadRequest("messages must be a non-empty list of objects with role and content", param="messages")
-    return sum(4 + math.ceil(_characters(m.get("content")) / CHARACTERS_PER_TOKEN) for m in messages)
-
-
-def _tool_tokens(tools: Any) -> int:
-    """A chat template writes the tools' schemas into the prompt."""
-    return math.ceil(len(msgspec.json.encode(tools)) / CHARACTERS_PER_TOKEN) if tools else 0
-
-
-def _characters(content: Any) -> int:
-    if isinstance(content, list):
-        return sum(len(str(part.get("text", ""))) for part in content if isinstance(part, dict))
-    return len(content) if isinstance(content, str) else 0
 
 
 def _max_tokens(body: Body, chat: bool, prompt_tokens: int, max_model_tokens: int) -> int:
@@ -255,6 +263,16 @@ def _output_tokens(body: Body, max_tokens: int, seed: int, call: ToolCall | None
     if call is not None:
         return min(max_tokens, max(least, call.tokens))
     return least + zlib.crc32(seed.to_bytes(8, "little", signed=True)) % (max_tokens - least + 1)
+
+
+def _thinking_tokens(body: Body, chat: bool, choice: Choice, sim: SimArgs, share: float, call: ToolCall | None) -> int:
+    """How much of an answer is thinking: a share of what a chat says, unless its template is told not to think. It
+    leaves room for a call."""
+    most = max(0, choice.output_tokens - (call.tokens if call else 0))
+    if sim.sim_thinking_tokens is not None:
+        return min(sim.sim_thinking_tokens, most)
+    thinks = chat and (body.chat_template_kwargs or {}).get("enable_thinking", True) is not False
+    return min(most, int(share * choice.output_tokens)) if thinks else 0
 
 
 def _sim_args(xargs: dict[str, Any]) -> SimArgs:

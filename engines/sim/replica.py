@@ -162,9 +162,10 @@ class SimReplica:
         self.policy.apply(plan)
 
     def telemetry(self, name: str, now_s: float) -> Telemetry:
-        """A report; the iterations and drafts in it are those since the last one."""
-        iterations = tuple(self.reports)
+        """A report; the iterations, drafts and prefixes in it are those since the last one."""
+        iterations, prefixes = tuple(self.reports), tuple(self.state.told.values())
         self.reports.clear()
+        self.state.told.clear()
         return Telemetry(
             replica=name,
             sent_at_s=now_s,
@@ -175,6 +176,7 @@ class SimReplica:
             iterations=iterations,
             progress=(*self.policy.progress(self.in_flight), *(self._unseen_progress(slot) for slot, _ in self.unseen)),
             drafts=self.policy.drafts(),
+            prefixes=prefixes,
             perf=self.policy.recalibrated,
         )
 
@@ -190,7 +192,8 @@ class SimReplica:
 
     def _unseen_progress(self, slot: int) -> RequestProgress:
         request = self.state.request(slot)
-        return RequestProgress(request.id, request.prompt_tokens, 0, 0, float("inf"), False)
+        cached, switch_at = self.state.cached(request), request.slo.slo_switch_at if request.slo else 0
+        return RequestProgress(request.id, request.prompt_tokens - cached, cached, 0, float("inf"), False, switch_at)
 
     def _launch_s(self, batch: SlotBatch) -> float:
         """How long the host takes to give it to the device."""

@@ -11,9 +11,11 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from types import FrameType
 
 import msgspec
 import uvicorn
@@ -27,6 +29,8 @@ from slosgate.engines.addresses import default_name, reachable_url
 from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
 from slosgate.engines.clock import SteadyClock
+from slosgate.engines.draining import Drain
+from slosgate.engines.messages import Telemetry
 from slosgate.engines.sim import policies
 from slosgate.engines.sim.answering import Completion
 from slosgate.engines.sim.embeddings import EmbeddingAsk, embeddings, understand_embeddings
@@ -58,6 +62,8 @@ class ServerConfig:
     speed: float = 1.0
     slowdown: float = 1.0  # iterations take so many times what the profile says
     acceptance: float = 0.0  # chance that a drafted token is accepted; 0: there is no draft model
+    drain_s: float = 60.0  # how long what runs at a signal to stop may go on
+    thinking: float = 0.0  # share of a chat's answer that is thinking; 0: the model doesn't think
     async_scheduling: bool = True
 
 
@@ -68,6 +74,7 @@ class SimServer:
         self.config = config
         self.model = config.model or config.profile.model
         self.name = config.name or default_name(config.port)
+        self.drain = Drain(config.drain_s)
         self._ids = itertools.count(1)
         self._clock = SteadyClock()
         self._started_s = self._clock()
@@ -95,6 +102,7 @@ class SimServer:
             model=self.model,
             max_model_tokens=self._profile.max_model_tokens,
             seed=self.config.seed,
+            thinking=self.config.thinking,
         )
 
     def understand_embeddings(self, data: bytes) -> EmbeddingAsk:
@@ -119,8 +127,8 @@ class SimServer:
                 prompt_tokens=choice.prompt_tokens,
                 output_tokens=choice.output_tokens,
                 max_tokens=choice.max_tokens,
-                cached_tokens=min(ask.sim.sim_cached_tokens, choice.prompt_tokens),
-                session=ask.sim.sim_session,
+                thinking_tokens=choice.thinking_tokens,
+                parts=choice.prompt.parts(self._profile.block_tokens, choice.output_tokens),
                 acceptance=self.config.acceptance if ask.sim.sim_acceptance is None else ask.sim.sim_acceptance,
                 slo=ask.slo,
             )
@@ -142,6 +150,11 @@ class SimServer:
 
     def answer(self, ask: Ask) -> Completion:
         return Completion(ask, self.model, int(self._clock()))
+
+    def cached_tokens(self, engine_ids: Iterable[str]) -> int:
+        """Prompt tokens of these requests that were cached when they were taken in."""
+        hits = self.engine.replica.state.hits
+        return sum(hits.get(engine_id, 0) for engine_id in engine_ids)
 
     def cancel(self, engine_ids: Iterable[str]) -> None:
         for engine_id in engine_ids:
@@ -189,7 +202,10 @@ class SimServer:
             started_at_s=self._started_s,
             supports_plans=self.engine.replica.policy.supports_plans,
         )
-        return ReplicaChannel(redis, info, snapshot=lambda: self.engine.telemetry(self.name), on_plan=self.engine.apply)
+        return ReplicaChannel(redis, info, snapshot=self._telemetry, on_plan=self.engine.apply)
+
+    def _telemetry(self) -> Telemetry:
+        return msgspec.structs.replace(self.engine.telemetry(self.name), draining=self.drain.begun)
 
     async def _models(self, request: Request) -> Response:
         card = {
@@ -223,21 +239,24 @@ class _Generate:
             await _respond(send, error.status, error.body)
             return
         answer = self._server.answer(ask)
-        found = list(streams.values())
-        work = self._stream(send, found, answer) if ask.stream else self._whole(send, found, answer)
+        work = self._stream(send, streams, answer) if ask.stream else self._whole(send, streams, answer)
         if not await _unless_gone(work, receive):
             self._server.cancel(streams)
 
-    async def _stream(self, send: Send, streams: Sequence[TokenStream], answer: Completion) -> None:
+    async def _stream(self, send: Send, streams: dict[str, TokenStream], answer: Completion) -> None:
         await _start(send, 200, b"text/event-stream; charset=utf-8")
+
+        def closing() -> bytes:
+            return answer.closing(self._server.cached_tokens(streams))
+
         if len(streams) == 1:
-            await self._relay(send, streams[0], answer, 0, answer.opening(), answer.closing())
+            await self._relay(send, next(iter(streams.values())), answer, 0, answer.opening(), closing)
             return
         await send({"type": "http.response.body", "body": answer.opening(), "more_body": True})
         async with asyncio.TaskGroup() as tasks:
-            for index, stream in enumerate(streams):
+            for index, stream in enumerate(streams.values()):
                 tasks.create_task(self._relay(send, stream, answer, index))
-        await send({"type": "http.response.body", "body": answer.closing(), "more_body": False})
+        await send({"type": "http.response.body", "body": closing(), "more_body": False})
 
     async def _relay(
         self,
@@ -246,20 +265,20 @@ class _Generate:
         answer: Completion,
         index: int,
         opening: bytes = b"",
-        closing: bytes = b"",
+        closing: Callable[[], bytes] | None = None,
     ) -> None:
         """Write one choice's tokens as they come; with a `closing`, the answer ends with them."""
         pending, done = opening, False
         while not done:
             count, done = await stream.read()
             tokens = answer.tokens(index, count - 1) + answer.last(index) if done else answer.tokens(index, count)
-            body = pending + tokens + closing if done else pending + tokens
+            body = pending + tokens + (closing() if done and closing else b"")
             pending = b""
             await send({"type": "http.response.body", "body": body, "more_body": not (done and closing)})
 
-    async def _whole(self, send: Send, streams: Sequence[TokenStream], answer: Completion) -> None:
-        await _all_done(streams)
-        await _respond(send, 200, answer.whole())
+    async def _whole(self, send: Send, streams: dict[str, TokenStream], answer: Completion) -> None:
+        await _all_done(streams.values())
+        await _respond(send, 200, answer.whole(self._server.cached_tokens(streams)))
 
 
 class _Embed:
@@ -275,15 +294,15 @@ class _Embed:
         except BadRequest as error:
             await _respond(send, error.status, error.body)
             return
-        if not await _unless_gone(self._answer(ask, list(streams.values()), send), receive):
+        if not await _unless_gone(self._answer(ask, streams, send), receive):
             self._server.cancel(streams)
 
-    async def _answer(self, ask: EmbeddingAsk, streams: Sequence[TokenStream], send: Send) -> None:
-        await _all_done(streams)
+    async def _answer(self, ask: EmbeddingAsk, streams: dict[str, TokenStream], send: Send) -> None:
+        await _all_done(streams.values())
         await _respond(send, 200, self._server.embeddings(ask))
 
 
-async def _all_done(streams: Sequence[TokenStream]) -> None:
+async def _all_done(streams: Iterable[TokenStream]) -> None:
     for stream in streams:
         done = False
         while not done:
@@ -334,10 +353,14 @@ async def _respond(send: Send, status: int, body: bytes) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which tells when it listens."""
+    """uvicorn's, which tells when it listens, and on SIGTERM first lets what runs come to its end.
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    A second signal ends it.
+    """
+
+    def __init__(self, config: uvicorn.Config, server: SimServer, listening: Callable[[], None]) -> None:
         super().__init__(config)
+        self._server = server
         self._listening = listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -345,20 +368,30 @@ class _Server(uvicorn.Server):
         if self.started:
             self._listening()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM and self.started and not self._server.drain.begun:
+            self._server.drain.begin()
+            self._server.report(urgent=True)
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        over = self._server.drain.begun and self._server.drain.over(self._server.engine.replica.requests)
+        return await super().on_tick(counter) or over
+
 
 def serve(config: ServerConfig, listening: Callable[[], None] = lambda: None) -> None:
     """Serve until interrupted; `listening` is called once it does."""
-    _Server(
-        uvicorn.Config(
-            SimServer(config).app(),
-            host=config.host,
-            port=config.port,
-            http="httptools",
-            ws="none",
-            access_log=False,
-            log_level="warning",
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=2,
-        ),
-        listening,
-    ).run()
+    server = SimServer(config)
+    settings = uvicorn.Config(
+        server.app(),
+        host=config.host,
+        port=config.port,
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=2,
+    )
+    _Server(settings, server, listening).run()

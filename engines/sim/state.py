@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import zlib
+from collections import OrderedDict
+from collections.abc import Hashable
 from typing import TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from slosgate.engines.messages import SloArgs
-from slosgate.engines.sim.blocks import BlockPool
+from slosgate.engines.messages import PrefixReport, SloArgs
+from slosgate.engines.sim.blocks import BlockPool, Parts
 from slosgate.planner.profile import HardwareProfile
 
 SEQUENCE = np.dtype(
@@ -18,6 +20,7 @@ SEQUENCE = np.dtype(
         ("prompt_left", "i8"),  # tokens still to be computed before the next output token; 0 means it decodes
         ("context", "i8"),  # tokens whose KV is here
         ("generated", "i8"),  # output tokens emitted
+        ("thinking", "i8"),  # output tokens after which the pace changes; 0: none
         ("output", "i8"),  # output tokens it will emit in all: only the engine knows
         ("blocks", "i8"),  # KV blocks it holds
         ("acceptance", "f8"),  # chance that a drafted token is accepted
@@ -26,6 +29,8 @@ SEQUENCE = np.dtype(
     ],
     align=True,
 )
+
+HITS_KEPT = 4096
 
 Sequences: TypeAlias = NDArray[np.void]  # one-dimensional, dtype SEQUENCE, indexed by slot
 Slots: TypeAlias = NDArray[np.int64]
@@ -38,8 +43,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int  # the whole prompt, cached prefix included
     output_tokens: int  # what it will produce
     max_tokens: int = 0  # what the client allowed; 0: the same as output_tokens
-    cached_tokens: int = 0  # leading prompt tokens that the session's earlier stages left here, if still here
-    session: str = ""  # stages of one session share a prefix; "" for none
+    thinking_tokens: int = 0  # of its output: only the engine knows, and only once they are over
+    parts: Parts = ()  # what its context holds, by name: what is here of the prompt's beginning need not be computed
     slo: SloArgs | None = None
     acceptance: float = 0.0
     resident: bool = False  # the prompt's KV arrives with it, and its first token was produced elsewhere
@@ -47,8 +52,6 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.prompt_tokens < 1 or self.output_tokens < 1:
             raise ValueError(f"request {self.id!r} needs a prompt and an output of at least one token")
-        if self.cached_tokens > self.prompt_tokens:
-            raise ValueError(f"request {self.id!r} has more cached tokens than prompt tokens")
 
 
 class EngineState:
@@ -75,7 +78,10 @@ class EngineState:
         self.requests: list[EngineRequest | None] = [None] * len(self.sequences)
         self.slot_of: dict[str, int] = {}
         self.preemptions = 0
+        self.hits: OrderedDict[str, int] = OrderedDict()  # by request: tokens of its prompt that were here
+        self.told: dict[str, PrefixReport] = {}  # the same, until it is reported
         self._unused = list(range(len(self.sequences)))[::-1]
+        self._writers: dict[Hashable, int] = {}  # by part: the slot that computes it, or did
         self._seed = seed
 
     def admit(self, request: EngineRequest) -> int:
@@ -88,11 +94,13 @@ class EngineState:
         slot = self._free_slot()
         done = request.prompt_tokens if request.resident else 0
         self.sequences[slot] = (
-            request.prompt_tokens - done, done, int(request.resident), request.output_tokens, 0,
-            request.acceptance, zlib.crc32(request.id.encode()) ^ (self._seed << 32), False,
+            request.prompt_tokens - done, done, int(request.resident), request.thinking_tokens, request.output_tokens,
+            0, request.acceptance, zlib.crc32(request.id.encode()) ^ (self._seed << 32), False,
         )  # fmt: skip
         self.requests[slot] = request
         self.slot_of[request.id] = slot
+        for part in request.parts:
+            self._writers.setdefault(part.name, slot)
         return slot
 
     def request(self, slot: int) -> EngineRequest:
@@ -103,50 +111,80 @@ class EngineState:
         return request
 
     def cached(self, request: EngineRequest) -> int:
-        """Prompt tokens of the request whose KV is still here: whole blocks, and never the whole prompt."""
+        """Prompt tokens of the request whose KV is here: whole blocks, and never the whole prompt."""
+        if not request.parts:
+            return 0
+        self._name_what_runs(request.parts)
         block = self.profile.block_tokens
-        reach = min(request.cached_tokens, request.prompt_tokens - 1) // block
-        return min(reach, self.pool.held_for(request.session)) * block
+        return min((request.prompt_tokens - 1) // block, self.pool.held(request.parts)) * block
 
     def claim_prefix(self, slot: int) -> None:
-        """Let the sequence in a slot, which must not have run yet, use what its session left here."""
+        """Let the sequence in a slot, which must not have run yet, use what is here of its beginning."""
         request = self.request(slot)
         tokens = self.cached(request)
         if tokens:
-            blocks = self.pool.claim(request.session, tokens // self.profile.block_tokens)
             sequence = self.sequences[slot]
-            sequence["blocks"] = blocks
+            sequence["blocks"] = self.pool.claim(slot, request.parts, tokens // self.profile.block_tokens)
             sequence["context"] = tokens
             sequence["prompt_left"] -= tokens
+        if not self.sequences[slot]["generated"]:
+            self._note_hit(request, tokens)
+
+    def leave_prefix(self, slot: int) -> None:
+        """Take back what a sequence claimed that can't run yet: meanwhile it is free for others."""
+        sequence = self.sequences[slot]
+        if sequence["blocks"]:
+            self._leave(slot)
+            sequence["prompt_left"] += sequence["context"]
+            sequence["context"] = 0
 
     def preempt(self, slot: int) -> None:
         """Take a sequence's KV blocks away: what it had will be computed again (vLLM's recompute preemption)."""
+        self._leave(slot)
         sequence = self.sequences[slot]
-        self.pool.give(int(sequence["blocks"]))
-        sequence["blocks"] = 0
         sequence["context"] = 0
         sequence["prompt_left"] = self.request(slot).prompt_tokens + int(sequence["generated"])
         self.preemptions += 1
 
     def swap_out(self, slot: int) -> None:
         """Move a sequence's KV to the host: it needs blocks for all of its context before it runs again."""
-        sequence = self.sequences[slot]
-        self.pool.give(int(sequence["blocks"]))
-        sequence["blocks"] = 0
+        self._leave(slot)
         self.preemptions += 1
 
     def release(self, slot: int) -> None:
-        """Free a slot and its blocks; a session's prefix stays in the cache until the blocks are needed."""
+        """Free a slot and its blocks; their contents stay in the cache until the blocks are needed."""
         request = self.request(slot)
-        sequence = self.sequences[slot]
-        whole = int(sequence["context"]) // self.profile.block_tokens if request.session else 0
-        blocks = int(sequence["blocks"])
-        self.pool.give(blocks - min(whole, blocks))
-        self.pool.give(min(whole, blocks), request.session)
-        sequence["blocks"] = 0
+        self._leave(slot)
+        for part in request.parts:
+            if self._writers.get(part.name) == slot:
+                del self._writers[part.name]
         self.requests[slot] = None
         del self.slot_of[request.id]
         self._unused.append(slot)
+
+    def _leave(self, slot: int) -> None:
+        sequence, parts = self.sequences[slot], self.request(slot).parts
+        self.pool.leave(slot, int(sequence["blocks"]), parts, self._computed_blocks(slot))
+        sequence["blocks"] = 0
+
+    def _computed_blocks(self, slot: int) -> int:
+        sequence = self.sequences[slot]
+        return min(int(sequence["context"]) // self.profile.block_tokens, int(sequence["blocks"]))
+
+    def _name_what_runs(self, parts: Parts) -> None:
+        """What running sequences have computed of these parts is there for others."""
+        for part in parts:
+            slot = self._writers.get(part.name)
+            if slot is not None:
+                self.pool.wrote(slot, self.request(slot).parts, self._computed_blocks(slot))
+
+    def _note_hit(self, request: EngineRequest, tokens: int) -> None:
+        self.hits[request.id] = tokens
+        self.hits.move_to_end(request.id)
+        if len(self.hits) > HITS_KEPT:
+            self.hits.popitem(last=False)
+        if request.parts and len(self.told) < HITS_KEPT:
+            self.told[request.id] = PrefixReport(request.id, request.prompt_tokens, tokens)
 
     def _free_slot(self) -> int:
         if not self._unused:

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-CHARACTERS_PER_TOKEN = 4
+from slosgate.engines.sim.prompts import CHARACTERS_PER_TOKEN
+
 MAX_DEPTH = 16  # of a schema: one that refers to itself must end
 _PLAIN = {"string": "tok", "integer": 1, "number": 1.0, "boolean": True, "array": [], "null": None}
 

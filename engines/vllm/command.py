@@ -43,13 +43,14 @@ class VllmOptions:
     url: Annotated[
         str, typer.Option(help="Address that gateways reach this replica at, if not HOST, or this machine's.")
     ] = ""
+    drain_s: Annotated[float, typer.Option(help="How long what runs at a signal to stop may go on.", min=0)] = 60.0
     iteration_log: Annotated[str | None, typer.Option(help="File that gets one JSON line per iteration.")] = None
 
 
 @taking(VllmOptions)
 def vllm(options: VllmOptions) -> None:
     """Serve a model with vLLM, scheduled by slosgate (other options go to `vllm serve`)."""
-    host, port = options.host, options.port or launch.free_port(options.host)
+    host, port = options.host, options.port or addresses.free_port(options.host)
     settings = ReplicaSettings(
         profile=options.profile,
         redis_url=options.redis,
@@ -60,7 +61,7 @@ def vllm(options: VllmOptions) -> None:
     try:
         code = launch.serve(
             options.model, settings, host=host, port=port, options=options.context.args, environment=os.environ,
-            say=partial(typer.echo, err=True),
+            drain_s=options.drain_s, say=partial(typer.echo, err=True),
         )  # fmt: skip
     except (BadSettings, UnsupportedVllm) as error:
         typer.echo(f"Error: {error}", err=True)

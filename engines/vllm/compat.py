@@ -7,6 +7,7 @@ tested on the versions that `versions.py` names; others are refused.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import vllm
@@ -143,6 +144,26 @@ def what_matters(vllm_config: Any) -> dict[str, str]:
         "processors": os.cpu_count(),
     }
     return {name: str(value) for name, value in found.items()}
+
+
+def thinking_ends(scheduler: Any) -> Callable[[Sequence[int]], int] | None:
+    """What finds, in token ids, how many of them thinking takes up to its end: 0 where it doesn't end there.
+
+    None for a model without a reasoning parser, or one whose parser knows no single end token.
+    """
+    manager = scheduler.structured_output_manager
+    kind, tokenizer = getattr(manager, "reasoner_cls", None), getattr(manager, "tokenizer", None)
+    reasoner = getattr(manager, "reasoner", None)
+    if reasoner is None and kind is not None and tokenizer is not None:
+        reasoner = kind(tokenizer=tokenizer)
+    end = getattr(reasoner, "end_token_id", None)
+    if end is None:
+        return None
+
+    def found(ids: Sequence[int]) -> int:
+        return next((n + 1 for n, token in enumerate(ids) if token == end), 0)
+
+    return found
 
 
 def cached_prefix_tokens(scheduler: Any, request: Any) -> int:

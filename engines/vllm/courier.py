@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
 import time
 from collections import deque
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -23,7 +25,9 @@ import msgspec
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
 from slosgate.engines.drafts import DraftTally
 from slosgate.engines.messages import Announcement, IterationReport, Plan, Telemetry
+from slosgate.engines.vllm import leaving
 from slosgate.engines.vllm.mailbox import Mailbox
+from slosgate.engines.vllm.settings import MEASURING
 
 FRAME_BYTES = 1 << 20
 HEALTH_POLL_S = 0.5
@@ -52,12 +56,15 @@ class Heard(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Courier:
-    """Serves one engine: `run` returns when the engine is gone."""
+    """Serves one engine: `run` returns when the engine is gone. In the `shared` folder the launcher may leave a mark
+    that the engine is to go."""
 
-    def __init__(self, engine: socket.socket, plans: Mailbox, arrivals: Mailbox) -> None:
+    def __init__(self, engine: socket.socket, plans: Mailbox, arrivals: Mailbox, shared: Path | None = None) -> None:
         self._engine = engine
         self._plans = plans
         self._arrivals = arrivals
+        self._shared = shared
+        self._draining = False
         self._heard: deque[Heard] = deque(maxlen=MOST_HEARD)
         self._latest: Telemetry | None = None
         self._latest_came_s = 0.0  # monotonic clock
@@ -95,7 +102,14 @@ class Courier:
                 await asyncio.sleep(HEALTH_POLL_S)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._probe(client, url))
+                tasks.create_task(self._watch_for_leaving(channel))
                 tasks.create_task(channel.run())
+
+    async def _watch_for_leaving(self, channel: ReplicaChannel) -> None:
+        while not self._draining:
+            self._draining = leaving.has_begun(self._shared)
+            await asyncio.sleep(leaving.POLL_S)
+        channel.report(urgent=True)
 
     async def _probe(self, client: httpx.AsyncClient, url: str) -> None:
         """Note how long the HTTP server takes to answer at all: so long a token waits there on its way out, too."""
@@ -137,6 +151,7 @@ class Courier:
             iterations=tuple(self._iterations),
             drafts=self._drafts.reports(),
             answer_s=self._answer_s,
+            draining=self._draining,
         )
         self._iterations.clear()
         self._drafts.clear()
@@ -179,7 +194,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     engine = socket.socket(fileno=int(sys.argv[1]))
     engine.setblocking(False)
-    asyncio.run(Courier(engine, Mailbox(int(sys.argv[2])), Mailbox(int(sys.argv[3]))).run())
+    folder = os.environ.get(MEASURING)
+    plans, arrivals = Mailbox(int(sys.argv[2])), Mailbox(int(sys.argv[3]))
+    asyncio.run(Courier(engine, plans, arrivals, Path(folder) if folder else None).run())
 
 
 if __name__ == "__main__":

@@ -8,18 +8,22 @@ import importlib.metadata
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 import msgspec
 
-from slosgate.engines.vllm import self_measurement
+from slosgate.engines.addresses import local_url
+from slosgate.engines.children import end_with_parent
+from slosgate.engines.draining import Drain
+from slosgate.engines.vllm import leaving, self_measurement
 from slosgate.engines.vllm.settings import AUTO, ReplicaSettings, load_profile
 from slosgate.engines.vllm.versions import UnsupportedVllm, require_supported
 
@@ -60,12 +64,6 @@ def graph_options(options: Sequence[str]) -> list[str]:
     return ["--max-cudagraph-capture-size", str(GRAPH_TOKENS)]
 
 
-def free_port(host: str) -> int:
-    """A TCP port that is free now."""
-    with socket.create_server((host, 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def serve(
     model: str,
     settings: ReplicaSettings,
@@ -74,11 +72,13 @@ def serve(
     port: int,
     options: Sequence[str],
     environment: Mapping[str, str],
+    drain_s: float,
     say: Callable[[str], None],
 ) -> int:
     """Run vLLM until it ends or a signal ends it, and return its exit code; `say` gets what it measured of itself.
 
-    SIGINT and SIGTERM are passed on; what is left of vLLM's processes GRACE_S later is killed.
+    SIGTERM lets it finish what it has, for up to `drain_s`; a second one, and SIGINT, are passed on at once. What is
+    left of vLLM's processes GRACE_S later is killed.
     Raises BadSettings for an unusable profile and UnsupportedVllm for an unusable vLLM, before anything is started.
     """
     installed_version()
@@ -88,20 +88,20 @@ def serve(
         settings = msgspec.structs.replace(settings, measuring=folder)
         child_environment = {**environment, **settings.to_environment()}
         # A session of its own: a terminal's Ctrl-C reaches vLLM once, through us, and the whole group can be ended.
-        child = subprocess.Popen(command(model, host, port, options), env=child_environment, start_new_session=True)
-        with _passing_signals_to(child):
+        child = subprocess.Popen(
+            command(model, host, port, options),
+            env=child_environment,
+            start_new_session=True,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
+        )
+        url = local_url(host, port)
+        with _ending(child, partial(leaving.finish, Path(folder), url, Drain(drain_s))):
             try:
-                _measure(Path(folder), local_url(host, port), authorization(options, environment), say)
+                _measure(Path(folder), url, authorization(options, environment), say)
                 return _wait(child)
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
-
-
-def local_url(host: str, port: int) -> str:
-    """Where this machine reaches a server that listens on `host`."""
-    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # compared, not bound
-    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
 def authorization(options: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
@@ -128,18 +128,39 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
     return 128 - code if code < 0 else code
 
 
+class _Finish(Protocol):
+    def __call__(self, *, given_up: Callable[[], bool]) -> None: ...
+
+
 @contextlib.contextmanager
-def _passing_signals_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    def pass_on(signum: int, _frame: FrameType | None) -> None:
+def _ending(child: subprocess.Popen[bytes], finish: _Finish) -> Iterator[None]:
+    """While this holds, signals end vLLM: SIGTERM when `finish` has returned, a second one and SIGINT at once."""
+    told = threading.Event()  # vLLM was
+
+    def end(signum: int) -> None:
+        told.set()
         with contextlib.suppress(ProcessLookupError):
             child.send_signal(signum)
-        signal.signal(signal.SIGALRM, lambda *_: child.kill())
-        signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+        killer = threading.Timer(GRACE_S, child.kill)
+        killer.daemon = True  # vLLM has ended before, as a rule
+        killer.start()
 
-    previous = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM)}
+    def drain() -> None:
+        finish(given_up=lambda: told.is_set() or child.poll() is not None)
+        if not told.is_set():
+            end(signal.SIGTERM)
+
+    drains = threading.Thread(target=drain, name="drain", daemon=True)
+
+    def handle(signum: int, _frame: FrameType | None) -> None:
+        if signum == signal.SIGTERM and drains.ident is None:
+            drains.start()
+        elif not told.is_set():
+            end(signum)
+
+    previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in previous.items():
             signal.signal(signum, handler)

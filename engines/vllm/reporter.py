@@ -7,10 +7,11 @@ from collections import deque
 from slosgate.engines.channel import TELEMETRY_MIN_GAP_S
 from slosgate.engines.drafts import DraftTally
 from slosgate.engines.follower import PlanFollower, progress_of
-from slosgate.engines.messages import DraftReport, IterationReport, Telemetry
+from slosgate.engines.messages import DraftReport, IterationReport, PrefixReport, Telemetry
 from slosgate.engines.vllm.link import Link
 
 KEPT_ITERATIONS = 512  # while reports do not get through, older iterations are forgotten
+KEPT_PREFIXES = 1024
 
 
 class Reporter:
@@ -22,6 +23,7 @@ class Reporter:
         self._replica = replica
         self._iterations: deque[IterationReport] = deque(maxlen=KEPT_ITERATIONS)
         self._drafts = DraftTally()
+        self._prefixes: deque[PrefixReport] = deque(maxlen=KEPT_PREFIXES)
         self._sent_at_s = 0.0
 
     def landed(self, report: IterationReport) -> None:
@@ -33,6 +35,11 @@ class Reporter:
         """A request's drafts were verified."""
         if self._link is not None:
             self._drafts.add(drafts)
+
+    def took_in(self, prefix: PrefixReport) -> None:
+        """A request came, of whose prompt so much was cached."""
+        if self._link is not None:
+            self._prefixes.append(prefix)
 
     def send(self, now_s: float, busy_for_s: float, free_blocks: int, *, urgent: bool) -> None:
         """Send a report if one is due, or at once when it is urgent (a request ended)."""
@@ -48,6 +55,7 @@ class Reporter:
             iterations=tuple(self._iterations),
             progress=progress_of(self._follower.table),
             drafts=self._drafts.reports(),
+            prefixes=tuple(self._prefixes),
             perf=self._follower.recalibrated,
             launches=self._follower.profile.launches,
             request_overhead_s=self._follower.profile.request_overhead_s,
@@ -56,3 +64,4 @@ class Reporter:
         if self._link.send(report, urgent=urgent):
             self._iterations.clear()
             self._drafts.clear()
+            self._prefixes.clear()

@@ -32,6 +32,7 @@ from slosgate.engines.vllm.compat import (
     cached_prefix_tokens,
     require_supported_config,
     require_supported_version,
+    thinking_ends,
     waiting_queues,
 )
 from slosgate.engines.vllm.engine_profile import effective_profile
@@ -42,6 +43,7 @@ from slosgate.engines.vllm.queue import ChosenQueue
 from slosgate.engines.vllm.reporter import Reporter
 from slosgate.engines.vllm.settings import ReplicaSettings
 from slosgate.engines.vllm.starting import starting_profile
+from slosgate.engines.vllm.thinking import Thinking
 from slosgate.engines.vllm.tracker import RUNNING, Selection, Tracker, advance_rows
 from slosgate.planner.batch import Batch
 from slosgate.planner.profile import HardwareProfile
@@ -67,6 +69,7 @@ class SyncSloScheduler(ClampedScheduler):
         profile, self._measuring = starting_profile(settings, self)
         self.follower = PlanFollower(profile, Calibrator(profile.perf))
         self._tracker = Tracker(self.follower)
+        self._thinking = Thinking(self.follower, self._tracker, thinking_ends(self))
         self._flights = Flights(self.follower.profile, looks_ahead=self.looks_ahead)
         self._last_scheduled: dict[str, int] = {}
         self._refused = False  # vLLM found no memory for what was selected last
@@ -127,6 +130,7 @@ class SyncSloScheduler(ClampedScheduler):
         super().add_request(request)
         if not known:
             self._tracker.add(request, cached_prefix_tokens(self, request))
+            self._thinking.begin(request)
 
     def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: Any) -> Any:
         result = super().finish_requests(request_ids, finished_status)
@@ -293,6 +297,9 @@ class SyncSloScheduler(ClampedScheduler):
             touched = {r.request_id: r for r in [*selection.requests, *strayed]}
             first = [r for r in touched.values() if self._tracker.sync(r, start_s + expected_s)]
             context = sum([self.requests[r].num_computed_tokens for r in scheduled])
+        for request in self._starting:
+            if request.request_id in scheduled and request in self._tracker:
+                self._reporter.took_in(self._tracker.prefix_of(request))
         if scheduled:
             self._launch(output, context, now_s, start_s, expected_s, first)
         if ends:
@@ -331,6 +338,7 @@ class SyncSloScheduler(ClampedScheduler):
             self._tracker.restore(request, now_s)
         for request in flight.first_tokens:
             self._tracker.first_token(request, now_s)
+        self._thinking.look()
         if self._log is not None:
             self._log.write(report, flight, self._blocks_left)
         if self._measuring is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from vllm.v1.request import RequestStatus
 
 from slosgate.engines.follower import PlanFollower
-from slosgate.engines.messages import DraftReport, SloArgs, read_slo
+from slosgate.engines.messages import DraftReport, PrefixReport, SloArgs, read_slo
 from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import due_base_s
@@ -120,6 +120,15 @@ class Tracker:
                 continue
             if tokens := len(output.sampled_token_ids[index]):
                 yield DraftReport(slo_class, tokens - 1, int(tokens <= len(drafts)))
+
+    def job_of(self, request: Any) -> str | None:
+        """The job of a request; None when it has none."""
+        return self._job_of.get(request.request_id)
+
+    def prefix_of(self, request: Any) -> PrefixReport:
+        """How much of the prompt of a request that has just started vLLM had cached."""
+        cached = max(0, request.num_cached_tokens)  # as of its first start
+        return PrefixReport(self._job_of[request.request_id], request.num_prompt_tokens, cached)
 
     def requests(self, job_ids: Iterable[str]) -> Iterator[Any]:
         """The requests of these jobs, in their order."""

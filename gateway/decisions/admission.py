@@ -15,12 +15,12 @@ from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS
 from slosgate.gateway.promises.exchange import Exchange, Placement
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.mirror import Mirror
-from slosgate.gateway.replicas.prefixes import BLOCK_BYTES
 from slosgate.gateway.reports.metrics import Metrics
 from slosgate.gateway.state.ledger import Conflict, Ledger, StoreDown
 from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.controller import Decision, ReplicaState
 from slosgate.planner.desk import Refusal, decide, rank
+from slosgate.planner.prefixes import NOT_CACHED, Cached
 
 PARAMS = {  # what a refusal is about, as clients name it
     "": None,
@@ -36,7 +36,7 @@ class _Choice:
     replica: Replica
     decision: Decision
     decided_s: float
-    likely_prefix_tokens: int = 0  # of the prompt, that this replica has seen before
+    cached: Cached = NOT_CACHED  # of the prompt
     jobs: dict[str, bool] = field(default_factory=dict)  # that a guarantee was decided on: by id, whether guaranteed
 
     @property
@@ -131,7 +131,7 @@ class Admission:
         """
         planned = [(replica, replica.mirror) for replica in replicas if replica.mirror is not None]
         now_s = self._clock()
-        states = [state_of(replica, mirror, now_s, _likely_prefix(exchange, replica)) for replica, mirror in planned]
+        states = [state_of(replica, mirror, now_s, _cached(exchange, replica)) for replica, mirror in planned]
         arrival = exchange.arrival(now_s)
         if not refuses:
             arrival = replace(arrival, when_full="best-effort", stated=False)
@@ -144,7 +144,7 @@ class Admission:
         state = states[verdict.replica]
         guaranteed = state.jobs.rows["guaranteed"].tolist() if verdict.guaranteed else []
         known = dict(zip(state.jobs.ids, guaranteed, strict=False))  # none when it is best effort
-        return _Choice(planned[verdict.replica][0], verdict, now_s, state.likely_prefix_tokens, known)
+        return _Choice(planned[verdict.replica][0], verdict, now_s, state.cached, known)
 
     async def _commit(self, exchange: Exchange, choice: _Choice) -> None:
         """Enter a guarantee. It shows in the mirror at once, so that the next decision counts it."""
@@ -197,7 +197,9 @@ class Admission:
             arrival_s=exchange.arrival_s,
             has_slo=exchange.contract.has_slo,
             deadline_s=exchange.turn_s,
-            tpot_s=exchange.contract.tpot_s,
+            tpot_s=exchange.pace.tpot_s,
+            switch_at=exchange.pace.switch_at,
+            next_tpot_s=exchange.pace.next_tpot_s,
             weight=rank(exchange.arrival(exchange.arrival_s)),
             prompt_tokens=exchange.prompt_tokens,
             output_tokens=exchange.output_tokens,
@@ -206,6 +208,7 @@ class Admission:
             dispatched_s=self._clock(),
             decided_s=choice.decided_s,
             report_s=choice.report_s,
+            cached_tokens=choice.cached.sure,
         )
 
     def _placed(self, exchange: Exchange, choice: _Choice, *, guaranteed: bool) -> Placement:
@@ -214,6 +217,7 @@ class Admission:
             choice.replica, guaranteed, waited_s + choice.decision.predicted_ttft_s, choice.decision.reason
         )
         exchange.attempts.append(placement)
+        exchange.cached = choice.cached
         self._fleet.tell(choice.replica)
         return placement
 
@@ -224,7 +228,7 @@ class Admission:
         doesn't come is soon forgotten, while an announcement that waits for the answer may miss its iteration.
         """
         if choice.replica.follows_plans and exchange.contract.has_slo:
-            tokens = exchange.prompt_tokens - choice.likely_prefix_tokens
+            tokens = exchange.prompt_tokens - choice.cached.likely
             coming = Announcement(exchange.request_id, tokens, exchange.turn_s - self._clock())
             self._ledger.announce(choice.replica.name, coming)
 
@@ -240,7 +244,7 @@ def refused(exchange: Exchange, refusal: Refusal) -> GatewayError:
     )
 
 
-def state_of(replica: Replica, mirror: Mirror, now_s: float, likely_prefix_tokens: int = 0) -> ReplicaState:
+def state_of(replica: Replica, mirror: Mirror, now_s: float, cached: Cached = NOT_CACHED) -> ReplicaState:
     replica.observe()
     return ReplicaState(
         name=replica.name,
@@ -251,7 +255,7 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float, likely_prefix_token
         running_for_s=mirror.running_for_s(now_s),
         firm_tokens=mirror.firm_tokens,
         patience=mirror.patience,
-        likely_prefix_tokens=likely_prefix_tokens,
+        cached=cached,
         registered=mirror.registered,
     )
 
@@ -269,11 +273,9 @@ def _as_it_is(choice: _Choice, missed: tuple[LedgerEntry, ...], request_id: str,
     jobs = mirror.jobs.copy()
     for job_id in [job_id for job_id in jobs.ids if job_id == request_id or job_id not in before]:
         jobs.remove(job_id)
-    return replace(state_of(choice.replica, mirror, now_s, choice.likely_prefix_tokens), jobs=jobs)
+    return replace(state_of(choice.replica, mirror, now_s, choice.cached), jobs=jobs)
 
 
-def _likely_prefix(exchange: Exchange, replica: Replica) -> int:
-    """Prompt tokens that the replica has seen before, in its whole blocks of text."""
-    size = exchange.completion.prompt_bytes
-    shared = replica.prefixes.shared(exchange.completion.prefix) * BLOCK_BYTES
-    return int(exchange.prompt_tokens * min(1.0, shared / size)) if size else 0
+def _cached(exchange: Exchange, replica: Replica) -> Cached:
+    """What the replica may have cached of the prompt."""
+    return replica.prefixes.cached(exchange.completion.prefix, exchange.prompt_tokens)

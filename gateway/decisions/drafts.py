@@ -15,13 +15,13 @@ class Drafts:
     """`classes` are those that are counted: a client that talks to replicas itself may name any."""
 
     def __init__(self, classes: Container[str]) -> None:
-        self._classes = classes
+        self.classes = classes
         self._known: dict[tuple[str, str], Acceptance] = {}
 
     def learn(self, replica: Replica, reports: Iterable[DraftReport]) -> None:
         """Take what a replica has seen since its last report."""
         for report in reports:
-            if report.slo_class in self._classes:
+            if report.slo_class in self.classes:
                 name = (replica.model, report.slo_class)
                 self._known[name] = self._known.get(name, UNKNOWN).observe(report.accepted, report.rejected)
 

@@ -60,7 +60,7 @@ class Headroom:
         self._typical.setdefault(exchange.completion.model, seen).learn(seen)
 
     def requests(self, now_s: float) -> dict[str, int]:
-        """Per model, over all its living replicas; models that nobody has asked for under an SLO are left out.
+        """Per model, over all replicas that take requests; models that nobody has asked for under an SLO are left out.
 
         Counted anew when the last count is older than HOLDS_S.
         """
@@ -70,7 +70,7 @@ class Headroom:
 
     def _counted(self, now_s: float) -> dict[str, int]:
         found: dict[str, int] = {}
-        for replica in self._fleet.living():
+        for replica in self._fleet.taking():
             typical = self._typical.get(replica.model)
             if typical is None or replica.mirror is None:
                 continue

@@ -39,6 +39,7 @@ class Lengths:
         self._tools: dict[str, Line] = {}
         self._media: dict[tuple[str, str], Line] = {}
         self._classes = ClassStatistics()
+        self._thinking = ClassStatistics()  # of those outputs that began with thinking
 
     def size(self, completion: Completion) -> Size:
         """Measure a prompt, by its model's tokenizer where there is one."""
@@ -69,6 +70,12 @@ class Lengths:
         usual = USUAL_TOKENS if limit is None else None
         return self._classes.planning_tokens(slo_class, min(window, limit or window), usual)
 
+    def thinking_tokens(self, completion: Completion, slo_class: str, output_tokens: int) -> int:
+        """What to plan for of an output's beginning to be thinking; 0 where the class has not been seen to think."""
+        if not completion.thinks or slo_class not in self._thinking.lengths:
+            return 0
+        return self._thinking.planning_tokens(slo_class, output_tokens, USUAL_TOKENS)
+
     def learn(self, exchange: Exchange) -> None:
         """Take the counts of a finished answer."""
         completion = exchange.completion
@@ -80,6 +87,8 @@ class Lengths:
                 self._learn_prompt(completion, exchange.size, exchange.prompt_tokens)
         if exchange.outcome == "completed" and exchange.tokens and not completion.exact_output:
             self._classes = self._classes.finished(exchange.contract.slo_class, exchange.tokens)
+        if exchange.outcome == "completed" and exchange.thinking_tokens:
+            self._thinking = self._thinking.finished(exchange.contract.slo_class, exchange.thinking_tokens)
 
     def _learn_prompt(self, completion: Completion, size: Size, counted: int) -> None:
         """A count teaches about the one thing that is new in it: text alone; tools beside text; one kind of media."""

@@ -11,11 +11,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from slosgate import __version__
 from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unauthorized
 from slosgate.gateway.gateway import Gateway
+from slosgate.gateway.http import dashboard
 from slosgate.gateway.http.bodies import handed_through, read_body
 from slosgate.gateway.http.headers import content, credentials, tracing, visible_id
 from slosgate.gateway.http.keys import Holder, matches
+from slosgate.gateway.http.operators import PRIVATE
 from slosgate.gateway.http.passthrough import Ask
 from slosgate.gateway.http.paths import BARE, LOOKED_UP, RESOURCES, upstream_path
 from slosgate.gateway.promises.completion import Kind
@@ -161,12 +164,15 @@ class Pages:
                 **({"url": replica.url} if known else {}),
                 "plans": replica.follows_plans,
             }
-            for replica in gateway.fleet.living()
+            for replica in gateway.fleet.taking()
         }
         available = gateway.ledger.available
         served = available or gateway.config.admission.when_state_is_away == "best-effort"
         good = bool(replicas) and served and not gateway.draining
-        body = {"ready": good, "state_available": available, "draining": gateway.draining, "replicas": replicas}
+        body = {
+            "ready": good, "version": __version__, "state_available": available, "draining": gateway.draining,
+            "replicas": replicas,
+        }  # fmt: skip
         return _json(body, status=200 if good else 503)
 
     async def metrics(self, request: Request) -> Response:
@@ -196,6 +202,17 @@ class Pages:
             raise InvalidRequest(f"limit must be a number of records, not {count!r}", param="limit")
         return _json({"object": "list", "data": self._gateway.records.newest(int(count))})
 
+    async def dashboard(self, request: Request) -> Response:
+        """The live page; it asks for the admin key itself."""
+        if not self._gateway.config.admin.sha256:
+            raise HTTPException(404)
+        return dashboard.page()
+
+    async def live(self, request: Request) -> Response:
+        """What the live page shows, as server-sent events."""
+        _admin_only(self._gateway, request)
+        return dashboard.live(self._gateway, request)
+
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
     pages = Pages(gateway)
@@ -212,6 +229,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/health", pages.health),
         Route("/ready", pages.ready),
         Route("/metrics", pages.metrics),
+        Route("/dashboard", pages.dashboard),
+        Route("/admin/live", pages.live),
         Route("/admin/requests", pages.records),
         Route("/admin/requests/{request_id}", pages.record),
     ]
@@ -226,7 +245,9 @@ def _admin_only(gateway: Gateway, request: Request) -> None:
 
 
 def _knows_a_key(gateway: Gateway, request: Request) -> bool:
-    """Whether it carries an API key or the admin key; everybody does where no keys are configured."""
+    """Whether it carries an API key or the admin key, or needs none; everybody does where no keys are configured."""
+    if PRIVATE in request.scope:
+        return True
     headers: dict[bytes, bytes] = dict(request.scope["headers"])
     if gateway.config.admin.sha256 and matches(gateway.config.admin.sha256, headers):
         return True

@@ -32,6 +32,10 @@ class Door:
         self._is_open = self._is_closed = False
         self.open()
 
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        return (self._listener,)
+
     def open(self) -> None:
         """Accept again, if there is room, and make some if there is none: to be called now and then."""
         if self._is_open or self._is_closed:

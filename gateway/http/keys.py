@@ -54,8 +54,19 @@ class Keys:
     """Without configured keys everybody may ask for everything."""
 
     def __init__(self, keys: Mapping[str, KeyConfig], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._holders = [(bytes.fromhex(key.sha256), Holder(name, key)) for name, key in keys.items()]
+        self._holders: list[tuple[bytes, Holder]] = []
         self._clock = clock
+        self.change(keys)
+
+    def change(self, keys: Mapping[str, KeyConfig]) -> None:
+        """These keys hold from now on. What the holder of one that stays has used still counts."""
+        known = {(digest, holder.name): holder for digest, holder in self._holders}
+        self._holders = []
+        for name, key in keys.items():
+            digest = bytes.fromhex(key.sha256)
+            holder = known.get((digest, name)) or Holder(name, key)
+            holder.config = key
+            self._holders.append((digest, holder))
 
     def holder(self, headers: Mapping[bytes, bytes]) -> Holder | None:
         """Who asks. Raises Unauthorized for a missing or unknown key."""

@@ -50,6 +50,10 @@ class Overflow:
         self._litellm = load_litellm() if self._providers else None
         self._clock = clock
 
+    @property
+    def known(self) -> frozenset[str]:
+        return frozenset(self._providers)
+
     def applied(self, contract: Contract, completion: Completion) -> Contract:
         """The contract as it holds for this request: token ids mean nothing to a provider with another tokenizer."""
         provider = self._providers.get(contract.overflow)

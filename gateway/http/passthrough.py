@@ -140,10 +140,10 @@ class Passthrough:
 
     def _capable(self, model: str | None) -> list[Replica]:
         """Replicas of a model, or all, the least busy first."""
-        living = list(self._fleet.living())
-        if not living:
+        taking = list(self._fleet.taking())
+        fit = taking if model is None else self._fleet.serving(model)
+        if not taking or (model is not None and not fit and self._fleet.knows(model)):
             raise Unavailable("no replica is up; try again shortly", code="no_replica")
-        fit = living if model is None else self._fleet.serving(model)
         if not fit:
             models = ", ".join(self._fleet.models())
             raise ModelNotFound(f"no such model: {model!r}; accepted: {models}", param="model")

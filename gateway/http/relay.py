@@ -22,6 +22,7 @@ from typing import Literal
 import msgspec
 from starlette.types import Message, Receive, Send
 
+from slosgate.engines.messages import PrefixReport
 from slosgate.engines.told import slo_args
 from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.decisions.admission import Admission
@@ -198,8 +199,10 @@ class Relay:
     async def _attempt(self, exchange: Exchange, replica: Replica, send: Send) -> None:
         """One try at one replica. Raises ReplicaFailed."""
         replica.answers[exchange.request_id] = exchange
+        exchange.dispatched_s = self._clock()
         exchange.generating_s = math.nan
-        self._fleet.dispatched(replica, exchange.completion.prefix)
+        self._fleet.dispatched(replica, exchange.completion.prefix, exchange.prompt_tokens)
+        replica.expect(exchange.request_id, exchange.prompt_tokens, exchange.cached)
         try:
             async with self._upstream.request(
                 "POST",
@@ -210,11 +213,16 @@ class Relay:
                 begins_within_s=self._begins_within_s(exchange),
             ) as response:
                 await self._forward(exchange, response, send)
+            if exchange.outcome == "completed":
+                _learn_prefix(exchange, replica)
         except asyncio.CancelledError:
-            if exchange.cut_reason != "lost":
+            reason = exchange.cut_reason
+            if reason not in ("lost", "moved"):
                 raise
             _uncancel(exchange)
             exchange.cut_reason = ""
+            if reason == "moved":
+                raise ReplicaFailed("it drains", fault="none") from None
             raise ReplicaFailed("it stopped answering", died=True) from None
         except UpstreamError as exc:
             if exc.ours:
@@ -285,7 +293,10 @@ class Relay:
                 continue
             if not is_event_stream(events):
                 raise ReplicaFailed("it sent something that is no event stream")
+            waited = not exchange.tokens
             seen = exchange.note_events(events, self._clock())
+            if waited and exchange.tokens:
+                exchange.placement.replica.prefixes.computed(exchange.completion.prefix, exchange.prompt_tokens)
             if seen.error and not seen.client_fault and not exchange.tokens and not exchange.begun:
                 raise ReplicaFailed(f"its answer is an error: {seen.error}")
             if exchange.tokens > limit:
@@ -321,6 +332,13 @@ class Relay:
         else:
             headers.append((b"content-length", str(length).encode()))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
+
+
+def _learn_prefix(exchange: Exchange, replica: Replica) -> None:
+    """An answer is complete: its prompt is cached there, and its usage may say how much of it was before."""
+    replica.prefixes.ended(exchange.completion.prefix, exchange.prompt_tokens, exchange.tokens)
+    if exchange.cached_tokens is not None:
+        replica.note_cached(PrefixReport(exchange.request_id, exchange.prompt_tokens, exchange.cached_tokens))
 
 
 def _kept(response: Response) -> list[tuple[bytes, bytes]]:

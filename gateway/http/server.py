@@ -5,37 +5,64 @@ from __future__ import annotations
 import asyncio
 import math
 import resource
+import signal
 import socket
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import cast
 
 import uvicorn
 
+from slosgate.gateway.gateway import Gateway
 from slosgate.gateway.http.door import Door
+from slosgate.gateway.reports import events
 
 ENOUGH_FILES = 65_536  # a stream takes two: its client's connection and its replica's
 FEW_FILES = 8_192
+LEAVE_S = 2.0  # within which clients use an idle connection again, or it is closed under them
 SPARE_FILES = 64  # for Redis, for looking after replicas, and for logs
 
 
 class Server(uvicorn.Server):
     """uvicorn's, which on a signal first lets /ready be false for `notice_s`, and only then closes its listener.
 
-    A second signal ends the notice. Where few files may be open, it accepts no more connections than those hold.
+    A second signal ends the notice. One that was given a listening socket leaves it to the others that have it as soon
+    as it is told to stop, and answers what still comes over connections that it has with `connection: close`.
+    Where few files may be open, it accepts no more connections than those hold. `on_started` gets the address once it
+    listens, `on_hangup` the gateway when SIGHUP comes.
     """
 
-    def __init__(self, config: uvicorn.Config, *, notice_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, notice_s: float, on_started: Callable[[str], None] = lambda address: None,
+        on_hangup: Callable[[Gateway], None] = lambda gateway: None,
+    ) -> None:  # fmt: skip
         super().__init__(config)
         self._notice_s = notice_s
+        self._on_started = on_started
+        self._on_hangup = on_hangup
+        self._shares = False
         self._closes_s: float | None = None
+        self._told = False
+        self._cut = 0  # answers that did not end in time
         self._doors: list[Door] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        files = open_files()
-        if files >= FEW_FILES or sockets is not None:
+        self._shares = sockets is not None
+        if self._shares:
+            self._notice_s = max(self._notice_s, LEAVE_S)
+        if open_files() >= FEW_FILES or self._shares:
             await super().startup(sockets)
-            return
+        else:
+            await self._start_with_few(open_files())
+        if self.started:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+            self._on_started(self._address())
+
+    def _hang_up(self) -> None:
+        self._on_hangup(self.config.app.state.gateway)  # type: ignore[union-attr]
+
+    async def _start_with_few(self, files: float) -> None:
         listener = self.config.bind_socket()
         await super().startup(sockets=[])
         listener.setblocking(False)
@@ -49,6 +76,26 @@ class Server(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
 
+    def _address(self) -> str:
+        """Where it listens, as a client on this machine writes it."""
+        listening = [listener.getsockname() for server in self.servers for listener in server.sockets]
+        host, port = listening[0][:2] if listening else (self.config.host, self.config.port)
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        return f"{'https' if self.config.is_ssl else 'http'}://{host}:{port}"
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        began_s, limit_s = time.monotonic(), self.config.timeout_graceful_shutdown or 0
+        self.config.app.state.gateway.closing = True  # type: ignore[union-attr]
+        events.say(events.DrainBegun(under_way=len(self.server_state.tasks), within_s=limit_s))
+        await super().shutdown(sockets)
+        events.say(events.DrainDone(cut=self._cut, took_s=time.monotonic() - began_s))
+
+    async def _wait_tasks_to_complete(self) -> None:
+        try:
+            await super()._wait_tasks_to_complete()
+        finally:
+            self._cut = len(self.server_state.tasks)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._closes_s is None and self._notice_s > 0 and self.started:
             self._captured_signals.append(sig)
@@ -58,8 +105,14 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
+        if self._closes_s is not None and not self._told:
+            self._told = True
+            events.say(events.NoticeGiven(notice_s=self._notice_s))
         for door in self._doors:
             door.open()
+        if self._shares and self._closes_s is not None:
+            for server in self.servers:
+                server.close()
         over = self._closes_s is not None and time.monotonic() >= self._closes_s
         return await super().on_tick(counter) or over
 

@@ -19,6 +19,7 @@ DONE = b"[DONE]"
 FAILED_REASONS = ("error", "abort")
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
 _DATA = re.compile(rb"^data:[ ]?(.*?)\r?$", re.MULTILINE)
+_THOUGHT = re.compile(rb'"reasoning(?:_content)?":\s*"[^"]')
 _TOLD = re.compile(rb'"(?:error|abort|role|prompt_tokens|completion_tokens)"|"choices"\s*:\s*\[\s*\]')
 # What of a chat's delta is generated; role and the like are not.
 _GENERATED = ("content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal", "audio")
@@ -28,9 +29,14 @@ _GENERATED = ("content", "reasoning_content", "reasoning", "tool_calls", "functi
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
 
+class PromptDetails(msgspec.Struct, frozen=True):
+    cached_tokens: Count | None = None
+
+
 class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
+    prompt_tokens_details: PromptDetails | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -52,6 +58,7 @@ class Seen:
     """Of some events, or of a whole answer."""
 
     tokens: int = 0
+    thoughts: int = 0  # of the tokens, those of thinking
     usage: Usage | None = None
     error: str = ""  # why it failed; empty when it did not
     client_fault: bool = False  # the error is a 4xx: another replica would say the same
@@ -66,11 +73,13 @@ def in_events(events: bytes) -> Seen:
     lines = events.count(b"\ndata:") + events.startswith(b"data:")
     if b"\r" not in events and lines <= events.count(b"\n\n") and _TOLD.search(events) is None:
         # The most of a stream: every event is a token, but for the last.
-        return Seen(lines - (DONE in events and _ends(events)))
+        return Seen(lines - (DONE in events and _ends(events)), _thoughts(events))
     seen = Seen()
     for data in _data(events):
         if data.strip() != DONE:
+            before = seen.tokens
             _take(data, seen)
+            seen.thoughts += seen.tokens > before and _THOUGHT.search(data) is not None
     return seen
 
 
@@ -80,6 +89,13 @@ def in_whole(body: bytes) -> Seen:
     _take(body.removeprefix(BOM), seen)
     seen.tokens = (seen.usage and seen.usage.completion_tokens) or 0
     return seen
+
+
+def _thoughts(events: bytes) -> int:
+    """How many of these events carry thinking."""
+    if b'"reasoning' not in events:
+        return 0
+    return sum(_THOUGHT.search(data) is not None for data in _data(events))
 
 
 def _ends(events: bytes) -> int:

@@ -12,7 +12,8 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from slosgate.engines.messages import SloArgs
 from slosgate.gateway.errors import InvalidRequest
-from slosgate.gateway.replicas.prefixes import Hashes, leading_blocks
+from slosgate.gateway.replicas.prefixes import leading_blocks
+from slosgate.planner.prefixes import NO_BLOCKS, Leading
 
 Kind = Literal["completions", "chat"]
 
@@ -34,6 +35,7 @@ class _Body(Struct, frozen=True):
     ignore_eos: bool | None = None
     service_tier: str | None = None
     cache_salt: str | None = None
+    prompt_cache_key: str | None = None
     vllm_xargs: Raw | UnsetType = UNSET
     # What usage counts beside the texts.
     tools: Raw | UnsetType = UNSET
@@ -64,9 +66,11 @@ class Completion:
     sequences: int  # outputs generated at once; a guarantee covers one
     service_tier: str | None
     says_too_much: bool  # the body has fields that only the gateway may set
-    prefix: Hashes = ()  # the prompt's leading blocks
+    prefix: Leading = NO_BLOCKS  # the prompt's leading blocks
     tool_bytes: int = 0  # schemas of tools, and documents: the chat template writes them into the prompt
     media: tuple[str, ...] = ()  # the type of each part that is no text; their bytes are not in `prompt_bytes`
+    cache_key: str | None = None  # OpenAI's name for what belongs together
+    thinks: bool = True  # False: its template is told not to
     reshaped: bool = False  # the client changes how the prompt is made: its own template, a cut, embeddings
 
 
@@ -108,9 +112,11 @@ def parse(body: bytes, kind: Kind) -> Completion:
         sequences=min(LARGE, prompt.count * max(fields.n or 1, fields.best_of or 1)),
         service_tier=fields.service_tier,
         says_too_much=says_too_much,
-        prefix=leading_blocks((kind, fields.cache_salt), _texts(fields, kind)),
+        prefix=_prefix(fields, kind, shared=prompt.count == 1 and not media),
         tool_bytes=sum(_written(part) for part in (fields.tools, fields.functions, fields.documents)),
         media=media,
+        cache_key=fields.prompt_cache_key,
+        thinks=_thinks(fields),
         reshaped=_reshaped(fields),
     )
 
@@ -121,14 +127,32 @@ def _reshaped(fields: _Body) -> bool:
     return fields.truncate_prompt_tokens is not None or any(_written(part) for part in told)
 
 
+class _TemplateArguments(Struct):
+    enable_thinking: bool = True
+
+
+def _thinks(fields: _Body) -> bool:
+    """Whether a model that thinks may do it here."""
+    try:
+        told = msgspec.json.decode(_told(fields.chat_template_kwargs) or b"{}", type=_TemplateArguments)
+    except msgspec.ValidationError:
+        return True  # of a kind that the replica will refuse
+    return told.enable_thinking
+
+
 _EMPTY = (b"null", b"[]", b"{}")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "reasoning")
 
 
 def _written(part: Raw | UnsetType) -> int:
     """Bytes of a field that says something."""
+    return len(_told(part))
+
+
+def _told(part: Raw | UnsetType) -> bytes:
+    """A field that says something, as it was written."""
     raw = b"" if part is UNSET else bytes(part)
-    return 0 if raw in _EMPTY else len(raw)
+    return b"" if raw in _EMPTY else raw
 
 
 class _Content(Struct):
@@ -180,11 +204,19 @@ def _max_tokens(fields: _Body, kind: Kind) -> int | None:
     return min(limit, LARGE)
 
 
+def _prefix(fields: _Body, kind: Kind, *, shared: bool) -> Leading:
+    """The leading blocks; what is no text, or several prompts, shows in bytes otherwise than in tokens."""
+    template = (_told(part) for part in (fields.chat_template, fields.chat_template_kwargs))
+    salt = (kind, fields.model, fields.cache_salt, *(part.decode(errors="replace") for part in template))
+    return leading_blocks(salt, _texts(fields, kind), telling=shared and fields.truncate_prompt_tokens is None)
+
+
 def _texts(fields: _Body, kind: Kind) -> Iterator[bytes]:
-    """The prompt as the client wrote it."""
+    """The prompt as the client wrote it, in the order in which chat templates write it."""
     if kind == "completions":
         yield b"" if fields.prompt is UNSET else bytes(fields.prompt)
     else:
+        yield from (_told(part) for part in (fields.tools, fields.functions, fields.documents))
         yield from (bytes(message) for message in fields.messages or ())
 
 

@@ -5,6 +5,8 @@ x-slo-class                            the class, by name
 service_tier (body)                    the class that claims the tier
 the API key, the configuration         the default class
 x-slo-ttft-ms, x-slo-tpot-ms           numbers that replace the class's (also as x-llm-d-slo-*)
+x-slo-think-tpot-ms, x-slo-e2e-ms      the same: the pace while the model thinks, and the whole call
+x-slo-session-e2e-ms                   given with a session's first call: when all of its calls are to be over
 
 Any other x-slo-* header changes nothing. It may be misspelt, or a proxy on the way may have added it for its own ends:
 that is no reason to refuse the request, but the answer names it in x-slo-ignored.
@@ -14,15 +16,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slosgate.gateway.config import SERVICE_TIERS, ClassConfig, Config, KeyConfig, Policy
 from slosgate.gateway.errors import Forbidden, InvalidRequest
+from slosgate.gateway.state.sessions import SESSION_HEADERS
+from slosgate.planner.pace import Asked
 
 TTFT_HEADERS = (b"x-slo-ttft-ms", b"x-llm-d-slo-ttft-ms")
 TPOT_HEADERS = (b"x-slo-tpot-ms", b"x-llm-d-slo-tpot-ms")
+THINK_HEADERS = (b"x-slo-think-tpot-ms",)
+E2E_HEADERS = (b"x-slo-e2e-ms",)
+SESSION_E2E_HEADERS = (b"x-slo-session-e2e-ms",)
 CLASS_HEADER = b"x-slo-class"
-KNOWN_HEADERS = frozenset((*TTFT_HEADERS, *TPOT_HEADERS, CLASS_HEADER))
+KNOWN_HEADERS = frozenset(
+    (*TTFT_HEADERS, *TPOT_HEADERS, *THINK_HEADERS, *E2E_HEADERS, *SESSION_E2E_HEADERS, *SESSION_HEADERS, CLASS_HEADER)
+)
 FAMILIES = (b"x-slo-", b"x_slo_", b"x-llm-d-slo-", b"slo-")  # what a header about SLOs begins with, or nearly
 MOST_IGNORED = 8  # that an answer names
 LONGEST_NAME = 64
@@ -38,10 +47,23 @@ class Contract:
     when_full: Policy  # what happens when it can't be guaranteed
     overflow: str  # where it goes when that is "overflow"
     tier: str | None  # the service_tier to echo when the contract is kept; None: the request named none
+    think_tpot_s: float = math.inf  # while the model thinks; inf: as in the answer
+    ttft_of_answer: bool = False  # the TTFT SLO is the first answer token's
+    e2e_s: float = math.inf  # of the whole call; inf: no such SLO
+    session_e2e_s: float = math.inf  # of its whole session, from its first call on
 
     @property
     def has_slo(self) -> bool:
-        return math.isfinite(self.ttft_s) or self.ttft_slowdown > 0 or math.isfinite(self.tpot_s)
+        said = (self.ttft_s, self.tpot_s, self.think_tpot_s, self.e2e_s)
+        return self.ttft_slowdown > 0 or any(math.isfinite(number) for number in said)
+
+    def within(self, seconds: float) -> Contract:
+        """The same for a call of a session of which so much time is left; a session that is late asks for no more."""
+        return replace(self, e2e_s=min(self.e2e_s, seconds)) if seconds > 0 else self
+
+    def asked(self, ttft_s: float, *, thinks: bool) -> Asked:
+        """What it says, given its TTFT in seconds, for the planner."""
+        return Asked(ttft_s, self.tpot_s, self.think_tpot_s, self.ttft_of_answer, self.e2e_s, thinks)
 
     def served_tier(self, guaranteed: bool) -> str:
         """What `service_tier` echoes: `flex` when a promise was downgraded to best effort."""
@@ -56,8 +78,14 @@ def resolve(
     slo_class = config.classes[name]
     ttft_s = _milliseconds(headers, TTFT_HEADERS)
     tpot_s = _milliseconds(headers, TPOT_HEADERS)
+    think_tpot_s = _milliseconds(headers, THINK_HEADERS)
+    e2e_s = _milliseconds(headers, E2E_HEADERS)
+    session_e2e_s = _milliseconds(headers, SESSION_E2E_HEADERS)
     if key is not None:
         ttft_s, tpot_s = _within_key(ttft_s, tpot_s, slo_class, key)
+        think_tpot_s = _looser(think_tpot_s, slo_class.think_tpot_ms or slo_class.tpot_ms, key)
+        e2e_s = _looser(e2e_s, slo_class.e2e_ms, key)
+        session_e2e_s = _looser(session_e2e_s, None, key)
     return Contract(
         slo_class=name,
         ttft_s=_first(ttft_s, slo_class.ttft_ms),
@@ -67,6 +95,10 @@ def resolve(
         when_full=slo_class.when_full,
         overflow=slo_class.overflow,
         tier=_tier(service_tier, name, config),
+        think_tpot_s=_first(think_tpot_s, slo_class.think_tpot_ms),
+        ttft_of_answer=slo_class.ttft_of == "answer",
+        e2e_s=_first(e2e_s, slo_class.e2e_ms),
+        session_e2e_s=_first(session_e2e_s, None),
     )
 
 
@@ -99,6 +131,12 @@ def default_class(config: Config, key: KeyConfig | None) -> str:
     default = (key.default_class if key else "") or config.admission.default_class
     allowed = (key.classes if key else ()) or tuple(config.classes)
     return default if default in allowed else allowed[0]
+
+
+def _looser(asked_s: float | None, class_ms: float | None, key: KeyConfig) -> float | None:
+    """A client's number as far as its key allows it: none tighter than its class's."""
+    tighter = asked_s is not None and class_ms is not None and asked_s < class_ms / 1000
+    return asked_s if key.may_set_slo and not tighter else None
 
 
 def _class_name(headers: Mapping[bytes, bytes], service_tier: str | None, config: Config, key: KeyConfig | None) -> str:
@@ -160,5 +198,11 @@ def describe(slo_class: ClassConfig) -> str:
         parts.append(f"TTFT {slo_class.ttft_ms:g} ms")
     if slo_class.tpot_ms is not None:
         parts.append(f"TPOT {slo_class.tpot_ms:g} ms")
+    if slo_class.think_tpot_ms is not None:
+        parts.append(f"TPOT {slo_class.think_tpot_ms:g} ms while thinking")
+    if slo_class.ttft_of == "answer":
+        parts.append("TTFT of the answer")
+    if slo_class.e2e_ms is not None:
+        parts.append(f"the whole call {slo_class.e2e_ms:g} ms")
     otherwise = f"{slo_class.when_full} {slo_class.overflow}".rstrip()
     return ", ".join(parts) + f", else {otherwise}" if parts else "no SLO, best effort"

@@ -12,10 +12,13 @@ from slosgate.gateway.promises.answers import Seen, in_events, in_whole
 from slosgate.gateway.promises.completion import Completion
 from slosgate.gateway.promises.contract import Contract
 from slosgate.gateway.replicas.fleet import Replica
+from slosgate.gateway.state.sessions import Session
 from slosgate.planner import desk
 from slosgate.planner.controller import Arrival
 from slosgate.planner.desk import SHIPPED, DeskSettings
 from slosgate.planner.dues import TOLERANCE
+from slosgate.planner.pace import Pace, pace_of
+from slosgate.planner.prefixes import NOT_CACHED, Cached
 
 CHECK_EVERY = 20  # and is looked at every so many tokens
 
@@ -49,13 +52,18 @@ class Exchange:
     prompt_tokens: int  # exact for token ids and where a tokenizer counts, else an estimate
     output_tokens: int  # planning value
     ttft_s: float  # SLO, absolute; inf without one
+    thinking_planned: int = 0  # of the output tokens planned for, those of thinking
     acceptance: float = 0.0  # planning value for the chance that a drafted token is accepted; 0: no drafts
     stated: bool = False  # the client said the numbers of its SLO
     settings: DeskSettings = SHIPPED  # it is judged by
     longest_tokens: int = 0  # of the prompts in a batch, each of which has its own window; 0: the one prompt
     prompt_is_exact: bool = False  # prompt_tokens was counted, not estimated: only then may it refuse
     size: Size = UNMEASURED  # of the prompt, as measured on arrival
+    dispatched_s: float = math.inf  # when it last left for a replica
+    pace: Pace = field(init=False)  # that is promised
     tokens: int = 0  # output tokens seen
+    thinking_tokens: int = 0  # of those, thinking
+    answer_s: float = math.nan  # when the first token that is no thinking came
     first_token_s: float = math.nan
     last_token_s: float = math.nan
     generating_s: float = math.nan  # when the replica reported a token of an answer in one piece
@@ -71,11 +79,18 @@ class Exchange:
     cut_reason: str = ""
     task: asyncio.Task[None] | None = None
     counted_prompt: bool = False  # prompt_tokens is what the replica counted
+    cached: Cached = NOT_CACHED  # of the prompt, as expected where it went
+    cached_tokens: int | None = None  # as the replica has counted; None: it has not
+    session: Session | None = None  # that it belongs to, as it was before this call's answer
     key: str = ""  # name of the API key's holder; empty when keys are not asked for
     authorization: str = ""  # the client's, for replicas that check keys themselves
     client_id: str = ""  # the x-request-id that the client gave it
     ignored: tuple[bytes, ...] = ()  # headers of the client's that look like an SLO's and are none
     tracing: Mapping[str, str] = field(default_factory=dict)  # headers that replicas are told as they came
+
+    def __post_init__(self) -> None:
+        asked = self.contract.asked(self.ttft_s, thinks=self.completion.thinks)
+        self.pace = pace_of(asked, self.thinking_planned, self.output_tokens)
 
     @property
     def placement(self) -> Placement:
@@ -122,6 +137,11 @@ class Exchange:
                 headers.append((name, f"{seconds * 1000:.1f}".encode()))
         if self.ignored:
             headers.append((b"x-slo-ignored", b", ".join(self.ignored)))
+        if self.session is not None:
+            headers.append((b"x-slo-session-calls", str(self.session.calls).encode()))
+            if math.isfinite(self.session.due_s):
+                left_ms = max(0.0, (self.session.due_s - self.arrival_s) * 1000)
+                headers.append((b"x-slo-session-left-ms", f"{left_ms:.1f}".encode()))
         return headers
 
     @property
@@ -133,8 +153,10 @@ class Exchange:
         waited_s = now_s - self.arrival_s
         return Arrival(
             request_id=self.request_id,
-            ttft_s=self.ttft_s - waited_s,
-            tpot_s=self.contract.tpot_s,
+            ttft_s=self.pace.ttft_s - waited_s,
+            tpot_s=self.pace.tpot_s,
+            switch_at=self.pace.switch_at,
+            next_tpot_s=self.pace.next_tpot_s,
             prompt_tokens=self.prompt_tokens,
             output_tokens=self.output_tokens,
             weight=self.contract.weight,
@@ -156,17 +178,31 @@ class Exchange:
         """It has been promised its SLO after all; a client that has its first token already was told otherwise."""
         self.attempts[-1] = replace(self.placement, guaranteed=True)
 
+    @property
+    def model(self) -> str:
+        return self.completion.model
+
+    @property
+    def movable(self) -> bool:
+        """Whether another replica can take over without anybody's loss: nothing is promised, and nothing was seen."""
+        return not self.guaranteed and not self.begun
+
     def cut(self, reason: str) -> None:
-        """End the answer from outside: the client hung up ("hung-up"), the replica is "lost", or "timeout"."""
+        """End the answer from outside: the client hung up ("hung-up"), the replica is "lost", the request is "moved"
+        away from it, or "timeout"."""
         if not self.cut_reason and self.task is not None:
             self.cut_reason = reason
             self.task.cancel()
+
+    def note_cached(self, cached_tokens: int) -> None:
+        """The replica had so many tokens of the prompt cached."""
+        self.cached_tokens = cached_tokens
 
     def note_events(self, events: bytes, now_s: float) -> Seen:
         """Note what more whole events of a stream say: tokens, usage, an error."""
         seen = in_events(events)
         if seen.tokens:
-            self.count(seen.tokens, now_s)
+            self.count(seen.tokens, now_s, seen.thoughts)
         self._note(seen)
         return seen
 
@@ -181,29 +217,33 @@ class Exchange:
         self._note(seen)
         self.tokens, self.last_token_s = max(self.tokens, seen.tokens), now_s
         self.late = self._whole_is_late(now_s)
+        self._judge_end(now_s)
         return seen
 
     def _whole_is_late(self, now_s: float) -> bool:
         """A replica that reports its progress tells when the first token of an answer in one piece was there. Of others
         only the end is seen: with a TPOT SLO the answer is due when its last token is, else when its first one is.
         """
-        count, tpot_s = self.tokens // self.completion.sequences, self.contract.tpot_s
-        if not math.isnan(self.generating_s):
-            return self._first_is_late(self.generating_s) or now_s > self._due_s(count, self.generating_s)
-        if math.isinf(self.ttft_s):
-            return now_s > self.arrival_s + max(1, count) * tpot_s * (1.0 + TOLERANCE)
+        count, tpot_s, slack = self.tokens // self.completion.sequences, self._loosest_tpot_s, 1.0 + TOLERANCE
         pace_s = max(0, count - 1) * tpot_s if math.isfinite(tpot_s) else 0.0
-        return now_s > self.arrival_s + (self.ttft_s + pace_s) * (1.0 + TOLERANCE)
+        if not math.isnan(self.generating_s) and not self.contract.ttft_of_answer:
+            begins_s = max(self.deadline_s, self.generating_s) if math.isfinite(self.ttft_s) else self.generating_s
+            return self._first_is_late(self.generating_s) or (pace_s > 0 and now_s > begins_s + pace_s * slack)
+        if math.isinf(self.ttft_s):
+            return now_s > self.arrival_s + max(1, count) * tpot_s * slack
+        return now_s > self.arrival_s + (self.ttft_s + pace_s) * slack
 
     def _first_is_late(self, first_s: float) -> bool:
         return first_s > self.arrival_s + self.ttft_s * (1.0 + TOLERANCE)
 
-    def _due_s(self, count: float, first_s: float) -> float:
-        """When the token of this number is late, after a first one at `first_s`."""
-        if count <= 1:
-            return math.inf
-        base_s = max(self.deadline_s, first_s) if math.isfinite(self.ttft_s) else first_s
-        return base_s + (count - 1) * self.contract.tpot_s * (1.0 + TOLERANCE)
+    @property
+    def _loosest_tpot_s(self) -> float:
+        """Of thinking and answer, where nothing tells which is which."""
+        think_s = self.contract.think_tpot_s
+        return max(self.contract.tpot_s, think_s) if math.isfinite(think_s) else self.contract.tpot_s
+
+    def _judge_end(self, now_s: float) -> None:
+        self.late |= now_s > self.arrival_s + self.contract.e2e_s * (1.0 + TOLERANCE)
 
     def end(self, now_s: float) -> None:
         """The stream is complete: judge its pace, by the tokens that its usage counts where it has one."""
@@ -214,16 +254,40 @@ class Exchange:
         self._checks.append((self.tokens, self.last_token_s))
         scale = usage / self.tokens  # an event may hold several tokens: drafts were accepted
         self.tokens = usage
-        if any(then_s > self._due_s(seen * scale, self.first_token_s) for seen, then_s in self._checks):
-            self.late = True
+        for seen, then_s in self._checks:
+            self.late |= then_s > self._due_s(seen * scale - 1, max(0.0, self.thinking_tokens * scale))
+        self._judge_end(self.last_token_s)
 
-    def count(self, tokens: int, now_s: float) -> None:
-        """Note that `tokens` more output tokens came."""
+    def _due_s(self, k: float, thinking: float) -> float:
+        """When token k after the first is late, the first so many of all being thinking."""
+        contract, slack = self.contract, 1.0 + TOLERANCE
+        begins_s = self.first_token_s
+        tpot_s = contract.tpot_s if thinking or self.completion.kind == "chat" else self._loosest_tpot_s
+        think_s = contract.think_tpot_s if math.isfinite(contract.think_tpot_s) else tpot_s
+        if contract.ttft_of_answer:
+            if k < thinking:
+                return begins_s + k * contract.think_tpot_s * slack if k else math.inf
+            begins_s = self.answer_s
+        if math.isfinite(self.ttft_s):
+            begins_s = max(self.deadline_s, begins_s)
+        if contract.ttft_of_answer:
+            return begins_s + (k - thinking) * tpot_s * slack
+        thoughts = min(k, max(0.0, thinking - 1))
+        return begins_s + ((thoughts * think_s if thoughts else 0.0) + (k - thoughts) * tpot_s) * slack
+
+    def count(self, tokens: int, now_s: float, thoughts: int = 0) -> None:
+        """Note that `tokens` more output tokens came, so many of them thinking."""
         before, self.tokens = self.tokens, self.tokens + tokens
         self.last_token_s = now_s
+        self.thinking_tokens += thoughts
+        if thoughts < tokens and math.isnan(self.answer_s):
+            self.answer_s = now_s
+            if self.contract.ttft_of_answer:
+                self.late |= self._first_is_late(now_s)
         if before == 0:
             self.first_token_s = now_s
-            self.late = self._first_is_late(now_s)
+            if not self.contract.ttft_of_answer:
+                self.late = self._first_is_late(now_s)
         elif self.tokens // CHECK_EVERY != before // CHECK_EVERY:
             self._checks.append((self.tokens, now_s))
 
@@ -232,6 +296,9 @@ class Exchange:
             self.failure = seen.error
         if seen.usage is None:
             return
+        details = seen.usage.prompt_tokens_details
+        if details is not None and details.cached_tokens is not None:
+            self.cached_tokens = details.cached_tokens
         if seen.usage.prompt_tokens is not None:
             self.prompt_tokens, self.counted_prompt = seen.usage.prompt_tokens, True
         if seen.usage.completion_tokens is not None:

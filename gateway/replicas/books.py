@@ -10,6 +10,7 @@ from contextlib import aclosing, suppress
 from slosgate.engines.store import STORE_ERRORS
 from slosgate.gateway.replicas.fleet import Fleet
 from slosgate.gateway.replicas.replica import Replica
+from slosgate.gateway.reports import events
 from slosgate.gateway.state.ledger import Ledger, StoreDown
 from slosgate.gateway.state.records import Change
 
@@ -75,6 +76,7 @@ class Books:
                 replica.promote(entry)
             else:
                 replica.mirror.add(entry)
+                replica.prefixes.others(entry.uncached_tokens + entry.output_tokens)
         if version:
             replica.mirror.advanced(version, len(change.entries))
         for request_id in change.removed:
@@ -90,22 +92,29 @@ class Books:
         known = self._fleet.gateways | self._promising()
         self._missing = {gateway: self._missing.get(gateway, now_s) for gateway in known - living}
         dead = frozenset(gateway for gateway, since_s in self._missing.items() if now_s - since_s >= GONE_S)
+        for gateway in sorted(living - self._fleet.gateways - {self._ledger.gateway}):
+            events.say(events.GatewayJoined(gateway=gateway))
         self._fleet.gateways = living | (self._fleet.gateways - dead)
         if dead:
             self._ledger.forget(dead)
-            self._strike(dead)
+        for gateway in sorted(dead):
+            events.say(events.GatewayLost(gateway=gateway, freed=self._strike(gateway)))
 
     def _promising(self) -> frozenset[str]:
         mirrors = [replica.mirror for replica in self._fleet.living() if replica.mirror is not None]
         return frozenset(entry.gateway for mirror in mirrors for entry in mirror.entries.values())
 
-    def _strike(self, gateways: frozenset[str]) -> None:
+    def _strike(self, gateway: str) -> int:
+        """Free what a gateway had promised; how many places that were."""
+        freed = 0
         for replica in self._fleet.living():
             if replica.mirror is None:
                 continue
-            struck = tuple(i for i, e in replica.mirror.entries.items() if e.gateway in gateways)
+            struck = tuple(i for i, e in replica.mirror.entries.items() if e.gateway == gateway)
             for request_id in struck:
                 replica.mirror.drop(request_id, self._clock())
             if struck:
                 self._ledger.remove(replica.name, struck)
                 self._fleet.tell(replica)
+            freed += len(struck)
+        return freed

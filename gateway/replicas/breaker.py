@@ -45,10 +45,16 @@ class Breaker:
             self._until_s = now_s + PROBE_S
             self._probing = True
 
-    def succeeded(self) -> None:
-        """The replica answered as it should."""
+    def opens_in_s(self, now_s: float) -> float:
+        """How much longer the replica is left alone."""
+        return max(0.0, self._until_s - now_s)
+
+    def succeeded(self) -> bool:
+        """The replica answered as it should; True when that closes the breaker."""
+        was_open = self._opened_in_a_row > 0
         self._failures = self._opened_in_a_row = 0
         self._probing = False
+        return was_open
 
     def failed(self, now_s: float) -> bool:
         """The replica failed a request; True when that opens the breaker.

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from slosgate.engines.clock import SteadyClock
 from slosgate.engines.messages import DraftReport
 from slosgate.gateway.replicas.breaker import Breaker, State
-from slosgate.gateway.replicas.prefixes import Hashes
 from slosgate.gateway.replicas.replica import Replica
+from slosgate.gateway.reports import events
+from slosgate.planner.prefixes import NO_BLOCKS, Leading
 
 __all__ = ["Fleet", "Replica"]
 
@@ -55,10 +56,14 @@ class Fleet:
     def living(self) -> Iterator[Replica]:
         return (replica for replica in list(self.replicas.values()) if replica.alive)
 
+    def taking(self) -> Iterator[Replica]:
+        """Living replicas that take new requests."""
+        return (replica for replica in self.living() if not replica.draining)
+
     def serving(self, model: str, tried: frozenset[str] = frozenset()) -> list[Replica]:
-        """Living replicas of a model that have not been tried; those that keep failing, or have fallen silent, only if
-        there is no other."""
-        fit = [r for r in self.living() if r.serves(model) and r.name not in tried]
+        """Living replicas of a model that have not been tried and don't drain; those that keep failing, or have fallen
+        silent, only if there is no other."""
+        fit = [r for r in self.taking() if r.serves(model) and r.name not in tried]
         fit = [r for r in fit if r.models] or fit  # who lists the name comes before who tells nobody
         now_s = self._clock()
         return [r for r in fit if r.breaker.state(now_s) is not State.OPEN and not r.silent(now_s)] or fit
@@ -77,13 +82,26 @@ class Fleet:
 
     # How they fare
 
-    def dispatched(self, replica: Replica, prefix: Hashes = ()) -> None:
+    def drain(self, replica: Replica, draining: bool) -> None:
+        """A replica says that it drains, or that it doesn't. What waits there as best effort goes to another one."""
+        if draining and not replica.draining:
+            replica.draining = True
+            for answer in replica.waiting():
+                if self.serving(answer.model):
+                    answer.cut("moved")
+        replica.draining = draining
+
+    def dispatched(self, replica: Replica, prefix: Leading = NO_BLOCKS, prompt_tokens: int = 0) -> None:
         """A request leaves for the replica; `succeeded` or `failed` follows, unless its client hangs up."""
         replica.breaker.dispatched(self._clock())
-        replica.prefixes.note(prefix)
+        replica.prefixes.sent(prefix, prompt_tokens)
 
     def succeeded(self, replica: Replica) -> None:
-        replica.breaker.succeeded()
+        if replica.breaker.succeeded():
+            events.say(events.BreakerClosed(replica=replica.name))
 
     def failed(self, replica: Replica) -> None:
-        self.breaks += replica.breaker.failed(self._clock())
+        now_s = self._clock()
+        if replica.breaker.failed(now_s):
+            self.breaks += 1
+            events.say(events.BreakerOpened(replica=replica.name, for_s=replica.breaker.opens_in_s(now_s)))

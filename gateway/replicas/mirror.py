@@ -9,10 +9,12 @@ import msgspec
 import numpy as np
 
 from slosgate.engines.messages import RequestProgress, Telemetry
+from slosgate.gateway.replicas.iterations import Iterations
 from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.jobs import JobTable
-from slosgate.planner.lengths import LengthHistogram, firm_tokens
+from slosgate.planner.lengths import LengthHistogram, firm_tokens, for_its_weight
+from slosgate.planner.pace import NOT_YET, thought
 from slosgate.planner.profile import HardwareProfile
 
 UNKNOWN_OUTPUT_TOKENS = 128  # what a request that bypassed the gateways is expected to generate yet
@@ -28,13 +30,16 @@ def put(jobs: JobTable, entry: LedgerEntry) -> None:
         entry.request_id,
         deadline_s=entry.deadline_s,
         tpot_s=entry.tpot_s,
-        prompt_left=entry.prompt_tokens,
+        prompt_left=entry.uncached_tokens,
+        context=entry.prompt_tokens - entry.uncached_tokens,
         output=entry.output_tokens,
         guaranteed=entry.guaranteed,
         has_slo=entry.has_slo,
         weight=entry.weight,
         acceptance=entry.acceptance,
         arrival_s=entry.dispatched_s,
+        switch_at=entry.switch_at,
+        next_tpot_s=entry.next_tpot_s,
     )
 
 
@@ -71,6 +76,9 @@ class Mirror:
         self.free_blocks = profile.kv_blocks
         self.heard_s = -math.inf  # our clock, when the latest telemetry came
         self.report_s = -math.inf  # the replica's, when it left
+        self.iterations = Iterations()
+        self.followed = -1  # newest plan that the replica has had
+        self.followed_s = math.inf  # our clock, when a report first told of it
         self.firm_tokens = math.inf  # see planner.controller.ReplicaState
         self.patience = Patience()  # the replica's, too
         self._prompts = LengthHistogram()  # of everyone who was sent here, by whichever gateway
@@ -93,11 +101,10 @@ class Mirror:
         known = self.entries.get(entry.request_id)
         self.entries[entry.request_id] = entry
         self._ended.pop(entry.request_id, None)
-        if known is None:
-            self._prompts = self._prompts.observe(entry.prompt_tokens)
+        if known is None and entry.has_slo:
+            self._prompts = self._prompts.observe(for_its_weight(entry.uncached_tokens, entry.weight))
             self.firm_tokens = firm_tokens(self._prompts)
-            if entry.has_slo:
-                self.patience.observe(entry.deadline_s - entry.arrival_s, entry.prompt_tokens, self.profile)
+            self.patience.observe(entry.deadline_s - entry.arrival_s, entry.uncached_tokens, self.profile)
         if known is None and entry.request_id not in self.jobs:
             put(self.jobs, entry)
         elif entry.request_id in self.jobs:
@@ -105,7 +112,9 @@ class Mirror:
 
     def _describe(self, entry: LedgerEntry) -> None:
         job = self.jobs[entry.request_id]
-        job["deadline_s"], job["tpot_s"], job["weight"] = entry.deadline_s, entry.tpot_s, entry.weight
+        if entry.switch_at == job["switch_at"]:  # else its thinking has ended, and with it that pace
+            job["tpot_s"] = entry.tpot_s
+        job["deadline_s"], job["weight"] = entry.deadline_s, entry.weight
         job["guaranteed"], job["output"] = entry.guaranteed, entry.output_tokens
 
     def drop(self, request_id: str, now_s: float) -> None:
@@ -145,6 +154,9 @@ class Mirror:
         """Bring the jobs up to date with a report that came at `now_s`."""
         self.heard_s, self.report_s = now_s, report.sent_at_s
         self.free_blocks = report.kv_blocks_free
+        if report.epoch != self.followed:
+            self.followed, self.followed_s = report.epoch, now_s
+        self.iterations.note(report.iterations, self.profile.perf, now_s)
         self._plan_with(report)
         if report.epoch < self.epoch + LONGEST_LEAP:
             self.epoch = max(self.epoch, report.epoch)
@@ -175,6 +187,12 @@ class Mirror:
         if learned != self.profile:
             self.profile = learned
 
+    @property
+    def recalibration(self) -> float:
+        """How long iterations like the last one take, as learned, over what the replica registered with."""
+        size = self.iterations.last_size
+        return self.profile.perf.iteration_s(*size) / self.registered.perf.iteration_s(*size)
+
     def _overdue(self, request_id: str, now_s: float) -> bool:
         """Whether telemetry should have shown a request by now; if it still comes, telemetry will add it again."""
         entry = self.entries.get(request_id)
@@ -193,6 +211,8 @@ class Mirror:
             has_slo=entry.has_slo if entry else False,
             weight=entry.weight if entry else 1.0,
             acceptance=entry.acceptance if entry else 0.0,
+            switch_at=entry.switch_at if entry else 0,
+            next_tpot_s=entry.next_tpot_s if entry else math.inf,
         )
 
     def _update(self, progress: list[RequestProgress]) -> None:
@@ -200,6 +220,10 @@ class Mirror:
             return
         rows = self.jobs.rows
         at = [self.jobs.row_of(p.request_id) for p in progress]
+        for p in progress:
+            job = self.jobs[p.request_id]
+            if job["switch_at"] == NOT_YET and p.switch_at != NOT_YET:
+                thought(job, p.switch_at + 1 if p.switch_at else 0)
         counts = np.array([(p.prompt_left, p.context_tokens, p.generated_tokens) for p in progress], dtype=np.int64)
         rows["prompt_left"][at] = counts[:, 0]
         rows["context"][at] = counts[:, 1]

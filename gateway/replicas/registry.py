@@ -13,13 +13,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from slosgate.engines.channel import HEARTBEAT_S, Registered, ReplicaInfo, key, registered
+from slosgate.engines.channel import HEARTBEAT_S, Registered, ReplicaInfo, registered
 from slosgate.engines.store import STORE_ERRORS
 from slosgate.gateway.replicas.books import Books
 from slosgate.gateway.replicas.credentials import Credentials
 from slosgate.gateway.replicas.fleet import Fleet
 from slosgate.gateway.replicas.probing import Prober
 from slosgate.gateway.replicas.replica import Replica
+from slosgate.gateway.reports import events
 from slosgate.gateway.state.ledger import Ledger, StoreDown
 
 SCAN_S = 0.4
@@ -85,7 +86,7 @@ class Registry:
         known = self._fleet.replicas.get(info.name)
         if known is not None and not known.reports and known.alive and known.url != info.url.rstrip("/"):
             problem = f"the configuration has a server of this name, {known.url}; give {info.url} another with --name"
-            self._ledger.door.refuse(key("replica", info.name), problem)
+            events.say(events.ReplicaRefused(replica=info.name, why=problem))
             return
         if known is not None and known.alive and not self._is_settled(known, info):
             return
@@ -108,7 +109,8 @@ class Registry:
     async def _welcome(self, info: ReplicaInfo) -> None:
         try:
             if problem := await self._prober.healthy(info.url.rstrip("/")):
-                self._ledger.door.refuse(key("replica", info.name), f"{info.url} can't be reached from here: {problem}")
+                why = f"{info.url} can't be reached from here: {problem}"
+                events.say(events.ReplicaRefused(replica=info.name, why=why))
                 return
             replica = self._enter(info)
             await self._read_names(replica)
@@ -128,8 +130,10 @@ class Registry:
             if _incarnation(known.info) == _incarnation(info):
                 replica.take_over(known)
             else:
-                known.lose()
+                known.lose("another one has taken its name")
         self._fleet.replicas[info.name] = replica
+        if not (known is not None and known.alive):
+            events.say(replica.joined)
         return replica
 
     # Who has gone
@@ -142,13 +146,13 @@ class Registry:
             if since_s == now_s:
                 self._later(self._lose_unless_it_answers(replica))
             elif now_s - since_s > PATIENCE_S:
-                replica.alive = False  # it drains, say: what it still answers is left alone
+                replica.leave("its heartbeat has ended")  # it drains, say: what it still answers is left alone
         gone = {replica.name for replica in missing if replica.alive}
         self._missing = {name: since_s for name, since_s in self._missing.items() if name in gone}
 
     async def _lose_unless_it_answers(self, replica: Replica) -> None:
-        if await self._prober.healthy(replica.url):
-            replica.lose()
+        if problem := await self._prober.healthy(replica.url):
+            replica.lose(f"its heartbeat has ended, and at {replica.url} {problem}")
 
     # What they serve
 

@@ -4,7 +4,6 @@ from the answers that pass through this gateway."""
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import msgspec
 
@@ -15,12 +14,11 @@ from slosgate.gateway.replicas.credentials import Credentials
 from slosgate.gateway.replicas.fleet import Fleet
 from slosgate.gateway.replicas.probing import Prober, Seen
 from slosgate.gateway.replicas.replica import Replica
+from slosgate.gateway.reports import events
 from slosgate.planner.profile import HardwareProfile
 
 PROBE_S = 1.0
 PROBE_FAILURES = 2  # so many in a row and a server is down
-
-_log = logging.getLogger("slosgate")
 
 
 class Servers:
@@ -60,6 +58,7 @@ class Servers:
             profile=profile, api_key=self._credentials.of(configured.url),
         )  # fmt: skip
         self._fleet.replicas[replica.name] = replica
+        events.say(replica.joined)
         return replica
 
 
@@ -72,7 +71,7 @@ class _Watch:
         self._profile = profiles.load(configured.profile) if configured.profile else None
         self._replica: Replica | None = None
         self._failures = 0
-        self._said = ""
+        self._said: events.Event | None = None
 
     async def run(self) -> None:
         while True:
@@ -85,28 +84,30 @@ class _Watch:
 
     def _take(self, problem: str, seen: Seen) -> None:
         self._failures = self._failures + 1 if problem else 0
+        name = self._configured.label
         if self._failures >= PROBE_FAILURES:
-            self._leave()
-            self._say(f"can't be used: {problem}")
+            if self._replica is None:
+                self._say(events.ReplicaRefused(replica=name, why=f"{self._configured.url}: {problem}"))
+            self._leave(problem)
         elif not problem:
             if self._replica is None:
                 self._replica = self._servers.enter(self._configured, self._profile, seen)
             self._replica.call(seen.names)
             hides = seen.hidden and not self._configured.model
-            self._say("lists its models only for those who have its key; give api_key_env, or model" if hides else "")
+            self._say(events.ReplicaHidden(replica=name) if hides else None)
 
-    def _leave(self) -> None:
+    def _leave(self, problem: str) -> None:
         if self._replica is not None:
-            self._replica.lose()
+            self._replica.lose(problem)
             self._replica = None
 
     def _hand_over(self) -> None:
         """It has registered: what it answers here it may finish."""
         if self._replica is not None:
-            self._replica.alive = False
+            self._replica.leave("it has registered by itself")
             self._replica = None
 
-    def _say(self, problem: str) -> None:
-        if problem and problem != self._said:
-            _log.warning("the server %s %s", self._configured.url, problem)
-        self._said = problem
+    def _say(self, event: events.Event | None) -> None:
+        if event is not None and event != self._said:
+            events.say(event)
+        self._said = event

@@ -47,5 +47,8 @@ class Reports:
             self._ledger.door.refuse(key("telemetry", replica.name), f"{type(error).__name__}: {error}")
             return
         replica.report(report.progress, now_s)
+        for prefix in report.prefixes:
+            replica.note_cached(prefix)
+        self._fleet.drain(replica, report.draining)
         self._fleet.tell_drafts(replica, report.drafts)
         self._fleet.tell(replica)

@@ -6,18 +6,27 @@ gen_ai_server_time_to_first_token_seconds); the rest is slosgate's own, with vLL
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import Counter as Counts
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
+from slosgate import __version__
 from slosgate.gateway.decisions.drafts import Drafts
 from slosgate.gateway.promises.exchange import Exchange
-from slosgate.gateway.replicas.fleet import Fleet
-from slosgate.planner.profile import HardwareProfile
+from slosgate.gateway.replicas.fleet import Fleet, Replica
+from slosgate.gateway.replicas.mirror import Mirror
+from slosgate.gateway.reports import pages
+from slosgate.gateway.reports.explaining import is_broken
+from slosgate.gateway.reports.history import MOST_REASONS, Bounded
+from slosgate.gateway.reports.logs import kind_of
 
 MOST_MODELS = 64  # label values; a client that invents names must not fill the memory of whoever scrapes
-OTHER = "other"
 TTFT_BUCKETS_S = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0,
 )  # fmt: skip
@@ -26,20 +35,32 @@ DURATION_BUCKETS_S = tuple(0.01 * 2**k for k in range(14))
 ERROR_BUCKETS_S = (-5.0, -1.0, -0.5, -0.2, -0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 PLANNER_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 ADMISSION_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
+USED_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.05, 1.25, 1.5, 2.0, 4.0)
 LAUNCH_KINDS = ("decodes", "captured", "beyond")
 
 
 class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._models: set[str] = set()
+        self._models = Bounded(MOST_MODELS)
+        self._reasons = Bounded(MOST_REASONS)
         by_class = ("model_name", "slo_class")
         gen_ai = ("gen_ai_request_model", "gen_ai_operation_name", "slo_class")
         self._requests = self._counter("requests", "Requests by how they ended.", *by_class, "admission", "outcome")
         self._offered = self._counter("slo_offered", "Requests with an SLO, refused ones too.", *by_class, "admission")
         self._attained = self._counter("slo_attained", "Answers that kept their SLO.", *by_class, "admission")
+        self._guarantees = self._counter(
+            "guarantees", "Guarantees given, by whether kept or broken.", *by_class, "result"
+        )
+        self._unmet = self._counter("slo_unmet", "Requests with an SLO that was not guaranteed.", "slo_class", "reason")
+        self._used = self._histogram(
+            "slosgate_time_to_first_token_slo_ratio", "Time to first token over its SLO.", USED_BUCKETS, *by_class
+        )
         self._refused = self._counter("refused_requests", "Requests refused, by reason.", "code")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of answered requests.", "model_name")
+        self._cached = self._counter(
+            "cached_prompt_tokens", "Of those, as counted on, and as replicas counted.", "model_name", "by"
+        )
         self._generated = self._counter("generation_tokens", "Output tokens of answered requests.", "model_name")
         self._ttft = self._histogram(
             "gen_ai_server_time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS_S, *gen_ai
@@ -83,14 +104,20 @@ class Metrics:
         self._breaker = self._gauge(
             "replica_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", "replica"
         )
+        self._plan_age = self._gauge(
+            "replica_plan_age_seconds", "For how long no newer plan has reached it.", "replica"
+        )
+        self._free = self._gauge("replica_kv_free_ratio", "Share of its KV blocks that are free.", "replica")
+        self._gain = self._gauge(
+            "replica_recalibration_ratio", "How long its iterations take, as learned, over what its profile says.",
+            "replica",
+        )  # fmt: skip
         self._breaks = self._gauge("replica_breaks", "Times that a replica's breaker has opened.")
         self._state = self._gauge("state_available", "1 while Redis answers.")
-
-    def _planned_with(self, replica: str, profile: HardwareProfile) -> None:
-        self._passage.labels(replica).set(profile.request_overhead_s)
-        if profile.launches is not None:
-            for kind, seconds in zip(LAUNCH_KINDS, profile.launches.by_kind, strict=True):
-                self._launch.labels(replica, kind).set(seconds)
+        self._events = self._counter("events", "Events in the log.", "event")
+        self._gauge("build_info", "1, with the version.", "version").labels(__version__).set(1)
+        self._ran = _RanByReplica(self.registry)
+        self.tally = Tally(self._events)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"slosgate_{name}", text, labels, registry=self.registry)
@@ -104,9 +131,10 @@ class Metrics:
     def refused(self, code: str) -> None:
         self._refused.labels(code).inc()
 
-    def refused_slo(self, exchange: Exchange) -> None:
+    def refused_slo(self, exchange: Exchange, reason: str) -> None:
         if exchange.contract.has_slo:
             self._offered.labels(*self._class(exchange), "refused").inc()
+            self._unmet.labels(exchange.contract.slo_class, self._reasons.of(reason)).inc()
 
     def decided(self, seconds: float) -> None:
         self._decision.observe(seconds)
@@ -127,8 +155,11 @@ class Metrics:
         if exchange.contract.has_slo:
             self._offered.labels(*labels, admission).inc()
             self._attained.labels(*labels, admission).inc(exchange.attained)
+            self._promise(exchange, labels)
         self._generated.labels(labels[0]).inc(exchange.tokens)
         self._prompt.labels(labels[0]).inc(exchange.prompt_tokens)
+        self._cached.labels(labels[0], "gateway").inc(exchange.cached.sure)
+        self._cached.labels(labels[0], "replica").inc(exchange.cached_tokens or 0)
         gen_ai = (labels[0], "chat" if exchange.completion.kind == "chat" else "text_completion", labels[1])
         error = "" if outcome == "completed" else outcome
         self._duration.labels(*gen_ai, error).observe(now_s - exchange.arrival_s)
@@ -136,6 +167,8 @@ class Metrics:
             return
         ttft_s = exchange.first_token_s - exchange.arrival_s
         self._ttft.labels(*gen_ai).observe(ttft_s)
+        if math.isfinite(exchange.ttft_s):
+            self._used.labels(*labels).observe(ttft_s / exchange.ttft_s)
         if math.isfinite(exchange.predicted_ttft_s):
             self._predicted.labels(*labels).observe(exchange.predicted_ttft_s)
             self._error.labels(*labels).observe(ttft_s - exchange.predicted_ttft_s)
@@ -143,33 +176,85 @@ class Metrics:
             tpot_s = (exchange.last_token_s - exchange.first_token_s) / (exchange.tokens - 1)
             self._tpot.labels(*gen_ai).observe(tpot_s)
 
-    def _class(self, exchange: Exchange) -> tuple[str, str]:
-        return self._model(exchange.completion.model), exchange.contract.slo_class
+    def _promise(self, exchange: Exchange, labels: tuple[str, str]) -> None:
+        if not exchange.guaranteed and exchange.attempts:
+            self._unmet.labels(labels[1], self._reasons.of(exchange.placement.reason)).inc()
+        elif exchange.attained:
+            self._guarantees.labels(*labels, "kept").inc()
+        elif is_broken(exchange):
+            self._guarantees.labels(*labels, "broken").inc()
 
-    def _model(self, name: str) -> str:
-        """The model as a label."""
-        if name not in self._models and len(self._models) >= MOST_MODELS:
-            return OTHER
-        self._models.add(name)
-        return name
+    def _class(self, exchange: Exchange) -> tuple[str, str]:
+        return self._models.of(exchange.completion.model), exchange.contract.slo_class
 
     def page(
         self, fleet: Fleet, drafts: Drafts, now_s: float, headroom: dict[str, int], *, state_available: bool
     ) -> bytes:
         """The text for /metrics."""
-        by_replica = (self._in_flight, self._breaker, self._passage, self._launch)
+        by_replica = (
+            self._in_flight, self._breaker, self._passage, self._launch, self._plan_age, self._free, self._gain,
+        )  # fmt: skip
         for gauge in (self._replicas, *by_replica, self._headroom, self._acceptance):
             gauge.clear()
+        self._ran.replicas = {replica.name: replica.mirror for replica in fleet.living() if replica.mirror}
+        # Set, not added up: what gateways that share an address keep in files outlives `clear`.
+        for model, count in Counts(self._models.of(replica.model) for replica in fleet.living()).items():
+            self._replicas.labels(model).set(count)
         for replica in fleet.living():
-            self._replicas.labels(self._model(replica.model)).inc()
-            self._in_flight.labels(replica.name).set(len(replica.mirror.jobs) if replica.mirror else len(replica.own))
-            self._breaker.labels(replica.name).set(replica.breaker.state(now_s))
-            if replica.mirror:
-                self._planned_with(replica.name, replica.mirror.profile)
+            self._replica(replica, now_s)
+        room = Counts[str]()
         for model, requests in headroom.items():
-            self._headroom.labels(self._model(model)).inc(requests)
+            room[self._models.of(model)] += requests
+        for model, total in room.items():
+            self._headroom.labels(model).set(total)
         for model, slo_class, acceptance in drafts:
-            self._acceptance.labels(self._model(model), slo_class).set(acceptance)
+            self._acceptance.labels(self._models.of(model), slo_class).set(acceptance)
         self._breaks.set(fleet.breaks)
         self._state.set(state_available)
-        return generate_latest(self.registry)
+        return pages.of(self.registry)
+
+    def _replica(self, replica: Replica, now_s: float) -> None:
+        self._in_flight.labels(replica.name).set(replica.under_way)
+        self._breaker.labels(replica.name).set(replica.breaker.state(now_s))
+        if replica.mirror is None:
+            return
+        mirror, profile = replica.mirror, replica.mirror.profile
+        self._passage.labels(replica.name).set(profile.request_overhead_s)
+        self._free.labels(replica.name).set(mirror.free_blocks / profile.kv_blocks)
+        self._gain.labels(replica.name).set(mirror.recalibration)
+        if replica.follows_plans:
+            self._plan_age.labels(replica.name).set(max(0.0, replica.plan_age_s(now_s)))
+        if profile.launches is not None:
+            for kind, seconds in zip(LAUNCH_KINDS, profile.launches.by_kind, strict=True):
+                self._launch.labels(replica.name, kind).set(seconds)
+
+
+class _RanByReplica(Collector):
+    """Iterations of the living replicas: how many, how long they took, and how long they were planned to."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.replicas: dict[str, Mirror] = {}
+        registry.register(self)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        counted = CounterMetricFamily("slosgate_replica_iterations", "Iterations that ran.", labels=["replica"])
+        took = CounterMetricFamily("slosgate_replica_iteration_seconds", "How long they took.", labels=["replica"])
+        planned = CounterMetricFamily(
+            "slosgate_replica_planned_iteration_seconds", "How long they were planned to take.", labels=["replica"]
+        )
+        for name, mirror in self.replicas.items():
+            counted.add_metric([name], mirror.iterations.count)
+            took.add_metric([name], mirror.iterations.took_s)
+            planned.add_metric([name], mirror.iterations.planned_s)
+        yield from (counted, took, planned)
+
+
+class Tally(logging.Handler):
+    """Counts the events in the log by their kind, those too that are held back as repeats."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._counter.labels(kind_of(record)).inc()

@@ -7,7 +7,7 @@ import os
 import queue
 import sys
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import Protocol
 
@@ -15,8 +15,12 @@ import msgspec
 
 from slosgate.gateway.errors import GatewayError
 from slosgate.gateway.promises.exchange import Exchange
+from slosgate.gateway.reports.explaining import is_broken
 
 LOG_LINES = 10_000  # that may wait for a slow reader
+MOST_BROKEN = 50  # the newest broken guarantees
+MOST_SLOW = 15
+SLOW_FOR_S = 600.0  # how long a slow request stays among the slowest
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -36,9 +40,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     arrival_s: float
     stream: bool
     prompt_tokens: int
+    likely_cached_tokens: int  # of the prompt, where it went
+    expected_cached_tokens: int  # of those, what was counted on
+    cached_tokens: int | None  # as the replica has counted; None: it has not
     planned_output_tokens: int
     planned_acceptance: float  # of drafted tokens; 0: no drafts were planned
     output_tokens: int
+    thinking_tokens: int  # of those
     ttft_slo_ms: float | None
     tpot_slo_ms: float | None
     attempts: tuple[Attempt, ...]
@@ -49,6 +57,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     tpot_ms: float | None
     duration_ms: float
     attained: bool | None  # None: there was no SLO
+    explanation: str  # why it did not attain its SLO; empty where there is nothing to explain
 
 
 class Log(Protocol):
@@ -62,6 +71,8 @@ class Records:
         self._limit = limit
         self._log = log
         self._records: OrderedDict[str, Record] = OrderedDict()
+        self._broken: deque[Record] = deque(maxlen=MOST_BROKEN)
+        self._slowest: list[tuple[float, Record]] = []  # (TTFT over its SLO, record), the worst first
 
     def get(self, request_id: str) -> Record | None:
         return self._records.get(request_id)
@@ -69,16 +80,35 @@ class Records:
     def newest(self, count: int) -> list[Record]:
         return [self._records[i] for i, _ in zip(reversed(self._records), range(count), strict=False)]
 
-    def keep(self, exchange: Exchange, now_s: float, error: GatewayError | None = None) -> None:
-        record = record_of(exchange, now_s, error)
+    def broken(self) -> list[Record]:
+        """The newest broken guarantees, the newest first."""
+        return list(reversed(self._broken))
+
+    def slowest(self, now_s: float) -> list[Record]:
+        """Those of the last ten minutes that were nearest to their TTFT SLO, or furthest past it, the worst first."""
+        self._slowest = [(used, r) for used, r in self._slowest if now_s - r.arrival_s < SLOW_FOR_S]
+        return [record for _, record in self._slowest]
+
+    def keep(self, exchange: Exchange, now_s: float, error: GatewayError | None = None, explanation: str = "") -> None:
+        record = record_of(exchange, now_s, error, explanation)
         self._records[record.request_id] = record
         if len(self._records) > self._limit:
             self._records.popitem(last=False)
+        if is_broken(exchange):
+            self._broken.append(record)
+        if record.ttft_ms is not None and record.ttft_slo_ms:
+            self._rank(record.ttft_ms / record.ttft_slo_ms, record, now_s)
         if self._log is not None:
             self._log.write(msgspec.json.encode(record) + b"\n")
 
+    def _rank(self, used: float, record: Record, now_s: float) -> None:
+        if len(self.slowest(now_s)) < MOST_SLOW or used > self._slowest[-1][0]:
+            self._slowest.append((used, record))
+            self._slowest.sort(key=lambda one: -one[0])
+            del self._slowest[MOST_SLOW:]
 
-def record_of(exchange: Exchange, now_s: float, error: GatewayError | None) -> Record:
+
+def record_of(exchange: Exchange, now_s: float, error: GatewayError | None, explanation: str) -> Record:
     contract = exchange.contract
     return Record(
         request_id=exchange.request_id,
@@ -88,9 +118,13 @@ def record_of(exchange: Exchange, now_s: float, error: GatewayError | None) -> R
         arrival_s=exchange.arrival_s,
         stream=exchange.completion.stream,
         prompt_tokens=exchange.prompt_tokens,
+        likely_cached_tokens=exchange.cached.likely,
+        expected_cached_tokens=exchange.cached.sure,
+        cached_tokens=exchange.cached_tokens,
         planned_output_tokens=exchange.output_tokens,
         planned_acceptance=round(exchange.acceptance, 3),
         output_tokens=exchange.tokens,
+        thinking_tokens=exchange.thinking_tokens,
         ttft_slo_ms=_ms(exchange.ttft_s),
         tpot_slo_ms=_ms(contract.tpot_s),
         attempts=tuple(
@@ -103,6 +137,7 @@ def record_of(exchange: Exchange, now_s: float, error: GatewayError | None) -> R
         tpot_ms=_ms((exchange.last_token_s - exchange.first_token_s) / max(1, exchange.tokens - 1)),
         duration_ms=(now_s - exchange.arrival_s) * 1000,
         attained=exchange.attained if contract.has_slo else None,
+        explanation=explanation,
     )
 
 

@@ -6,6 +6,7 @@
     slosgate:changes:{gateway}   channel: "VERSION CHANGE", so that the others hold the same ledgers; 0: no new one
     slosgate:epoch:{replica}     integer, the newest plan's epoch
     slosgate:gateway:{id}        a gateway's heartbeat, expires
+    slosgate:session:{slot}      what is remembered of a session (gateway/state/sessions.py), expires
 
 Guarantees of one replica are numbered by Redis, in the order in which it takes them, and each answers for room beside
 those before it. A commit names the version that its decision was made on, and is told of the guarantees in between:
@@ -19,7 +20,6 @@ Commands that are issued while a round trip is under way leave together in the n
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -30,9 +30,10 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from slosgate.engines.channel import PLAN_TTL_MS, key
-from slosgate.engines.door import Door, shown
+from slosgate.engines.door import Door
 from slosgate.engines.messages import Announcement, Plan
 from slosgate.engines.store import STORE_ERRORS, connect, why
+from slosgate.gateway.reports import events
 from slosgate.gateway.state import scripts
 from slosgate.gateway.state.records import Beat, Change, LedgerEntry
 from slosgate.gateway.state.skew import Ahead
@@ -40,8 +41,6 @@ from slosgate.gateway.state.skew import Ahead
 GATEWAY_TTL_MS = 1_500
 QUIET_S = 0.5
 FLUSH_S = 2.0  # how long a gateway that stops waits for Redis to take its last words
-
-_log = logging.getLogger("slosgate")
 
 
 class Conflict(Exception):
@@ -88,7 +87,8 @@ class Ledger:
         self._connection = self.redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self._stale = False  # the connection above may lead to a server that is no longer the one
         self._reconnected = asyncio.Event()
-        self._trouble = ""
+        self._trouble = ""  # why Redis is away, if it is
+        self._away_since_s = 0.0
         self._queue: list[_Command] = []
         self._wake = asyncio.Event()
 
@@ -124,7 +124,7 @@ class Ledger:
         self._reconnected = asyncio.Event()
         self.available = True
         if self._trouble:
-            _log.warning("Redis is back")
+            events.say(events.RedisBack(away_s=self._clock() - self._away_since_s))
         self._trouble = ""
 
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
@@ -143,9 +143,11 @@ class Ledger:
 
     def _note_trouble(self, error: Exception) -> None:
         self.available = False
-        trouble = shown(why(error))
+        trouble = why(error)
+        if not self._trouble:
+            self._away_since_s = self._clock()
         if trouble != self._trouble:
-            _log.warning("Redis is away: %s", trouble)
+            events.say(events.RedisAway(why=trouble))
         self._trouble = trouble
 
     # Ledgers
@@ -213,6 +215,17 @@ class Ledger:
         if entry.gateway == self.gateway or entry.gateway not in self._theirs:
             return entry
         return entry.later(self._ahead.seconds - self._theirs[entry.gateway])
+
+    # What else gateways share
+
+    async def read(self, at: str) -> bytes | None:
+        """What a key of Redis holds; None for nothing."""
+        found = await self._do("GET", at)
+        return found if isinstance(found, bytes) else None
+
+    def write(self, at: str, value: bytes, ttl_ms: int) -> None:
+        """Have a key hold a value for a while, without waiting."""
+        self._enqueue(_Command(("SET", at, value, "PX", ttl_ms), None))
 
     # Plans, gateways, changes
 

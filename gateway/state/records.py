@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import msgspec
@@ -30,6 +31,14 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     dispatched_s: Moment
     decided_s: Moment  # when its gateway decided, and
     report_s: Annotated[float, Meta(le=1e11)]  # the newest report of the replica that it then knew (its `sent_at_s`)
+    switch_at: Count = 0  # where the pace changes (`planner.pace`)
+    next_tpot_s: Pace = math.inf
+    cached_tokens: Count = 0  # of the prompt, that the replica has cached as far as is sure
+
+    @property
+    def uncached_tokens(self) -> int:
+        """Prompt tokens to be computed; at least one is."""
+        return max(min(1, self.prompt_tokens), self.prompt_tokens - self.cached_tokens)
 
     def later(self, seconds: float) -> LedgerEntry:
         """The entry as a clock that is so far ahead has it."""

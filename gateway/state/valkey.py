@@ -6,10 +6,8 @@ to it. When it dies it is started again, empty: replicas register again, and gat
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +16,8 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from slosgate.engines.children import end_with_parent
 
 START_S = 10.0
 RESTART_S = 0.2
@@ -85,6 +85,7 @@ class Valkey:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C is for the gateway, which needs its state until it has drained
             preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
 
@@ -113,9 +114,3 @@ def start(port: int | None = None) -> Valkey:
     server = Valkey(port)
     server.wait_until_up()
     return server
-
-
-def end_with_parent() -> None:
-    """Ask Linux to end this process when its parent dies without a word (SIGKILL)."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from slosgate.bench.errors import InputError
@@ -24,6 +27,21 @@ def test_compares_slosgate_with_the_direct_way() -> None:
     assert rows[4]["p50_ms"] <= rows[4]["p99_ms"]
 
 
+def test_another_proxy_that_does_not_start_is_told_of_and_costs_no_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "litellm"
+    broken.write_text("#!/bin/sh\necho no module named backoff >&2\nexit 3\n", encoding="utf-8")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    small = Workload(("litellm",), rate_rps=20, seconds=0.5, concurrency=4, streams=8, tokens=5, token_s=0.01)
+    rows = {(row["target"], row["mode"]): row for row in run(small)}
+    assert {("slosgate", "plain"), ("slosgate", "stream"), ("slosgate", "announced")} < rows.keys()
+    why = rows["litellm", "not started"]["why"]
+    assert "ended with exit code 3" in why
+    assert "no module named backoff" in why
+
+
 def test_refuses_a_proxy_it_does_not_know() -> None:
-    with pytest.raises(InputError, match="--against can be litellm, not 'nginx'"):
+    with pytest.raises(InputError, match="--against can be vllm-router, litellm, not 'nginx'"):
         list(run(Workload(against=("nginx",))))

@@ -63,9 +63,7 @@ def test_launches_are_told_apart_by_what_was_launched(tmp_path: Path) -> None:
 
 
 def test_classes_share_a_rate_equally() -> None:
-    plan = Plan(
-        model="llama-3.1-8b", scenario=SCENARIO, rates=(12.0,), seconds=None, cap=2048, replicas=1, seed=0, options=()
-    )
+    plan = Plan(systems=["vllm"], rates="12", scenario=SCENARIO, seconds=None)
     load = equal_parts(plan, profiles.load("h200-llama-3.1-8b"), 12.0)
     assert [part["asked_rps"] for part in load.record["parts"]] == [6.0, 6.0]
     assert {request.slo_class for request in load.requests} == {"coder", "chatbot"}

@@ -142,6 +142,44 @@ async def test_the_next_stage_follows_the_last_token_and_repeats_what_is_cached(
     assert len(prompts[1]) == 7
 
 
+async def test_a_loop_goes_on_with_what_was_really_answered_and_says_which_loop_it_is(server: Server) -> None:
+    async def with_ids(body: dict[str, Any], response: web.StreamResponse) -> None:
+        for token in range(body["max_tokens"]):
+            await send(response, {"choices": [{"text": "x", "token_ids": [70 + token]}]})
+        await response.write(b"data: [DONE]\n\n")
+
+    server.write = with_ids
+    calls = (
+        call(output=2, prompt=4),
+        call(output=1, prompt=3, cached_tokens=6),
+        call(output=1, prompt=1, cached_tokens=3),
+    )
+    run = await play(server, load((0.0, calls), (0.0, (call(),))))
+    assert [o.error for o in run.outcomes] == ["", ""]
+    loop = [(body["prompt"], headers["x-slo-session"]) for body, headers in server.asked if "x-slo-session" in headers]
+    prompts = [prompt for prompt, _ in loop]
+    assert prompts[1][:6] == [*prompts[0], 70, 71]
+    assert prompts[2][:3] == prompts[0][:3]
+    assert len({session for _, session in loop}) == 1
+    assert [body.get("return_token_ids", False) for body, headers in server.asked].count(True) == len(loop) == 3
+
+
+async def test_first_calls_of_a_class_share_what_they_count_on_and_blocks_have_their_tokens(server: Server) -> None:
+    shared = call(output=1, prompt=2, cached_tokens=5)
+    blocks = call(output=1, prompt=2, cached_tokens=4, block_ids=(7, 8), id_tokens=3)
+    await play(server, load((0.0, (shared,)), (0.1, (shared,)), (0.2, (blocks,)), (0.3, (blocks,))))
+    first, second, third, fourth = (body["prompt"] for body, _ in server.asked)
+    assert (first[:5], first[5:] != second[5:], len(first)) == (second[:5], True, 7)
+    assert (third, len(third)) == (fourth, 6)
+
+
+async def test_a_call_that_thinks_states_both_paces(server: Server) -> None:
+    await play(server, load((0.0, (call(switch_at=1, next_tpot_slo_s=0.2),))))
+    body, headers = server.asked[0]
+    assert (headers["x-slo-tpot-ms"], body["vllm_xargs"]) == ("200.000", {"sim_thinking_tokens": 1})
+    assert float(headers["x-slo-think-tpot-ms"]) < 200
+
+
 async def cut(body: dict[str, Any], response: web.StreamResponse) -> None:
     await send(response, {"choices": [{"text": "x"}]})
 

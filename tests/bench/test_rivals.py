@@ -33,7 +33,7 @@ def test_only_what_is_promised_soon_counts_as_promised() -> None:
     assert told["edf"]["promised"] == told["edf"]["guaranteed"] == 0
 
 
-@pytest.mark.parametrize("system", ["edf"])
+@pytest.mark.parametrize("system", ["edf", "slosgate-ar"])
 def test_a_system_that_is_told_weights_attains_more_value(system: str) -> None:
     told = counts.value(question(system), 6.0, 0, rivals.WEIGHTS)
     plain = counts.fates(question(system), 6.0, 0)

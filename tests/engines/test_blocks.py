@@ -1,29 +1,69 @@
+"""KV blocks of a simulated replica: counted, left, claimed and shared."""
+
+from __future__ import annotations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slosgate.engines.sim.blocks import BlockPool
+from slosgate.engines.sim.blocks import BlockPool, Part, Parts
 
 
-def test_a_session_claims_what_it_left() -> None:
+def chat(blocks: int, name: str = "chat") -> Parts:
+    return (Part(name, blocks),)
+
+
+def test_a_sequence_claims_what_one_with_the_same_beginning_left() -> None:
     pool = BlockPool(10)
     pool.take(4)
-    pool.give(3, "chat")
-    pool.give(1)
-    assert (pool.free, pool.claim("chat", at_most=2)) == (10, 2)
-    assert (pool.free, pool.held_for("chat")) == (8, 0)
+    pool.leave(1, 4, chat(4), computed=3)
+    assert (pool.free, pool.held(chat(9))) == (10, 3)
+    assert (pool.claim(2, chat(9), at_most=2), pool.free) == (2, 8)
+    assert pool.held(chat(9)) == 3  # of which one is free
+
+
+def test_what_runs_is_shared_and_freed_with_the_last_who_uses_it() -> None:
+    pool, system = BlockPool(10), chat(3, "system")
+    pool.take(4)
+    pool.wrote(1, (*system, Part("a", 1)), 4)
+    assert (pool.claim(2, (*system, Part("b", 2)), at_most=9), pool.free) == (3, 6)
+    pool.leave(1, 4, (*system, Part("a", 1)), computed=4)
+    assert pool.free == 7  # the system's are still in use
+    pool.leave(2, 3)
+    assert (pool.free, pool.held(system)) == (10, 3)
+
+
+def test_what_two_computed_each_for_itself_is_there_once() -> None:
+    pool = BlockPool(10)
+    pool.take(6)
+    pool.leave(1, 3, chat(3), computed=3)
+    pool.leave(2, 3, chat(3), computed=3)
+    assert (pool.free, pool.held(chat(3))) == (10, 3)
+    pool.take(7)
+    assert pool.held(chat(3)) == 3
+
+
+def test_a_part_that_is_not_whole_hides_what_stands_behind_it() -> None:
+    pool, parts = BlockPool(10), (Part("a", 2), Part("b", 2))
+    pool.take(4)
+    pool.leave(1, 4, parts, computed=4)
+    pool.take(6)
+    assert pool.held(parts) == 4
+    pool.take(1)
+    assert pool.held(parts) == 3
+    assert pool.held((Part("a", 1), Part("c", 1))) == 1
 
 
 def test_the_oldest_contents_go_first_and_from_their_end() -> None:
     pool = BlockPool(10)
     pool.take(10)
-    pool.give(3, "old")
-    pool.give(3)
-    pool.give(3, "young")
+    pool.leave(1, 3, chat(3, "old"), computed=3)
+    pool.give(4)
+    pool.leave(2, 3, chat(3, "young"), computed=3)
     pool.take(2)
-    assert (pool.held_for("old"), pool.held_for("young")) == (1, 3)
-    pool.take(5)
-    assert (pool.held_for("old"), pool.held_for("young")) == (0, 2)
+    assert (pool.held(chat(3, "old")), pool.held(chat(3, "young"))) == (1, 3)
+    pool.take(6)
+    assert (pool.held(chat(3, "old")), pool.held(chat(3, "young"))) == (0, 2)
 
 
 def test_more_than_there_is_can_neither_be_taken_nor_given() -> None:
@@ -34,20 +74,28 @@ def test_more_than_there_is_can_neither_be_taken_nor_given() -> None:
         pool.give(1)
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["", "a", "b", "c"]), st.booleans()), max_size=60))
-def test_no_block_is_ever_lost(moves: list[tuple[int, str, bool]]) -> None:
-    pool, used = BlockPool(40), 0
-    for count, session, takes in moves:
-        if takes:
-            count = min(count, pool.free)
-            pool.take(count)
-            used += count
-        elif session and count % 2:
-            used += pool.claim(session, count)
-        else:
-            count = min(count, used)
-            pool.give(count, session)
-            used -= count
-        assert pool.free + used == pool.total == 40
-    pool.take(pool.free)
-    assert all(pool.held_for(session) == 0 for session in "abc")
+MOVES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12), st.sampled_from("abcx")), max_size=60)
+
+
+@given(MOVES)
+def test_no_block_is_ever_lost(moves: list[tuple[int, int, str]]) -> None:
+    """Six owners come, claim what is there of their beginning, take more, and leave."""
+    pool = BlockPool(40)
+    owned: dict[int, tuple[int, Parts]] = {}
+    for owner, count, name in moves:
+        if owner in owned:
+            blocks, parts = owned.pop(owner)
+            pool.leave(owner, blocks, parts, computed=min(blocks, count))
+            continue
+        parts = (Part("shared", 4), Part(name, 20)) if count % 2 else chat(20, name)
+        had = pool.claim(owner, parts, at_most=count)
+        more = min(count, pool.free)
+        pool.take(more)
+        owned[owner] = had + more, parts
+        pool.wrote(owner, parts, had + more // 2)
+        assert 40 - pool.free <= sum(blocks for blocks, _ in owned.values())
+    for owner, (blocks, parts) in owned.items():
+        pool.leave(owner, blocks, parts)
+    assert pool.free == 40
+    pool.take(40)
+    assert all(pool.held(chat(1, name)) == 0 for name in ("a", "b", "c", "x", "shared"))

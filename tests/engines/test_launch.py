@@ -2,6 +2,7 @@
 
 import pytest
 
+from slosgate.engines import addresses
 from slosgate.engines.vllm import launch
 
 
@@ -48,4 +49,4 @@ def test_a_replica_that_asks_for_a_key_is_measured_with_it(
     [("0.0.0.0", "http://127.0.0.1:8001"), ("::", "http://[::1]:8001"), ("10.0.0.5", "http://10.0.0.5:8001")],
 )
 def test_a_replica_is_measured_where_this_machine_reaches_it(host: str, url: str) -> None:
-    assert launch.local_url(host, 8001) == url
+    assert addresses.local_url(host, 8001) == url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from slosgate.engines import profiles
 from slosgate.engines.messages import Plan, SloArgs
 from slosgate.engines.sim import policies
+from slosgate.engines.sim.blocks import Part
 from slosgate.engines.sim.policies.vllm import VllmPolicy
 from slosgate.engines.sim.replica import SimReplica
 from slosgate.engines.sim.state import EngineRequest
@@ -27,8 +29,13 @@ def small(blocks: int = 20, *, budget: int = 64) -> HardwareProfile:
     )
 
 
-def request(name: str, prompt: int, output: int, **more: object) -> EngineRequest:
-    return msgspec.convert({"id": name, "prompt_tokens": prompt, "output_tokens": output, **more}, EngineRequest)
+def request(name: str, prompt: int, output: int, **more: Any) -> EngineRequest:
+    return EngineRequest(id=name, prompt_tokens=prompt, output_tokens=output, **more)
+
+
+def loop(blocks: int, name: str = "loop") -> tuple[Part, ...]:
+    """What the calls of a loop hold: the beginning is the same in each."""
+    return (Part(name, blocks),)
 
 
 def iteration(replica: SimReplica, now_s: float = 0.0) -> dict[str, int]:
@@ -123,19 +130,19 @@ class TestAny:
 
     def test_a_later_stage_finds_its_prefix(self, policy: str) -> None:
         replica = SimReplica(small(), policies.load(policy))
-        replica.submit(request("s/0", 40, 10, session="s"), 0.0)
+        replica.submit(request("s/0", 40, 10, parts=loop(4)), 0.0)
         run_dry(replica)
-        replica.submit(request("s/1", 60, 1, session="s", cached_tokens=50), 1.0)
+        replica.submit(request("s/1", 60, 1, parts=loop(4)), 1.0)
         # 49 tokens were computed, so 3 whole blocks are there.
         assert run_dry(replica) == [{"s/1": 12}]
 
     def test_a_later_stage_computes_again_what_others_took(self, policy: str) -> None:
         replica = SimReplica(small(budget=400), policies.load(policy))
-        replica.submit(request("s/0", 40, 10, session="s"), 0.0)
+        replica.submit(request("s/0", 40, 10, parts=loop(4)), 0.0)
         run_dry(replica)
         replica.submit(request("other", 260, 30), 1.0)  # 19 of the 20 blocks
         run_dry(replica)
-        replica.submit(request("s/1", 60, 1, session="s", cached_tokens=50), 2.0)
+        replica.submit(request("s/1", 60, 1, parts=loop(4)), 2.0)
         assert run_dry(replica) == [{"s/1": 60 - 16}]
 
     def test_a_request_that_can_never_fit_is_refused(self, policy: str) -> None:
@@ -167,9 +174,9 @@ class TestAny:
                 slo_tpot_ms=50.0,
                 slo_guaranteed=int(rng.integers(2)),
             )
-            session = f"s{rng.integers(3)}"
+            parts = (*loop(2, "system"), *loop(13, f"s{rng.integers(3)}"))
             replica.submit(
-                request(name, int(rng.integers(1, 200)), output, slo=slo, session=session, acceptance=0.5), now_s
+                request(name, int(rng.integers(1, 200)), output, slo=slo, parts=parts, acceptance=0.5), now_s
             )
             owed += output
             for _ in range(int(rng.integers(4))):
@@ -179,7 +186,7 @@ class TestAny:
                 if started is not None:
                     now_s = started.end_s
                     replica.finish()
-                assert replica.state.pool.free + int(replica.state.sequences["blocks"].sum()) == 16
+                assert replica.state.pool.free + int(replica.state.sequences["blocks"].sum()) >= 16
         while (started := replica.start(now_s)) is not None:
             now_s = started.end_s
             replica.finish()

@@ -15,7 +15,8 @@ import msgspec
 from slosgate.engines import profiles
 from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
-from slosgate.engines.messages import Plan, RequestProgress, Telemetry
+from slosgate.engines.messages import IterationReport, Plan, RequestProgress, Telemetry
+from slosgate.planner.profile import Launches
 
 Script: TypeAlias = Callable[["Call"], Awaitable[None]]
 
@@ -177,6 +178,10 @@ class ScriptedReplica:
     busy_until_s: float = 0.0
     free_blocks: int | None = None
     hangs: bool = False
+    deaf: bool = False  # reports that no plan has come
+    iterations: list[IterationReport] = field(default_factory=list)  # to be told of in the next report
+    launches: Launches | None = None
+    draining: bool = False
     channel: ReplicaChannel | None = None
     reports: asyncio.Event = field(default_factory=asyncio.Event)
     registered: asyncio.Task[None] | None = None
@@ -256,15 +261,19 @@ class ScriptedReplica:
 
     def telemetry(self) -> Telemetry:
         self.reports.set()
+        ran, self.iterations = self.iterations, []
         total = profiles.load("h200-opt-13b").kv_blocks
         return Telemetry(
             replica=self.name,
             sent_at_s=time.time(),
-            epoch=max((plan.epoch for plan in self.plans), default=0),
+            epoch=0 if self.deaf else max((plan.epoch for plan in self.plans), default=0),
             busy_for_s=max(0.0, self.busy_until_s - time.time()),
             kv_blocks_total=total,
             kv_blocks_free=total if self.free_blocks is None else self.free_blocks,
             progress=tuple(self.progress.values()),
+            iterations=tuple(ran),
+            launches=self.launches,
+            draining=self.draining,
         )
 
 

@@ -73,6 +73,8 @@ async def test_a_replica_that_keeps_failing_is_spared_and_comes_back_when_it_is_
         bad.script = good(token_s=0.0)
         await eventually(lambda: _is(asked, bad.name))
         assert await state(bad.name) == "0.0"
+        said = gateway.log.read_text()
+        assert said.index(f"{bad.name} fails requests") < said.index(f"{bad.name} answers again")
 
 
 async def _is(asked: Callable[[], Awaitable[str]], name: str) -> bool:

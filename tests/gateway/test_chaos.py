@@ -1,7 +1,8 @@
 """What breaks while clients keep asking: replicas, a gateway, Valkey. Real processes, one fault after the other.
 
 Whatever happens, every request that was offered ends exactly once, guarantees on replicas that are well are kept (by
-the paper's rule, as the client sees it), and no trace of a request stays in the ledger.
+the paper's rule, as the client sees it), and no trace of a request stays in the ledger. The gateways' logs tell each
+fault in a few lines.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,18 +20,14 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from slosgate.bench.attainment import PAPER, RequestOutcome, StageOutcome, attained, collect
 from slosgate.engines.channel import key
 from slosgate.gateway.state import valkey
 from tests.gateway.conftest import eventually, ledger_size, until_known
+from tests.gateway.offering import SLO, Load
 from tests.gateway.scripted import MODEL, garbage, half_an_event, scripted_replica
 from tests.processes import Process, free_port, running_engine, running_gateway
 
-TOKENS = 30
-# Ten times what the replicas need: this machine may be busy with something else, and a test is no benchmark.
-TTFT_S, TPOT_S = 3.0, 0.3
-SLO = {"x-slo-ttft-ms": f"{TTFT_S * 1000}", "x-slo-tpot-ms": f"{TPOT_S * 1000}"}
-PAUSE_S = 0.04
+MOST_LINES = 20  # of a log, for one fault
 # A Redis that is gone shows at once, by its connections; one that is only slow, as this machine may be, must not count.
 CONFIG = "[redis]\ntimeout_s = 20"
 
@@ -51,7 +47,8 @@ def cluster() -> Iterator[Cluster]:
         found = Cluster(redis, [], {})
         stack.callback(lambda: found.redis.stop())
         for _ in range(2):
-            found.gateways.append(stack.enter_context(running_gateway(redis.url, CONFIG, wait=False)))
+            gateway = running_gateway(redis.url, CONFIG, options=["--log-format", "json"], wait=False)
+            found.gateways.append(stack.enter_context(gateway))
         for name in ("safe", "doomed", "stuck"):
             found.engines[name] = stack.enter_context(running_engine(redis.url, name, wait=False))
         for process in (*found.gateways, *found.engines.values()):
@@ -59,84 +56,9 @@ def cluster() -> Iterator[Cluster]:
         yield found
 
 
-@dataclass
-class Ask:
-    """One request, and everything that its client saw of it."""
-
-    gateway: str
-    slo: bool
-    offered_s: float
-    replica: str = ""
-    guaranteed: bool = False
-    token_s: list[float] = field(default_factory=list)
-    ends: list[str] = field(default_factory=list)  # must hold exactly one at the end
-
-    @property
-    def kept(self) -> bool:
-        stage = StageOutcome(self.offered_s, TTFT_S, TPOT_S, TOKENS, self.token_s)
-        return bool(attained(collect([RequestOutcome("", self.offered_s, [stage])]), PAPER)[0])
-
-
-class Load:
-    """Clients that ask one gateway after the other, with an SLO and without, until the block ends."""
-
-    def __init__(self, client: aiohttp.ClientSession, gateways: list[Process]) -> None:
-        self._client = client
-        self.gateways = gateways
-        self.asked: list[Ask] = []
-
-    async def run(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            url = self.gateways[len(self.asked) % len(self.gateways)].url
-            ask = Ask(url, slo=len(self.asked) % 3 > 0, offered_s=time.time())
-            self.asked.append(ask)
-            tasks.create_task(self._ask(ask))
-            await asyncio.sleep(PAUSE_S)
-
-    async def _ask(self, ask: Ask) -> None:
-        body = {"model": MODEL, "prompt": [1] * 100, "max_tokens": TOKENS, "ignore_eos": True, "stream": True}
-        try:
-            async with self._client.post(
-                f"{ask.gateway}/v1/completions", json=body, headers=SLO if ask.slo else {}
-            ) as a:
-                if a.status != 200:
-                    ask.ends.append(str((await a.json())["error"]["code"]))
-                    return
-                ask.replica = a.headers["x-slo-replica"]
-                ask.guaranteed = a.headers["x-slo-admission"] == "guaranteed"
-                async for line in a.content:
-                    self._take(ask, line)
-        except aiohttp.ClientError:
-            ask.ends.append("broken")
-
-    def _take(self, ask: Ask, line: bytes) -> None:
-        if not line.startswith(b"data: "):
-            assert line == b"\n", line
-        elif line == b"data: [DONE]\n":
-            ask.ends.append("done")
-        elif "error" in (event := json.loads(line.removeprefix(b"data: "))):
-            ask.ends.append(event["error"]["code"])
-        elif event["choices"][0]["text"]:
-            assert not ask.ends, "a token after the end"
-            ask.token_s.append(time.time())
-
-    def ended(self) -> set[str]:
-        """How requests ended; every one must have, once, and with all its tokens where it says that it is done."""
-        for ask in self.asked:
-            assert len(ask.ends) == 1, ask
-            assert ask.ends != ["done"] or len(ask.token_s) == TOKENS, ask
-        return {ask.ends[0] for ask in self.asked}
-
-    def guarantees_kept_on(self, *healthy: str, gateway: Process | None = None) -> None:
-        promised = [a for a in self.asked if a.guaranteed and a.replica in healthy]
-        promised = [a for a in promised if gateway is None or a.gateway == gateway.url]
-        assert promised
-        assert [a for a in promised if not a.kept] == []
-
-
 @asynccontextmanager
 async def load(client: aiohttp.ClientSession, cluster: Cluster) -> AsyncIterator[Load]:
-    found, stop = Load(client, cluster.gateways), asyncio.Event()
+    found, stop = Load(client, [gateway.url for gateway in cluster.gateways]), asyncio.Event()
     async with asyncio.timeout(90), asyncio.TaskGroup() as tasks:
         tasks.create_task(found.run(tasks, stop))
         await asyncio.sleep(0.5)
@@ -151,6 +73,29 @@ async def load(client: aiohttp.ClientSession, cluster: Cluster) -> AsyncIterator
 
 async def _is_empty(redis_url: str, name: str) -> bool:
     return await ledger_size(redis_url, name) == 0
+
+
+class Told:
+    """What gateways say from now on."""
+
+    def __init__(self, *gateways: Process) -> None:
+        self._from = [(gateway, gateway.log.stat().st_size) for gateway in gateways]
+
+    def lines(self) -> list[list[dict[str, Any]]]:
+        """Of each gateway."""
+        read = [gateway.log.read_bytes()[start:] for gateway, start in self._from]
+        return [[json.loads(line) for line in text.splitlines()] for text in read]
+
+    async def of(self, event: str, subject: str = "") -> None:
+        """Wait until every gateway has told this; together they must have said little."""
+        await eventually(lambda: all(_tells(lines, event, subject) for lines in self.lines()))
+        for lines in self.lines():
+            assert len(lines) <= MOST_LINES, lines
+
+
+def _tells(lines: list[dict[str, Any]], event: str, subject: str) -> bool:
+    about = [line for line in lines if line["event"] == event]
+    return any(subject in (line.get("replica", ""), line.get("gateway", ""), "") for line in about)
 
 
 async def until_all_know(client: aiohttp.ClientSession, cluster: Cluster, *names: str) -> None:
@@ -206,11 +151,14 @@ async def _is_idle(client: aiohttp.ClientSession, url: str) -> bool:
 @pytest.mark.parametrize("script", [garbage, half_an_event])
 async def test_a_replica_that_talks_nonsense(client: aiohttp.ClientSession, cluster: Cluster, script: Any) -> None:
     """Garbage instead of an answer is replaced unseen; half an event after a whole one is an error in the stream."""
+    told = Told(*cluster.gateways)
     async with load(client, cluster) as offered:
         async with scripted_replica(cluster.redis.url, script.__name__, script) as liar:
             await until_all_know(client, cluster, liar.name)
             await eventually(lambda: len(liar.calls) >= 3)
         await asyncio.sleep(0.5)
+    for event in ("replica_joined", "replica_lost"):
+        await told.of(event, liar.name)
     assert offered.ended() <= {"done", "replica_lost"}
     assert script is half_an_event or offered.ended() == {"done"}
     assert {a.replica for a in offered.asked if a.ends == ["replica_lost"]} <= {liar.name}
@@ -220,7 +168,7 @@ async def test_a_replica_that_talks_nonsense(client: aiohttp.ClientSession, clus
 async def test_a_replica_that_stalls_is_left_alone_until_it_moves_again(
     client: aiohttp.ClientSession, cluster: Cluster
 ) -> None:
-    stuck = cluster.engines["stuck"].popen
+    stuck, told = cluster.engines["stuck"].popen, Told(*cluster.gateways)
     async with load(client, cluster) as offered:
         stuck.send_signal(signal.SIGSTOP)
         for gateway in cluster.gateways:
@@ -229,6 +177,8 @@ async def test_a_replica_that_stalls_is_left_alone_until_it_moves_again(
         await until_all_know(client, cluster, "stuck")
     assert offered.ended() <= {"done", "replica_lost"}
     assert {a.replica for a in offered.asked if a.ends == ["replica_lost"]} <= {"stuck"}
+    for event in ("replica_left", "replica_joined"):
+        await told.of(event, "stuck")
     offered.guarantees_kept_on("safe", "doomed")
 
 
@@ -237,18 +187,20 @@ async def _lacks(client: aiohttp.ClientSession, url: str, name: str) -> bool:
 
 
 async def test_a_replica_is_killed(client: aiohttp.ClientSession, cluster: Cluster) -> None:
+    told = Told(*cluster.gateways)
     async with load(client, cluster) as offered:
         await eventually(lambda: any(a.replica == "doomed" and not a.ends for a in offered.asked))
         cluster.engines["doomed"].kill()
         await asyncio.sleep(1.0)
     assert offered.ended() <= {"done", "replica_lost"}
     assert {a.replica for a in offered.asked if a.ends == ["replica_lost"]} <= {"doomed"}
+    await told.of("replica_lost", "doomed")
     offered.guarantees_kept_on("safe", "stuck")
 
 
 async def test_valkey_is_killed_and_comes_back_empty(client: aiohttp.ClientSession, cluster: Cluster) -> None:
     """Streams under way go on and keep their SLO; what comes meanwhile is best effort; then all is as before."""
-    first = cluster.gateways[0].url
+    first, told = cluster.gateways[0].url, Told(*cluster.gateways)
     async with load(client, cluster) as offered, begun(client, first, tokens=500) as long:
         cluster.redis.process.kill()
         cluster.redis.process.wait()
@@ -262,17 +214,19 @@ async def test_valkey_is_killed_and_comes_back_empty(client: aiohttp.ClientSessi
         await eventually(partial(_is_in_ledger, cluster.redis.url, long))
         assert (await long.text()).endswith("data: [DONE]\n\n")
     assert offered.ended() == {"done"}
+    for event in ("redis_away", "redis_back"):
+        await told.of(event)
     offered.guarantees_kept_on("safe", "stuck")
 
 
 def _best_effort_everywhere(offered: Load, since: int) -> bool:
     """Whether every gateway has served a request with an SLO to its end, and told that it was best effort."""
     served = {a.gateway for a in offered.asked[since:] if a.slo and a.ends == ["done"] and not a.guaranteed}
-    return served == {g.url for g in offered.gateways}
+    return served == set(offered.gateways)
 
 
 def _guarantees_again(offered: Load, since: int) -> bool:
-    return {a.gateway for a in offered.asked[since:] if a.guaranteed} == {g.url for g in offered.gateways}
+    return {a.gateway for a in offered.asked[since:] if a.guaranteed} == set(offered.gateways)
 
 
 async def epochs(redis_url: str) -> dict[str, int]:
@@ -288,13 +242,15 @@ async def _all_later(redis_url: str, before: dict[str, int]) -> bool:
 async def test_a_gateway_is_killed(client: aiohttp.ClientSession, cluster: Cluster) -> None:
     """Its clients see their connections break; the other gateway frees what it had promised and goes on."""
     survivor, victim = cluster.gateways
+    told = Told(survivor)
     async with load(client, cluster) as offered:
         await eventually(lambda: any(a.gateway == victim.url and a.token_s and not a.ends for a in offered.asked))
         victim.kill()
-        offered.gateways = [survivor]
+        offered.gateways = [survivor.url]
         # Whoever planned a replica before: the survivor plans them all.
         planned = await epochs(cluster.redis.url)
         await eventually(lambda: _all_later(cluster.redis.url, planned))
     assert offered.ended() == {"done", "broken"}
     assert {a.gateway for a in offered.asked if a.ends == ["broken"]} == {victim.url}
-    offered.guarantees_kept_on("safe", "stuck", gateway=survivor)
+    await told.of("gateway_lost")
+    offered.guarantees_kept_on("safe", "stuck", gateway=survivor.url)

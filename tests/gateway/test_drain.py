@@ -1,4 +1,4 @@
-"""A gateway that is told to stop finishes what it has accepted."""
+"""A gateway that is told to stop finishes what it has accepted; a replica that is to go takes nothing new."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import ssl
 import subprocess
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -14,9 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from slosgate.gateway.cli import app
-from tests.gateway.conftest import eventually, ledger_size, until_known
-from tests.gateway.scripted import MODEL, good, scripted_replica
-from tests.processes import running_gateway
+from tests.gateway.conftest import Start, eventually, ledger_size, until_known
+from tests.gateway.scripted import MODEL, good, scripted_replica, stalls
+from tests.processes import Process, running_gateway
 
 
 async def test_a_stopping_gateway_loses_no_accepted_request(client: aiohttp.ClientSession, redis_url: str) -> None:
@@ -31,6 +32,9 @@ async def test_a_stopping_gateway_loses_no_accepted_request(client: aiohttp.Clie
             assert text.count("data: ") == 21
             assert text.endswith("data: [DONE]\n\n")
             assert await asyncio.to_thread(gateway.popen.wait, 30) == 0
+            said = gateway.log.read_text()
+            assert "told to stop: nothing new is accepted, 1 answers have 30 s to end" in said
+            assert said.rstrip().endswith("every answer has ended")
         assert await ledger_size(redis_url, "drained") == 0
 
 
@@ -45,11 +49,83 @@ async def test_readiness_ends_before_the_listener_closes(client: aiohttp.ClientS
             async with client.post(f"{gateway.url}/v1/completions", json=body) as answer:
                 assert answer.status == 200
             assert await asyncio.to_thread(gateway.popen.wait, 30) == 0
+            assert "/ready is false, and everything is served for another 3 s" in gateway.log.read_text()
+
+
+async def test_answers_that_do_not_end_in_time_are_cut_and_counted(
+    client: aiohttp.ClientSession, redis_url: str
+) -> None:
+    with running_gateway(redis_url, "[server]\ndrain_s = 1\n") as gateway:
+        async with scripted_replica(redis_url, "slow", good(token_s=5.0)):
+            await until_known(client, gateway.url, "slow")
+            body = {"model": MODEL, "prompt": [1], "max_tokens": 20, "stream": True}
+            asking = asyncio.create_task(client.post(f"{gateway.url}/v1/completions", json=body))
+            await eventually(lambda: _under_way(client, gateway.url, "slow"))
+            gateway.popen.terminate()
+            assert await asyncio.to_thread(gateway.popen.wait, 30) == 0
+            asking.cancel()
+        assert "1 answers were cut" in gateway.log.read_text()
+
+
+async def _under_way(client: aiohttp.ClientSession, url: str, name: str) -> bool:
+    async with client.get(f"{url}/metrics") as answer:
+        return f'slosgate_requests_in_flight{{replica="{name}"}} 1.0' in await answer.text()
 
 
 async def _draining(client: aiohttp.ClientSession, url: str) -> bool:
     async with client.get(f"{url}/ready") as answer:
         return (answer.status, (await answer.json())["draining"]) == (503, True)
+
+
+async def test_a_replica_that_drains_finishes_what_it_has_and_takes_nothing_new(
+    client: aiohttp.ClientSession, gateway: Process, replica: Start, model: str
+) -> None:
+    body = {"model": model, "prompt": [1], "max_tokens": 40, "stream": True}
+    async with (
+        replica("leaves", good(token_s=0.05)) as leaves,
+        client.post(f"{gateway.url}/v1/completions", json=body) as answer,
+    ):
+        leaves.draining = True
+        await leaves.reported()
+        await eventually(partial(_lacks, client, gateway.url, leaves.name))
+        async with client.post(f"{gateway.url}/v1/completions", json=body) as refused:
+            assert (refused.status, (await refused.json())["error"]["code"]) == (503, "no_replica")
+        async with replica("stays", good()) as stays:
+            async with client.post(f"{gateway.url}/v1/completions", json=body) as other:
+                assert (await other.text()).endswith("data: [DONE]\n\n")
+            assert (len(leaves.calls), len(stays.calls)) == (1, 1)
+        assert (await answer.text()).endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(("headers", "moves"), [({}, True), ({"x-slo-ttft-ms": "60000"}, False)])
+async def test_best_effort_that_waits_on_a_replica_that_drains_moves(
+    client: aiohttp.ClientSession, gateway: Process, replica: Start, model: str, headers: dict[str, str], moves: bool
+) -> None:
+    body = {"model": model, "prompt": [1] * 50, "max_tokens": 2}
+    async with replica("leaves", stalls) as leaves:
+        asked = asyncio.create_task(_answered_by(client, gateway.url, body, headers))
+        await eventually(lambda: bool(leaves.calls))
+        async with replica("stays", good()) as stays:
+            leaves.draining = True
+            await leaves.reported()
+            if moves:
+                assert await asked == stays.name
+            else:  # it is promised there
+                await eventually(partial(_lacks, client, gateway.url, leaves.name))
+                assert (stays.calls, asked.done()) == ([], False)
+                asked.cancel()
+    await asyncio.wait((asked,))
+
+
+async def _answered_by(client: aiohttp.ClientSession, url: str, body: object, headers: dict[str, str]) -> str:
+    async with client.post(f"{url}/v1/completions", json=body, headers=headers) as answer:
+        await answer.read()
+        return answer.headers["x-slo-replica"]
+
+
+async def _lacks(client: aiohttp.ClientSession, url: str, name: str) -> bool:
+    async with client.get(f"{url}/ready") as answer:
+        return name not in (await answer.json())["replicas"]
 
 
 async def test_it_serves_tls(client: aiohttp.ClientSession, redis_url: str, tmp_path: Path) -> None:

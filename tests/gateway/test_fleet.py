@@ -38,6 +38,8 @@ class Stream:
     tokens: int = 0
     cuts: list[str] = field(default_factory=list)
     promotions: int = 0
+    model: str = "model"
+    movable: bool = False
 
     def cut(self, reason: str) -> None:
         self.cuts.append(reason)
@@ -47,6 +49,9 @@ class Stream:
 
     def generating(self, now_s: float) -> None:
         pass
+
+    def note_cached(self, cached_tokens: int) -> None:
+        """Nothing that these tests look at."""
 
 
 @dataclass(frozen=True)

@@ -160,3 +160,12 @@ def test_the_median_prompt_and_the_patience_are_learned_once_from_each_request()
     assert mirror.patience.latest_s.size == 30
     mirror.add(entry("plain", has_slo=False))
     assert mirror.patience.latest_s.size == 30
+
+
+def test_half_of_the_prompts_are_short_for_their_weight_whatever_the_weights_are() -> None:
+    mirror = Mirror(PROFILE)
+    for n in range(60):
+        weight = (1.0, 5.0, 25.0)[n % 3]
+        mirror.add(entry(f"r{n}", prompt_tokens=1000, weight=weight))
+        mirror.add(entry(f"in-line-{n}", prompt_tokens=1000, has_slo=False, weight=1e-3))
+    assert mirror.firm_tokens * 1.0 < 1000 <= mirror.firm_tokens * 5.0

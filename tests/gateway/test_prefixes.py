@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import aiohttp
 import pytest
 
-from slosgate.gateway.replicas.prefixes import BLOCK_BYTES, MOST_BLOCKS, Prefixes, leading_blocks
+from slosgate.gateway.promises.completion import Kind, parse
+from slosgate.gateway.replicas.prefixes import BLOCK_BYTES, MOST_BLOCKS, leading_blocks
+from slosgate.planner.prefixes import Leading
 from tests.gateway.conftest import Start
 from tests.gateway.scripted import good
 from tests.processes import Process
@@ -13,23 +18,44 @@ from tests.processes import Process
 SYSTEM = "You are the assistant of a long and careful company. " * 120
 
 
+def blocks(*parts: bytes, salt: str = "") -> tuple[int, ...]:
+    return leading_blocks([salt], parts).hashes
+
+
 def test_blocks_stand_for_all_the_text_before_them() -> None:
     one, other = b"a" * BLOCK_BYTES, b"b" * BLOCK_BYTES
-    assert leading_blocks("", [one + other])[0] == leading_blocks("", [one, one])[0]
-    assert leading_blocks("", [one + other])[1] != leading_blocks("", [other, other])[1]
-    assert leading_blocks("", [one]) != leading_blocks("salt", [one])
-    assert leading_blocks("", [one[1:]]) == ()
-    assert len(leading_blocks("", [one * (MOST_BLOCKS + 9)])) == MOST_BLOCKS
+    assert blocks(one + other)[0] == blocks(one, one)[0]
+    assert blocks(one + other)[1] != blocks(other, other)[1]
+    assert blocks(one) != blocks(one, salt="salt")
+    assert blocks(one[1:]) == ()
+    assert len(blocks(one * (MOST_BLOCKS + 9))) == MOST_BLOCKS
+    assert min(blocks(one * 100)) >= 0
 
 
-def test_of_what_was_sent_the_least_recent_is_forgotten_first_and_of_a_prompt_its_end() -> None:
-    seen = Prefixes(limit=4)
-    seen.note((1, 2, 3))
-    seen.note((7, 8))
-    assert seen.shared((1, 2, 3)) == 2
-    assert seen.shared((7, 8, 9)) == 2
-    seen.note((11, 12, 13))
-    assert (seen.shared((1, 2)), seen.shared((7, 8)), seen.shared((11, 12, 13))) == (0, 1, 3)
+def shared(first: dict[str, Any], second: dict[str, Any]) -> int:
+    """Leading blocks that two bodies have in common."""
+    kind: Kind = "chat" if "messages" in first else "completions"
+    prefixes = [parse(json.dumps({"model": "m", **body}).encode(), kind).prefix for body in (first, second)]
+    return sum(a == b for a, b in zip(*(prefix.hashes for prefix in prefixes), strict=False))
+
+
+def test_tools_stand_before_the_messages_and_token_ids_are_a_text_too() -> None:
+    tools = [{"type": "function", "function": {"name": f"tool{n}", "description": SYSTEM}} for n in range(2)]
+    hello, bye = ([{"role": "user", "content": text}] for text in ("hello", "bye"))
+    assert shared({"tools": tools, "messages": hello}, {"tools": tools, "messages": bye}) > 20
+    other = [{**tools[0]}, {**tools[1], "type": "other"}]
+    assert 10 < shared({"tools": tools, "messages": hello}, {"tools": other, "messages": hello}) < 20
+    ids = list(range(1000, 1500))
+    assert shared({"prompt": ids}, {"prompt": [*ids, 1, 2]}) == len(json.dumps(ids)) // BLOCK_BYTES
+    assert shared({"prompt": ids, "cache_salt": "a"}, {"prompt": ids, "cache_salt": "b"}) == 0
+    assert shared({"prompt": ids}, {"prompt": ids, "model": "an-adapter"}) == 0
+
+
+def test_what_bytes_dont_tell_is_not_counted_on() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 2000}}
+    seen = parse(json.dumps({"messages": [{"role": "user", "content": [picture]}]}).encode(), "chat").prefix
+    assert seen != Leading()
+    assert not seen.telling
 
 
 @pytest.mark.parametrize("slo", [{}, {"x-slo-ttft-ms": "1800", "x-slo-tpot-ms": "100"}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import pytest
 from slosgate.engines import profiles
 from slosgate.engines.channel import ReplicaInfo
 from slosgate.engines.sim.cluster import Cluster
+from slosgate.engines.sim.contents import leading
 from slosgate.engines.sim.systems import Call, Offered, Settings, StageJob
 from slosgate.engines.sim.systems.base import BEST_EFFORT, GUARANTEED, REFUSED, Delays
 from slosgate.engines.sim.systems.slosgate import FrontEnd, PlannedSystem
@@ -70,12 +72,18 @@ class Both(PlannedSystem):
         except GatewayError:
             number = -1
         super().arrive(fleet, job, now_s)
+        if number >= 0:
+            self._gateway.fleet.dispatched(placement.replica, exchange.completion.prefix, exchange.prompt_tokens)
+            placement.replica.expect(job.id, exchange.prompt_tokens, exchange.cached)
         said = exchange.admission if number >= 0 else REFUSED  # as planned since: what has room is promised at once
-        self.decided.append((job.id, (said, number), (job.admission, job.replica)))
+        where = -1 if job.admission == REFUSED else job.replica  # a later call has the replica of the one before
+        self.decided.append((job.id, (said, number), (job.admission, where)))
 
     def served(self, fleet: Any, job: StageJob, now_s: float) -> bool:
         self._report(now_s)
-        self._gateway.admission.release(self._exchanges.pop(job.id))
+        exchange = self._exchanges.pop(job.id)
+        self._gateway.admission.release(exchange)
+        exchange.placement.replica.prefixes.ended(exchange.completion.prefix, exchange.prompt_tokens, job.emitted)
         return super().served(fleet, job, now_s)
 
     def _plan(self, fleet: Any, number: int, now_s: float, preempt: tuple[str, ...] = ()) -> None:
@@ -99,17 +107,22 @@ class Both(PlannedSystem):
         engine, mirror = self.replicas[number], self._twins[number].mirror
         assert mirror is not None
         said_s = engine.in_flight.start_s if engine.in_flight else now_s
-        mirror.take(engine.telemetry(str(number), said_s), said_s)
+        report = engine.telemetry(str(number), said_s)
+        mirror.take(report, said_s)
+        for prefix in report.prefixes:
+            self._twins[number].note_cached(prefix)
 
     def _exchange(self, job: StageJob, output_tokens: int) -> Exchange:
         stage = job.stage
-        body = msgspec.json.encode({"model": PROFILE.model, "prompt": [1] * stage.prompt_tokens})
+        prompt_tokens = stage.cached_tokens + stage.prompt_tokens
+        body = msgspec.json.encode({"model": PROFILE.model, "prompt": [1] * prompt_tokens})
+        completion = replace(parse(body, "completions"), prefix=leading(job.parts, prompt_tokens, PROFILE.block_tokens))
         contract = Contract(
             job.request.slo_class, stage.ttft_slo_s, 0.0, stage.tpot_slo_s, 1.0, job.request.when_full, "", None
         )
         return Exchange(
-            request_id=job.id, completion=parse(body, "completions"), contract=contract, arrival_s=self.now_s,
-            prompt_tokens=stage.prompt_tokens, output_tokens=output_tokens, ttft_s=stage.ttft_slo_s,
+            request_id=job.id, completion=completion, contract=contract, arrival_s=self.now_s,
+            prompt_tokens=prompt_tokens, output_tokens=output_tokens, ttft_s=stage.ttft_slo_s,
             prompt_is_exact=True,
         )  # fmt: skip
 
@@ -127,8 +140,17 @@ def arrivals(seed: int) -> list[Offered]:
             ttft_slo_s=tight * PROFILE.zero_load_ttft_s(prompt), tpot_slo_s=math.inf if math.isinf(tight) else 0.1,
         )  # fmt: skip
         policy: WhenFull = "reject" if n % 3 == 0 else "best-effort"
-        requests.append(Offered(id=f"r{n}", arrival_s=at_s, calls=(stage,), slo_class=CLASSES[n % 2], when_full=policy))
+        calls = (stage,) if n % 5 else (stage, _next(stage), _next(_next(stage)))
+        requests.append(Offered(id=f"r{n}", arrival_s=at_s, calls=calls, slo_class=CLASSES[n % 2], when_full=policy))
     return requests
+
+
+def _next(call: Call) -> Call:
+    """The call after this one, in a loop: what was said before is cached, and its SLO reckons with that."""
+    return replace(
+        call, cached_tokens=call.cached_tokens + call.prompt_tokens + call.output_tokens, prompt_tokens=90, gap_s=0.1,
+        ttft_slo_s=4.0 * PROFILE.zero_load_ttft_s(90),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -158,3 +180,5 @@ def test_the_simulated_system_decides_as_the_gateway_does(redis_url: str, seed: 
     assert differing == []
     assert {found[2][0] for found in both.decided} == {GUARANTEED, BEST_EFFORT, REFUSED}
     assert {job.admission for job in run.jobs} >= {GUARANTEED, REFUSED}
+    later = [job for job in run.jobs if job.index and job.admission]
+    assert sum(job.cached_tokens > 0 for job in later) > 0.9 * len(later)

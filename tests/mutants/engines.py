@@ -74,9 +74,9 @@ MUTANTS = (
     _engines(
         "a claimed prefix stays free",
         "sim/blocks",
-        "            self._unused[session] -= claimed\n            self.free -= claimed\n",
-        "            self._unused[session] -= claimed\n",
-        f"{BLOCKS}a_session_claims_what_it_left",
+        "        if taken:\n            self.free -= taken\n",
+        "        if taken:\n",
+        f"{BLOCKS}a_sequence_claims_what_one_with_the_same_beginning_left",
     ),
     _engines(
         "events of one time run in any order",
@@ -102,8 +102,8 @@ MUTANTS = (
     _engines(
         "a session's prefix is forgotten when its stage ends",
         "sim/state",
-        "self.pool.give(min(whole, blocks), request.session)",
-        "self.pool.give(min(whole, blocks))",
+        'self.pool.leave(slot, int(sequence["blocks"]), parts, self._computed_blocks(slot))',
+        'self.pool.leave(slot, int(sequence["blocks"]))',
         f"{REPLICA}::TestAny::test_a_later_stage_finds_its_prefix",
     ),
 )

@@ -61,15 +61,15 @@ MUTANTS = (
     _gateway(
         "tokens are due from an early first token on",
         "promises/exchange",
-        "base_s = max(self.deadline_s, first_s) if",
-        "base_s = first_s if",
+        "begins_s = max(self.deadline_s, begins_s)",
+        "begins_s = begins_s + 0.0",
         f"{EXCHANGE}later_tokens_are_due_from_the_deadline_on_even_if_the_first_came_early",
     ),
     _gateway(
         "an answer in one piece has always had its first token in time",
         "promises/exchange",
-        "if not math.isnan(self.generating_s):",
-        "if True:",
+        "if not math.isnan(self.generating_s) and",
+        "if True and",
         "tests/gateway/test_metrics.py::test_an_answer_in_one_piece_has_its_first_token_when_it_comes_unless_its_replica_told_before",
     ),
     _gateway(
@@ -167,8 +167,8 @@ MUTANTS = (
     _gateway(
         "the streams of a draining engine are cut",
         "replicas/registry",
-        "        if await self._prober.healthy(replica.url):\n            replica.lose()",
-        "        replica.lose()",
+        "        if problem := await self._prober.healthy(replica.url):\n            replica.lose(",
+        "        if (problem := await self._prober.healthy(replica.url)) is not None:\n            replica.lose(",
         f"{FLEET}answers_of_a_replica_without_heartbeat_are_cut_only_if_it_is_gone",
     ),
     _gateway(
@@ -181,7 +181,7 @@ MUTANTS = (
     _gateway(
         "a replica that began anew keeps its old answers waiting",
         "replicas/registry",
-        "            else:\n                known.lose()\n",
+        '            else:\n                known.lose("another one has taken its name")\n',
         "",
         f"{FLEET}a_replica_that_began_anew_has_lost_its_answers",
     ),
@@ -236,11 +236,25 @@ MUTANTS = (
         f"{BREAKER}one_request_tries_a_replica_whose_back_off_is_over",
     ),
     _gateway(
-        "of a prompt's blocks the beginning is forgotten first",
-        "replicas/prefixes",
-        "for block in reversed(blocks):",
-        "for block in blocks:",
-        f"{PREFIXES}of_what_was_sent_the_least_recent_is_forgotten_first_and_of_a_prompt_its_end",
+        "tools are no part of a prompt's beginning",
+        "promises/completion",
+        "yield from (_told(part) for part in (fields.tools, fields.functions, fields.documents))",
+        "yield from ()",
+        f"{PREFIXES}tools_stand_before_the_messages_and_token_ids_are_a_text_too",
+    ),
+    _gateway(
+        "a session's word is taken for what is cached",
+        "state/sessions",
+        "return 0 < self.blocks <= len(prompt.hashes) and prompt.hashes[self.blocks - 1] == self.last_hash",
+        "return True",
+        "tests/gateway/test_sessions.py::test_what_is_remembered_of_a_session_does_not_grow",
+    ),
+    _gateway(
+        "thinking is judged by the answer's pace",
+        "promises/exchange",
+        "think_s = contract.think_tpot_s if math.isfinite(contract.think_tpot_s) else tpot_s",
+        "think_s = tpot_s",
+        "tests/gateway/test_thinking.py::test_each_part_is_judged_by_its_own_pace",
     ),
     # The shared state
     _gateway(

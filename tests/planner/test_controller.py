@@ -5,6 +5,7 @@ import pytest
 
 from slosgate.planner.controller import Arrival, ReplicaState, place, plan_replica, promote
 from slosgate.planner.jobs import JobTable
+from slosgate.planner.prefixes import Cached
 from tests.planner.cases import H200, random_jobs, rolled
 
 INF = float("inf")
@@ -15,7 +16,7 @@ def replica(name: str, *, queued: int = 0, guaranteed: bool = True, free: int = 
     jobs = JobTable()
     if queued:
         jobs.add("waiting", deadline_s=0.5, tpot_s=0.1, prompt_left=queued, output=100, guaranteed=guaranteed)
-    return ReplicaState(name, H200, jobs, free_blocks=free, likely_prefix_tokens=prefix)
+    return ReplicaState(name, H200, jobs, free_blocks=free, cached=Cached(prefix))
 
 
 def arrival(**changed: float) -> Arrival:

@@ -8,6 +8,7 @@ import pytest
 
 from slosgate.planner.controller import Arrival, ReplicaState, place, plan_replica, promote
 from slosgate.planner.jobs import JobTable
+from slosgate.planner.prefixes import Cached
 from tests.planner.cases import H200
 
 INF = float("inf")
@@ -84,11 +85,19 @@ def test_an_iteration_in_flight_is_waited_for() -> None:
     assert late.predicted_ttft_s > 3 * own_s - 1e-9
 
 
-def test_a_prefix_that_may_be_cached_routes_a_request_and_promises_nothing() -> None:
+def test_a_prefix_that_is_cached_for_sure_need_not_be_computed_for_a_promise() -> None:
     own_s = H200.zero_load_ttft_s(1500)
     hasty = arrival(prompt=1500, ttft_s=0.6 * own_s)
-    assert not place(hasty, [replace(state(), likely_prefix_tokens=1400)], 0.0).guaranteed
-    assert place(arrival(), [state("a"), replace(state("b"), likely_prefix_tokens=400)], 0.0).replica == 1
+    assert not place(hasty, [replace(state(), cached=Cached(likely=1400))], 0.0).guaranteed
+    assert place(hasty, [replace(state(), cached=Cached(likely=1400, sure=1400))], 0.0).guaranteed
+    assert place(arrival(), [state("a"), replace(state("b"), cached=Cached(likely=400))], 0.0).replica == 1
+
+
+def test_what_is_cached_takes_its_room_among_the_free_blocks() -> None:
+    long = arrival(prompt=1600, output=32, ttft_s=9.0)
+    whole = Cached(likely=1500, sure=1500)
+    assert place(long, [replace(state(free=103), cached=whole)], 0.0).guaranteed
+    assert not place(long, [replace(state(free=90), cached=whole)], 0.0).guaranteed
 
 
 def loose(found: ReplicaState, name: str, deadline_s: float, blocks: int) -> None:

@@ -12,6 +12,7 @@ from slosgate.planner.controller import Arrival, Decision, ReplicaState
 from slosgate.planner.desk import SHIPPED, DeskSettings, decide, due_in_s, run_next
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.perf_model import PerfModel
+from slosgate.planner.prefixes import Cached
 from slosgate.planner.recalibration import recalibrated
 from tests.planner.cases import H200
 
@@ -20,8 +21,8 @@ STRICT = Arrival(
 )
 
 
-def replica(name: str = "a", likely_prefix_tokens: int = 0) -> ReplicaState:
-    return ReplicaState(name, H200, JobTable(), free_blocks=8000, likely_prefix_tokens=likely_prefix_tokens)
+def replica(name: str = "a", cached_tokens: int = 0) -> ReplicaState:
+    return ReplicaState(name, H200, JobTable(), free_blocks=8000, cached=Cached(cached_tokens))
 
 
 def code(arrival: Arrival, *replicas: ReplicaState) -> str:
@@ -60,7 +61,7 @@ def test_nobody_is_told_to_come_back_for_what_no_idle_replica_would_promise() ->
 def test_what_may_be_cached_of_a_prompt_puts_its_slo_in_reach() -> None:
     soon = replace(STRICT, ttft_s=0.03)
     assert code(soon, replica()) == "slo_unreachable"
-    assert code(soon, replica(), replica("b", likely_prefix_tokens=950)) != "slo_unreachable"
+    assert code(soon, replica(), replica("b", cached_tokens=950)) != "slo_unreachable"
 
 
 @pytest.mark.parametrize("strict", [STRICT, replace(STRICT, ttft_s=math.inf, tpot_s=0.03)])

@@ -86,7 +86,7 @@ def test_fetch_from_a_folder_fills_the_cache(typed: Typed, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("stats", "azure-code"), "unknown trace 'azure-code': choose one of arxiv-summarization"),
+        (("stats", "azure-code"), "unknown trace 'azure-code': choose one of agentic-coding, arxiv-summarization"),
         (("stats",), "give either a trace or --scenario"),
         (("stats", "--scenario", "chat"), "unknown scenario 'chat'"),
         (("stats", "no/such.csv"), "no/such.csv: no such file"),

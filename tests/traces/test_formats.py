@@ -4,18 +4,21 @@ import gzip
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from slosgate.traces import sources
 from slosgate.traces.formats import (
+    agentic,
     arxiv,
     azure_2023,
     azure_2024,
     burstgpt,
     humaneval,
     mooncake,
+    own,
     plain,
     reasoning,
     servegen,
@@ -33,6 +36,12 @@ def rows(form: Format, path: Path, text: str = "") -> tuple[list[TraceRequest], 
         path.write_text(text, encoding="utf-8")
     reading = Reading(rng=np.random.default_rng(0), count_tokens=lambda words: len(words.split()), end_s=1200.0)
     return list(form.read(path, reading)), reading.dropped
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "trace.jsonl"
+    file.write_text(text, encoding="utf-8")
+    return file
 
 
 def one_stage(requests: list[TraceRequest]) -> list[tuple[float, int, int]]:
@@ -158,6 +167,64 @@ def test_burstgpt_leaves_failures_out_and_works_without_sessions(tmp_path: Path)
     found, dropped = rows(burstgpt.FORMAT, tmp_path / "BurstGPT_1.csv", text)
     assert one_stage(found) == [(0.0, 472, 18), (113.5, 417, 276)]
     assert dropped.total() == 1
+
+
+def test_agentic_sessions_are_loops_with_pauses(tmp_path: Path) -> None:
+    calls = [[0.0, 100, 0, 9, 0, None], [5.0, 150, 96, 8, 0, 3.5], [9.0, 40, 40, 7, 1, None], [11.0, 160, 1, 0, 0, 1.0]]
+    file = written(tmp_path, json.dumps({"session": "a", "calls": calls}) + '\n{"session": "b", "calls": []}\n')
+    reading = Reading(rng=np.random.default_rng(0))
+    (session,) = agentic.read(file, reading)
+    assert session.stages == (
+        Stage(prompt_tokens=100, output_tokens=9, gap_s=3.5),
+        Stage(prompt_tokens=54, cached_tokens=96, output_tokens=8),
+        Stage(prompt_tokens=1, cached_tokens=39, output_tokens=7, gap_s=1.0),
+    )
+    assert sum(reading.dropped.values()) == 2
+    assert list(own.read(file, Reading(rng=np.random.default_rng(0)))) == [session]
+
+
+def test_weka_sessions_keep_the_identity_of_their_blocks(tmp_path: Path) -> None:
+    rows = [
+        {"t": 0.0, "type": "s", "in": 130, "out": 9, "hash_ids": [1, 2]},
+        {"t": 1.0, "type": "n", "in": 130, "out": 9, "hash_ids": [1, 2]},
+        {"t": 8.0, "type": "s", "requests": [{"t": 4.0, "in": 200, "out": 3, "hash_ids": [1, 2, 5]}]},
+        {"t": 9.0, "type": "s", "in": 129, "out": 5, "hash_ids": [1, 7]},
+    ]
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(json.dumps({"id": name, "block_size": 64, "requests": rows}, indent=1))
+    first, second = own.read(tmp_path, Reading(rng=np.random.default_rng(0)))
+    assert [(s.prompt_tokens, s.cached_tokens, s.output_tokens, s.gap_s) for s in first.stages] == [
+        (130, 0, 9, 4.0),
+        (72, 128, 3, 5.0),
+        (65, 64, 5, 0.0),
+    ]
+    assert first.stages[0].block_ids == first.stages[1].block_ids[:2] != second.stages[0].block_ids
+    assert list(own.read(tmp_path / "a.json", Reading(rng=np.random.default_rng(0)))) == [first]
+
+
+def test_spans_of_an_instrumented_agent_become_sessions(tmp_path: Path) -> None:
+    def span(session: str, start_s: float, end_s: float, **usage: int) -> dict[str, Any]:
+        told = {f"gen_ai.usage.{name}": {"intValue": str(count)} for name, count in usage.items()}
+        told["gen_ai.conversation.id"] = {"stringValue": session}
+        return {
+            "traceId": "t", "startTimeUnixNano": str(int(start_s * 1e9)), "endTimeUnixNano": str(int(end_s * 1e9)),
+            "attributes": [{"key": key, "value": value} for key, value in told.items()],
+        }  # fmt: skip
+
+    spans = [
+        span("a", 100.0, 101.0, input_tokens=50, output_tokens=5),
+        span("b", 100.5, 101.0, input_tokens=10, output_tokens=1),
+        span("a", 103.0, 104.0, input_tokens=80, output_tokens=6),
+        span("a", 104.0, 104.5),
+    ]
+    export = {"resourceSpans": [{"scopeSpans": [{"spans": spans[:2]}]}]}
+    file = written(tmp_path, "\n".join(json.dumps(row) for row in (export, *spans[2:])))
+    first, second = own.read(file, Reading(rng=np.random.default_rng(0)))
+    assert (first.arrival_s, second.arrival_s) == (0.0, 0.5)
+    assert first.stages == (
+        Stage(prompt_tokens=50, output_tokens=5, gap_s=2.0),
+        Stage(prompt_tokens=30, cached_tokens=50, output_tokens=6),
+    )
 
 
 def test_mooncake_prefixes_become_cached_tokens_and_steps_are_spread(tmp_path: Path) -> None:

@@ -69,7 +69,10 @@ def _stage(row: _Row, known: set[int], reading: Reading) -> Stage | None:
         reading.dropped["no prompt or no output tokens"] += 1
         return None
     cached = min(hits * BLOCK_TOKENS, prompt - 1)
-    return Stage(prompt_tokens=prompt - cached, cached_tokens=cached, output_tokens=output)
+    return Stage(
+        prompt_tokens=prompt - cached, cached_tokens=cached, output_tokens=output,
+        block_ids=tuple(blocks), id_tokens=BLOCK_TOKENS if blocks else 0,
+    )  # fmt: skip
 
 
 FORMAT = Format(

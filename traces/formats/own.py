@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from slosgate.traces.errors import malformed
-from slosgate.traces.formats import azure_2023, burstgpt, mooncake, plain
+import msgspec
+
+from slosgate.traces.errors import TraceError, malformed
+from slosgate.traces.formats import agentic, azure_2023, burstgpt, mooncake, otel, plain, weka
 from slosgate.traces.formats.base import Format, Reading
 from slosgate.traces.records import TraceRequest
-from slosgate.traces.rows import csv_header, first_character, json_lines
+from slosgate.traces.rows import csv_header, first_character, json_lines, open_text
 
 
 def read(path: Path, reading: Reading) -> Iterator[TraceRequest]:
     """Requests by arrival. Raises TraceError for a form that nothing here reads, naming line and field."""
+    if path.is_dir():
+        return weka.read(path, reading)
     first = first_character(path)
     if first == "[":
         raise malformed(path, 1, "a JSON array; accepted: one JSON object a line, or CSV")
@@ -24,10 +29,28 @@ def read(path: Path, reading: Reading) -> Iterator[TraceRequest]:
             if header.issuperset(name.casefold() for name in columns):
                 return form.read(path, reading)
         return plain.read(path, reading)
-    line, row = next(json_lines(path))
+    line, row = _first_object(path)
+    if weka.is_session(row):
+        return weka.read(path, reading)
+    if otel.is_span(row):
+        return otel.read(path, reading)
+    if "calls" in row and "session" in row:
+        return agentic.read(path, reading)
     if _is_mooncake(row, path, line):
         return mooncake.read(path, reading)
     return plain.read(path, reading)
+
+
+def _first_object(path: Path) -> tuple[int, dict[str, Any]]:
+    """The first line's; a file that is one object over many lines shows its own names."""
+    try:
+        return next(json_lines(path))
+    except TraceError:
+        with open_text(path) as text, suppress(msgspec.DecodeError):
+            found = msgspec.json.decode(text.read())
+            if isinstance(found, dict):
+                return 1, found
+        raise
 
 
 def _is_mooncake(row: dict[str, Any], path: Path, line: int) -> bool:

@@ -112,7 +112,7 @@ class FcfsPolicy:
         self._state.preempt(victim)
 
     def _find_prefix(self, slot: int, free: int) -> int:
-        """Let a waiting sequence claim its session's prefix; KV blocks left of `free` afterwards."""
+        """Let a waiting sequence claim what is here of its prompt; KV blocks left of `free` afterwards."""
         if self._state.sequences[slot]["context"]:
             return free
         before = self._state.pool.free

@@ -63,6 +63,7 @@ class SarathiPolicy(FcfsPolicy):
             blocks = blocks_needed(self._state.sequences, slot, prompt, profile.block_tokens)
             spare = self._watermark if len(self._running) or joining else 0
             if blocks + spare > free:
+                self._state.leave_prefix(slot)
                 break
             free -= blocks
             lengths.append(min(prompt, budget))

@@ -62,6 +62,8 @@ class SlosgatePolicy:
             seen_s=now_s + self._state.overhead_s,
         )
         self._put(len(self.follower.table) - 1, slot)
+        if not request.thinking_tokens:
+            self.follower.thought(request.id, 0)
         self._class_of_slot = _reaching(self._class_of_slot, slot)
         self._class_of_slot[slot] = self._rates.number(request.slo.slo_class if request.slo else "")
 
@@ -88,8 +90,10 @@ class SlosgatePolicy:
 
     def schedule(self, now_s: float) -> SlotBatch:
         within_s, self._busy_for_s = self._busy_for_s, 0.0
-        for job_id in self.follower.to_preempt(self._state.pool.free):
-            self._preempt(job_id)
+        # What others share is not freed with one of them.
+        while victims := self.follower.to_preempt(self._state.pool.free):
+            for job_id in victims:
+                self._preempt(job_id)
         batch = self.follower.next_batch(now_s, self._state.pool.free, within_s)
         while batch.empty and (stuck := self.follower.stuck()):
             self._preempt(stuck)
@@ -121,9 +125,17 @@ class SlosgatePolicy:
 
     def observe(self, outcome: Outcome) -> None:
         self.follower.record(self._progress(outcome.batch, outcome.emitted), outcome.end_s, outcome.report)
+        self._note_thinking(outcome)
         if outcome.report.draft_steps:
             batch = outcome.batch
             self._rates.learn(self._class_of_slot, batch.decode, batch.drafts, outcome.emitted, outcome.done)
+
+    def _note_thinking(self, outcome: Outcome) -> None:
+        """Whose thinking has ended with this iteration goes on at the answer's pace."""
+        of = self._state.sequences[outcome.slots]
+        over = (of["thinking"] > 0) & (of["generated"] >= of["thinking"])
+        for slot in outcome.slots[over & (of["generated"] - outcome.emitted < of["thinking"])].tolist():
+            self.follower.thought(self._state.request(slot).id, int(self._state.sequences[slot]["thinking"]))
 
     def fast_forward(self, flight: InFlight, until_s: float, log: TokenLog) -> tuple[Totals, InFlight] | None:
         until_s = min(until_s, self.follower.undisturbed_s())

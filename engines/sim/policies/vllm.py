@@ -68,6 +68,7 @@ class VllmPolicy(FcfsPolicy):
             free = self._find_prefix(slot, free)
             wanted = max(1, int(self._state.sequences[slot]["prompt_left"]))
             if blocks_needed(self._state.sequences, slot, wanted, block) > free:
+                self._state.leave_prefix(slot)
                 break
             tokens = min(budget, wanted)
             free -= blocks_needed(self._state.sequences, slot, tokens, block)

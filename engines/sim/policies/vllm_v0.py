@@ -45,6 +45,7 @@ class VllmV0Policy(FcfsPolicy):
             # Kept free for decodes, but not from a sequence that has the replica to itself.
             spare = self._watermark if len(self._running) or joining else 0
             if blocks + spare > free or (joining and prompt > budget):
+                self._state.leave_prefix(slot)
                 break
             free -= blocks
             budget -= prompt

@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from slosgate.engines.sim.blocks import Parts
 from slosgate.engines.sim.policies.base import PolicyFactory
 from slosgate.engines.sim.replica import SimReplica
 from slosgate.engines.sim.state import EngineRequest
@@ -48,6 +49,8 @@ class Call:
     gap_s: float = 0.0  # from the end of this call to the arrival of the next
     switch_at: int = 0
     next_tpot_slo_s: float = math.inf
+    block_ids: tuple[int, ...] = ()  # identities of the prompt's blocks, where a trace tells them
+    id_tokens: int = 0  # of each of those
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class StageJob:
     emitted: int = 0
     token_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # times of the tokens emitted
     first: int = 0  # where its token times begin among those of the run
+    cached_tokens: int = 0  # of its prompt, that the replica had
+    parts: Parts = ()  # what its context holds
 
     @property
     def stage(self) -> Call:
@@ -91,19 +96,15 @@ class StageJob:
         """Whether it is the request's last call."""
         return self.index == len(self.request.calls) - 1
 
-    @property
-    def session(self) -> str:
-        return self.request.id if len(self.request.calls) > 1 else ""
-
     def engine_request(self) -> EngineRequest:
         """The stage as an engine without SLOs receives it."""
         stage = self.stage
         return EngineRequest(
             id=self.id,
             prompt_tokens=stage.cached_tokens + stage.prompt_tokens,
-            cached_tokens=stage.cached_tokens,
             output_tokens=stage.output_tokens,
-            session=self.session,
+            thinking_tokens=stage.switch_at,
+            parts=self.parts,
             acceptance=self.request.acceptance,
         )
 

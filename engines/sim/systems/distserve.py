@@ -63,7 +63,7 @@ class DistServe:
             return True
         replica = self._least_loaded(self._decodes)
         self._load[replica] += request.prompt_tokens
-        here = msgspec.structs.replace(request, resident=True, cached_tokens=0, session="")
+        here = msgspec.structs.replace(request, resident=True, parts=())
         arrives_s = now_s + request.prompt_tokens * self._transfer_s
         fleet.at(arrives_s, lambda time_s: fleet.submit(job, replica, here, time_s))
         return False

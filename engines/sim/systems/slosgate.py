@@ -5,14 +5,18 @@ What the gateway does, without HTTP and Redis between it and the replicas. Each 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, cycle
+from typing import NamedTuple
 
 import msgspec
 
 from slosgate.engines.messages import Plan, SloArgs
 from slosgate.engines.sim.acceptance import AcceptanceRates
+from slosgate.engines.sim.contents import leading
 from slosgate.engines.sim.policies.slosgate import SlosgatePolicy
 from slosgate.engines.sim.state import EngineState
 from slosgate.engines.sim.systems.base import (
@@ -29,7 +33,10 @@ from slosgate.engines.told import slo_args
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.controller import Arrival, ReplicaState
 from slosgate.planner.desk import SHIPPED, DeskSettings, Refusal, Verdict, decide, due_in_s, run_next
-from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens
+from slosgate.planner.jobs import JobTable
+from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens, for_its_weight
+from slosgate.planner.pace import NOT_YET
+from slosgate.planner.prefixes import NOT_CACHED, Cached, Leading, Prefixes
 from slosgate.planner.profile import HardwareProfile
 
 
@@ -42,29 +49,54 @@ class FrontEnd:
     promotes: bool = True  # best effort becomes a guarantee when room appears
     routes: bool = True  # False: round robin decides, the planner is asked about that one replica
     defers: bool = True  # False: nothing becomes best effort, fitting or not
+    remembers: bool = True  # what replicas have been sent: nothing of a prompt is taken to be cached otherwise
     selects: bool = True  # False: what is best effort on arrival has no deadline any more
+
+
+class _Sent(NamedTuple):
+    """A prompt on its way, and what was expected of it."""
+
+    leading: Leading
+    prompt_tokens: int
+    cached: Cached
 
 
 class _Known:
     """What the front end knows of one replica beside its reports: what it has sent there."""
 
-    def __init__(self) -> None:
+    def __init__(self, profile: HardwareProfile) -> None:
         self.prompts = LengthHistogram()
         self.patience = Patience()
-        self.sessions: set[str] = set()  # whose earlier stages it has seen
+        self.prefixes = Prefixes(profile.kv_blocks * profile.block_tokens)
+        self.waiting: dict[str, _Sent] = {}  # whose first token has not come, as far as is known
+        self.expected: dict[str, _Sent] = {}  # of whose prompts the replica has not told how much was cached
         self.effort: set[str] = set()  # best effort that is there
         self.promoted: set[str] = set()
         self.epochs = count(1)
 
-    def sent(self, arrival: Arrival, due_s: float, session: str, profile: HardwareProfile) -> None:
-        self.prompts = self.prompts.observe(arrival.prompt_tokens)
-        self.sessions.add(session)
+    def sent(self, arrival: Arrival, due_s: float, sent: _Sent, profile: HardwareProfile) -> None:
+        uncached = arrival.prompt_tokens - sent.cached.sure
+        self.prefixes.sent(sent.leading, arrival.prompt_tokens)
+        self.waiting[arrival.request_id] = self.expected[arrival.request_id] = sent
         if arrival.has_slo:
-            self.patience.observe(due_s, arrival.prompt_tokens, profile)
+            self.prompts = self.prompts.observe(for_its_weight(uncached, arrival.weight))
+            self.patience.observe(due_s, uncached, profile)
 
-    def ended(self, job_id: str) -> None:
-        self.effort.discard(job_id)
-        self.promoted.discard(job_id)
+    def looked(self, jobs: JobTable, hits: Mapping[str, int]) -> None:
+        """The jobs are such, and so much was cached: prompts that have been computed are from now on."""
+        for job_id in [job_id for job_id in self.waiting if job_id in jobs and not jobs[job_id]["prompt_left"]]:
+            sent = self.waiting.pop(job_id)
+            self.prefixes.computed(sent.leading, sent.prompt_tokens)
+        for job_id in [job_id for job_id in self.expected if job_id in hits]:
+            self.prefixes.counted(self.expected.pop(job_id).cached.guessed, hits[job_id])
+
+    def ended(self, job: StageJob, sent: _Sent) -> None:
+        self.waiting.pop(job.id, None)
+        if self.expected.pop(job.id, None) is not None:
+            self.prefixes.counted(sent.cached.guessed, job.cached_tokens)
+        self.prefixes.ended(sent.leading, sent.prompt_tokens, job.emitted)
+        self.effort.discard(job.id)
+        self.promoted.discard(job.id)
 
 
 class PlannedSystem:
@@ -77,14 +109,16 @@ class PlannedSystem:
         self._rates = AcceptanceRates()
         self._policies: list[SlosgatePolicy] = []
         self.replicas = equal_replicas(settings, self._policy, self._delays.http_s)
-        self._known = [_Known() for _ in self.replicas]
+        self._known = [_Known(settings.profile) for _ in self.replicas]
         self._classes = ClassStatistics()  # output lengths are learned, not announced
         self._turns = cycle(range(len(self.replicas)))
         self._jobs: dict[str, StageJob] = {}
+        self._sent: dict[str, _Sent] = {}
 
     def arrive(self, fleet: Fleet, job: StageJob, now_s: float) -> None:
         arrival = self._arrival(job)
-        number, verdict = self._decide(job, arrival, now_s)
+        seen = leading(job.parts, arrival.prompt_tokens, self._profile.block_tokens)
+        number, verdict = self._decide(job, arrival, seen, now_s)
         if isinstance(verdict, Refusal):
             job.admission = REFUSED
             return
@@ -98,13 +132,16 @@ class PlannedSystem:
             job.engine_request(), slo=self._slo(job, arrival, guaranteed), max_tokens=self._max_tokens(job)
         )
         fleet.submit(job, number, request, now_s)
-        known.sent(arrival, due_s, job.session, self._policies[number].follower.profile)
+        remembers = self._front_end.remembers
+        cached = known.prefixes.cached(seen, arrival.prompt_tokens) if remembers else NOT_CACHED
+        sent = self._sent[job.id] = _Sent(seen, arrival.prompt_tokens, cached)
+        known.sent(arrival, due_s, sent, self._policies[number].follower.profile)
         self._plan(fleet, number, now_s, verdict.preempt)
 
     def served(self, fleet: Fleet, job: StageJob, now_s: float) -> bool:
         del self._jobs[job.id]
         self._classes = self._classes.finished(job.request.slo_class, job.emitted)
-        self._known[job.replica].ended(job.id)
+        self._known[job.replica].ended(job, self._sent.pop(job.id))
         self._plan(fleet, job.replica, now_s)
         return True
 
@@ -124,6 +161,8 @@ class PlannedSystem:
             request_id=job.id,
             ttft_s=stage.ttft_slo_s,
             tpot_s=stage.tpot_slo_s,
+            switch_at=NOT_YET if stage.switch_at else 0,
+            next_tpot_s=stage.next_tpot_slo_s if stage.switch_at else math.inf,
             prompt_tokens=stage.cached_tokens + stage.prompt_tokens,
             output_tokens=self._output_tokens(job),
             weight=job.request.weight,
@@ -141,13 +180,13 @@ class PlannedSystem:
         stage = job.stage
         return max(stage.output_tokens, self._profile.max_model_tokens - stage.cached_tokens - stage.prompt_tokens)
 
-    def _decide(self, job: StageJob, arrival: Arrival, now_s: float) -> tuple[int, Verdict]:
+    def _decide(self, job: StageJob, arrival: Arrival, seen: Leading, now_s: float) -> tuple[int, Verdict]:
         """The replica that takes it, and the desk's word."""
         asked = list(range(len(self.replicas)))
         if not self._front_end.routes:
             # As for the baselines: later stages follow their prefix.
             asked = [job.replica if job.replica >= 0 else next(self._turns)]
-        states = [self._state(n, now_s, job) for n in asked]
+        states = [self._cached(self._state(n, now_s), n, arrival, seen) for n in asked]
         verdict = decide(arrival, states, now_s, self._front_end.settings)
         return (-1 if isinstance(verdict, Refusal) else asked[verdict.replica]), verdict
 
@@ -183,13 +222,19 @@ class PlannedSystem:
         else:
             come(now_s)
 
-    def _state(self, number: int, now_s: float, job: StageJob | None = None) -> ReplicaState:
+    def _cached(self, state: ReplicaState, number: int, arrival: Arrival, seen: Leading) -> ReplicaState:
+        if not self._front_end.remembers:
+            return state
+        known = self._known[number]
+        known.looked(state.jobs, self.replicas[number].state.hits)
+        return replace(state, cached=known.prefixes.cached(seen, arrival.prompt_tokens))
+
+    def _state(self, number: int, now_s: float) -> ReplicaState:
         """The replica by its latest report: as it will be once the iteration in flight has ended."""
         replica, policy, known = self.replicas[number], self._policies[number], self._known[number]
         flight = replica.in_flight
         if flight is not None and now_s < flight.start_s + self._delays.report_s:
             flight = None  # it is not known of yet
-        prefix = job.stage.cached_tokens if job is not None and job.session in known.sessions else 0
         return ReplicaState(
             name=str(number),
             profile=policy.follower.profile,
@@ -197,7 +242,6 @@ class PlannedSystem:
             free_blocks=replica.state.pool.free,
             busy_for_s=flight.end_s - now_s if flight else 0.0,
             running_for_s=now_s - flight.start_s if flight else 0.0,
-            likely_prefix_tokens=prefix,
             firm_tokens=firm_tokens(known.prompts),
             patience=known.patience,
         )
@@ -218,6 +262,8 @@ _FRONT_ENDS = {
     "slosgate-no-burst": replace(_SPECULATING, defers=False),
     # What is best effort on arrival stays it.
     "slosgate-no-promotion": replace(_SPECULATING, promotes=False),
+    # Nobody knows where a prompt's beginning has been before.
+    "slosgate-no-prefixes": FrontEnd(remembers=False),
     # Each replica's admission is planned, where a request goes is not.
     "slosgate-no-routing": replace(_SPECULATING, routes=False),
 }

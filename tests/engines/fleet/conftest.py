@@ -1,0 +1,1 @@
+from tests.gateway.conftest import client as client

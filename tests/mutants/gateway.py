@@ -202,8 +202,8 @@ MUTANTS = (
     _gateway(
         "a dead gateway's promises stay",
         "replicas/books",
-        "            self._strike(dead)\n",
-        "",
+        "freed=self._strike(gateway)",
+        "freed=0",
         f"{FLEET}a_gateway_that_died_has_promised_nothing_any_more",
     ),
     _gateway(

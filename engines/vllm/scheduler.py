@@ -298,8 +298,9 @@ class SyncSloScheduler(ClampedScheduler):
             first = [r for r in touched.values() if self._tracker.sync(r, start_s + expected_s)]
             context = sum([self.requests[r].num_computed_tokens for r in scheduled])
         for request in self._starting:
-            if request.request_id in scheduled and request in self._tracker:
-                self._reporter.took_in(self._tracker.prefix_of(request))
+            tokens = scheduled.get(request.request_id, 0)
+            if tokens and not request.num_preemptions and request in self._tracker:
+                self._reporter.took_in(self._tracker.prefix_of(request, tokens))
         if scheduled:
             self._launch(output, context, now_s, start_s, expected_s, first)
         if ends:

@@ -125,9 +125,9 @@ class Tracker:
         """The job of a request; None when it has none."""
         return self._job_of.get(request.request_id)
 
-    def prefix_of(self, request: Any) -> PrefixReport:
-        """How much of the prompt of a request that has just started vLLM had cached."""
-        cached = max(0, request.num_cached_tokens)  # as of its first start
+    def prefix_of(self, request: Any, scheduled: int) -> PrefixReport:
+        """How much of the prompt vLLM had cached of a request that has just started with so many tokens."""
+        cached = max(0, min(request.num_computed_tokens - scheduled, request.num_prompt_tokens))
         return PrefixReport(self._job_of[request.request_id], request.num_prompt_tokens, cached)
 
     def requests(self, job_ids: Iterable[str]) -> Iterator[Any]:

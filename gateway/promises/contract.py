@@ -51,6 +51,7 @@ class Contract:
     ttft_of_answer: bool = False  # the TTFT SLO is the first answer token's
     e2e_s: float = math.inf  # of the whole call; inf: no such SLO
     session_e2e_s: float = math.inf  # of its whole session, from its first call on
+    least_e2e_s: float = 0.0  # that may be asked for
 
     @property
     def has_slo(self) -> bool:
@@ -59,7 +60,7 @@ class Contract:
 
     def within(self, seconds: float) -> Contract:
         """The same for a call of a session of which so much time is left; a session that is late asks for no more."""
-        return replace(self, e2e_s=min(self.e2e_s, seconds)) if seconds > 0 else self
+        return replace(self, e2e_s=min(self.e2e_s, max(seconds, self.least_e2e_s))) if seconds > 0 else self
 
     def asked(self, ttft_s: float, *, thinks: bool) -> Asked:
         """What it says, given its TTFT in seconds, for the planner."""
@@ -84,8 +85,8 @@ def resolve(
     if key is not None:
         ttft_s, tpot_s = _within_key(ttft_s, tpot_s, slo_class, key)
         think_tpot_s = _looser(think_tpot_s, slo_class.think_tpot_ms or slo_class.tpot_ms, key)
-        e2e_s = _looser(e2e_s, slo_class.e2e_ms, key)
-        session_e2e_s = _looser(session_e2e_s, None, key)
+        least_s = _least_e2e_s(slo_class)
+        e2e_s, session_e2e_s = (_looser(asked_s, least_s * 1000, key) for asked_s in (e2e_s, session_e2e_s))
     return Contract(
         slo_class=name,
         ttft_s=_first(ttft_s, slo_class.ttft_ms),
@@ -99,6 +100,7 @@ def resolve(
         ttft_of_answer=slo_class.ttft_of == "answer",
         e2e_s=_first(e2e_s, slo_class.e2e_ms),
         session_e2e_s=_first(session_e2e_s, None),
+        least_e2e_s=_least_e2e_s(slo_class) if key is not None else 0.0,
     )
 
 
@@ -124,6 +126,13 @@ def _within_key(
     ttft_outside = slo_class.ttft_slowdown is not None or (ttft_s or math.inf) < _first(None, slo_class.ttft_ms, 0)
     tpot_outside = (tpot_s or math.inf) < _first(None, slo_class.tpot_ms, 0)
     return None if ttft_outside else ttft_s, None if tpot_outside else tpot_s
+
+
+def _least_e2e_s(slo_class: ClassConfig) -> float:
+    """The tightest SLO for a whole call that fits a class; inf where it would ask for another pace than the class's."""
+    if slo_class.e2e_ms is not None:
+        return slo_class.e2e_ms / 1000
+    return math.inf if slo_class.promises else 0.0
 
 
 def _looser(asked_s: float | None, class_ms: float | None, key: KeyConfig) -> float | None:

@@ -101,6 +101,23 @@ def test_no_pace_changes_where_the_template_is_told_not_to_think() -> None:
     assert told.switch_at == 0
 
 
+@pytest.mark.parametrize(
+    ("slo", "asked_ms", "e2e_s"),
+    [("", 500, 0.5), ("tpot_ms = 100", 500, math.inf), ("e2e_ms = 2000", 500, 2.0), ("e2e_ms = 2000", 9000, 9.0)],
+)
+def test_a_key_gets_no_tighter_pace_than_its_class_by_asking_for_a_whole_call(
+    slo: str, asked_ms: int, e2e_s: float
+) -> None:
+    text = f"[classes.c]\n{slo}\n[keys.k]\nsha256 = '{'0' * 64}'\ndefault_class = 'c'\nmay_set_slo = true\n"
+    config = configuration.parse(text)
+    headers = {b"x-slo-e2e-ms": str(asked_ms).encode()}
+    contract = resolve(headers, None, config, config.keys["k"])
+    assert contract.e2e_s == e2e_s
+    whole = resolve({b"x-slo-session-e2e-ms": b"500"}, None, config, config.keys["k"])
+    assert whole.session_e2e_s == (0.5 if not slo else math.inf)
+    assert whole.within(0.1).e2e_s == {"": 0.1, "tpot_ms = 100": math.inf, "e2e_ms = 2000": 2.0}[slo]
+
+
 def test_a_whole_call_is_judged_by_its_end() -> None:
     body = parse(b'{"model":"m","prompt":[1]}', "completions")
     contract = resolve({b"x-slo-e2e-ms": b"2000"}, None, Config())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -95,3 +96,10 @@ def test_a_replica_is_told_what_is_left_and_what_the_gateway_alone_may_say() -> 
     body = {"model": "m", "prompt": [1], "vllm_xargs": {"slo_guaranteed": 7, "slo_switch_at": 99, "mine": 1}}
     sent = json.loads(with_slo_args(parse(json.dumps(body).encode(), "completions"), args))
     assert sent["vllm_xargs"] == {"mine": 1, **msgspec.to_builtins(args)}
+
+
+def test_nothing_is_ever_promised_to_several_sequences() -> None:
+    alone = Arrival("r", 1.0, 0.05, 100, 100)
+    told = [slo_args(each, "c", DeskSettings(), guaranteed=False) for each in (alone, replace(alone, sequences=2))]
+    assert [args.slo_promises for args in told] == [1, 0]
+    assert told[0].slo_ttft_ms == told[1].slo_ttft_ms

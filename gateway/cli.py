@@ -15,6 +15,7 @@ import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, cast, get_args
@@ -26,7 +27,7 @@ import uvicorn
 from slosgate import planner
 from slosgate.engines import profiles, secrets
 from slosgate.engines.fleet import command as fleet
-from slosgate.engines.options import version_of
+from slosgate.engines.options import taking, version_of
 from slosgate.engines.profiles.command import app as profile_app
 from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
@@ -64,31 +65,36 @@ def slosgate(
     """SLO-guaranteed serving in front of vLLM."""
 
 
-@app.command()
-def serve(
-    config: Annotated[Path | None, typer.Option(help="Configuration file (TOML).")] = None,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """The options of `slosgate serve`."""
+
+    config: Annotated[Path | None, typer.Option(help="Configuration file (TOML).")] = None
     redis: Annotated[
         str | None, typer.Option(help="Redis or Valkey; without one a private one is started.", envvar=secrets.REDIS)
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None,
-    ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate (chain) to serve TLS with; PEM.")] = None,
-    ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key; by default in the same file.")] = None,
-    log_format: Annotated[str | None, typer.Option(help="Lines of the log: text or json.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="Least level in the log: info, warning or error.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that serve the address together.", min=1, max=1024)] = 1,
+    ] = None
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None
+    ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate (chain) to serve TLS with; PEM.")] = None
+    ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key; by default in the same file.")] = None
+    log_format: Annotated[str | None, typer.Option(help="Lines of the log: text or json.")] = None
+    log_level: Annotated[str | None, typer.Option(help="Least level in the log: info, warning or error.")] = None
+    workers: Annotated[int, typer.Option(help="Processes that serve the address together.", min=1, max=1024)] = 1
     fd: Annotated[
         int | None, typer.Option(help="A listening socket that was inherited, to accept from.", hidden=True)
-    ] = None,
-    pages: Annotated[
-        Path | None, typer.Option(help="Folder for a socket with this process's pages.", hidden=True)
-    ] = None,
-) -> None:
+    ] = None
+    pages: Annotated[Path | None, typer.Option(help="Folder for a socket with this process's pages.", hidden=True)] = (
+        None
+    )
+
+
+@app.command()
+@taking(ServeOptions)
+def serve(options: ServeOptions) -> None:
     """Serve the OpenAI API in front of the replicas that register in Redis."""
-    _check_certificate(ssl_certfile, ssl_keyfile)
-    read = _read(config) if config else Config()
-    settings = _with_options(read, redis, host, port)
-    settings = msgspec.structs.replace(settings, log=_log_options(settings.log, log_format, log_level))
+    _check_certificate(options.ssl_certfile, options.ssl_keyfile)
+    read = _read(options.config) if options.config else Config()
+    settings = _with_options(read, options)
     if settings.redis.url and (problem := url_problem(settings.redis.url)):
         raise typer.BadParameter(problem, param_hint="--redis")
     sys.stdout, sys.stderr = Unhurried(1), Unhurried(2)
@@ -99,29 +105,27 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     planner.warm_up()  # before uvicorn takes the signals: compiling may take a minute, and must be ended by one
     with _redis_url(settings) as url:
-        if workers > 1:
-            _serve_together(workers, settings, url, config, ssl_certfile, ssl_keyfile)
+        if options.workers > 1:
+            _serve_together(options, settings, url)
             return
-        serving = _server_config(settings, url, pages, ssl_certfile, ssl_keyfile)
-        greet = partial(_greet, settings, url, shares=fd is not None)
-        sockets = None if fd is None else [socket.socket(fileno=fd)]
-        hangup = reloading.Reloading(config, read)
-        Server(serving, notice_s=settings.drain.notice_s, on_started=greet, on_hangup=hangup).run(sockets)
+        greet = partial(_greet, settings, url, shares=options.fd is not None)
+        sockets = None if options.fd is None else [socket.socket(fileno=options.fd)]
+        hangup = reloading.Reloading(options.config, read)
+        server = _server_config(options, settings, url)
+        Server(server, notice_s=settings.drain.notice_s, on_started=greet, on_hangup=hangup).run(sockets)
 
 
-def _serve_together(
-    workers: int, settings: Config, url: str, config: Path | None, certfile: Path | None, keyfile: Path | None
-) -> None:
+def _serve_together(options: ServeOptions, settings: Config, url: str) -> None:
     given = {
-        "--config": config, "--ssl-certfile": certfile, "--ssl-keyfile": keyfile,
+        "--config": options.config, "--ssl-certfile": options.ssl_certfile, "--ssl-keyfile": options.ssl_keyfile,
         "--log-format": settings.log.format, "--log-level": settings.log.level,
     }  # fmt: skip
-    options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
 
     def listening(address: str) -> None:
-        _greet(settings, url, address.replace("http:", "https:", 1) if certfile else address)
+        _greet(settings, url, address.replace("http:", "https:", 1) if options.ssl_certfile else address)
 
-    together.serve(workers, settings.server, url, options, listening)
+    together.serve(options.workers, settings.server, url, arguments, listening)
 
 
 @app.command("warm-up")
@@ -188,14 +192,16 @@ def _log_options(config: LogConfig, form: str | None, level: str | None) -> LogC
     return msgspec.structs.replace(config, **given)
 
 
-def _with_options(config: Config, redis: str | None, host: str | None, port: int | None) -> Config:
+def _with_options(config: Config, options: ServeOptions) -> Config:
+    """The configuration with what the options say instead. Raises BadParameter."""
     server = config.server
-    if host is not None:
-        server = msgspec.structs.replace(server, host=host)
-    if port is not None:
-        server = msgspec.structs.replace(server, port=port)
-    state = config.redis if redis is None else msgspec.structs.replace(config.redis, url=redis)
-    return msgspec.structs.replace(config, server=server, redis=state)
+    if options.host is not None:
+        server = msgspec.structs.replace(server, host=options.host)
+    if options.port is not None:
+        server = msgspec.structs.replace(server, port=options.port)
+    state = config.redis if options.redis is None else msgspec.structs.replace(config.redis, url=options.redis)
+    log = _log_options(config.log, options.log_format, options.log_level)
+    return msgspec.structs.replace(config, server=server, redis=state, log=log)
 
 
 @contextmanager
@@ -225,13 +231,11 @@ def _check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
         raise typer.BadParameter(said, param_hint="--ssl-certfile") from None
 
 
-def _server_config(
-    config: Config, redis_url: str, pages: Path | None, certfile: Path | None, keyfile: Path | None
-) -> uvicorn.Config:
+def _server_config(options: ServeOptions, config: Config, redis_url: str) -> uvicorn.Config:
     server = config.server
     limits = Limits(server.max_header_bytes, server.header_timeout_s, server.request_timeout_s)
     return uvicorn.Config(
-        create_app(config, redis_url, pages=pages),
+        create_app(config, redis_url, pages=options.pages),
         host=config.server.host,
         port=config.server.port,
         http=cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits)),
@@ -244,6 +248,6 @@ def _server_config(
         backlog=4096,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(config.server.drain_s),
-        ssl_certfile=certfile,
-        ssl_keyfile=keyfile,
+        ssl_certfile=options.ssl_certfile,
+        ssl_keyfile=options.ssl_keyfile,
     )

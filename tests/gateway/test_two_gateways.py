@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from uuid import uuid4
 
 import aiohttp
 import msgspec
@@ -154,7 +155,11 @@ async def test_a_lasting_overload_is_never_promised(client: aiohttp.ClientSessio
 
 async def _status(client: aiohttp.ClientSession, url: str) -> tuple[int, str]:
     """The answer's status and the request's id."""
-    body = {"model": SLOW, "prompt": [1] * SLOW_PROMPT, "max_tokens": SLOW_OUTPUT, "ignore_eos": True}
+    # None finds its prompt in a cache.
+    body = {
+        "model": SLOW, "prompt": [1] * SLOW_PROMPT, "cache_salt": uuid4().hex, "max_tokens": SLOW_OUTPUT,
+        "ignore_eos": True,
+    }  # fmt: skip
     async with client.post(f"{url}/v1/completions", json=body, headers={"x-slo-class": "strict"}) as answer:
         await answer.read()
         return answer.status, answer.headers["x-request-id"]

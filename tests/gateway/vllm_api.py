@@ -137,12 +137,10 @@ def generation(model: str) -> Schema:
         echo=or_null(BOOLEAN), logprobs=or_null(COUNT), max_tokens=tokens, n=CHOICES,
         suffix=or_null(TEXT), vllm_xargs=or_null(mapping(EXTRA)),
     )  # fmt: skip
-    chat = _generation(
-        model, ("messages",),
+    spoken: dict[str, Schema] = dict(
         messages=some(MESSAGE, least=1), logprobs=or_null(BOOLEAN), top_logprobs=or_null(COUNT), max_tokens=tokens,
-        max_completion_tokens=tokens, n=or_null(CHOICES),
-        tools=or_null(some(TOOL)), parallel_tool_calls=or_null(BOOLEAN), include_reasoning=BOOLEAN,
-        tool_choice={"anyOf": [{"enum": ["none", "auto", "required", None]}, NAMED_TOOL]},
+        max_completion_tokens=tokens, n=or_null(CHOICES), parallel_tool_calls=or_null(BOOLEAN),
+        include_reasoning=BOOLEAN,
         reasoning_effort={"enum": ["none", "minimal", "low", "medium", "high", "xhigh", "max", None]},
         bad_words=some(TEXT), echo=BOOLEAN, add_generation_prompt=BOOLEAN, continue_final_message=BOOLEAN,
         documents=or_null(some(mapping(TEXT))), chat_template=or_null(TEXT), chat_template_kwargs=or_null(ANYTHING),
@@ -150,6 +148,15 @@ def generation(model: str) -> Schema:
         return_prompt_text=or_null(BOOLEAN), return_assistant_tokens_mask=BOOLEAN,
         vllm_xargs=or_null(mapping({"anyOf": [EXTRA, some(EXTRA)]})),
     )  # fmt: skip
+    chosen = ("messages", "tools", "tool_choice")  # a choice needs tools, and names one of them
+    tool: Schema = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+    named: Schema = {"type": "function", "function": {"name": "look_up"}}
+    free = _generation(model, ("messages",), **spoken, tools=or_null(some(TOOL)), tool_choice={"enum": ["none", None]})
+    some_tool = _generation(
+        model, chosen, **spoken, tools=some(TOOL, least=1), tool_choice={"enum": ["auto", "required"]}
+    )
+    one_tool = _generation(model, chosen, **spoken, tools={"const": [tool]}, tool_choice={"const": named})
+    chat: Schema = {"anyOf": [*free["anyOf"], *some_tool["anyOf"], *one_tool["anyOf"]]}
     return _document({"/v1/completions": completion, "/v1/chat/completions": chat})
 
 

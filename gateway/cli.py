@@ -13,6 +13,7 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from slosgate.gateway.reports.logs import Unhurried
 from slosgate.gateway.state import valkey
 
 KEEP_ALIVE_S = 75  # longer than any client keeps an idle connection, so that none meets one that is just closing
+LONG_S = 3.0  # of compiling, until that is said
 
 app = typer.Typer(no_args_is_help=True, help="SLO-guaranteed serving in front of vLLM.")
 engine_app = typer.Typer(no_args_is_help=True, help="Run a replica.")
@@ -103,7 +105,7 @@ def serve(options: ServeOptions) -> None:
         events.say(events.FewFiles(problem=problem))
     # uvicorn drains on SIGTERM and then raises it again: by then it means a good end, with Valkey stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    planner.warm_up()  # before uvicorn takes the signals: compiling may take a minute, and must be ended by one
+    _warm_up()  # before uvicorn takes the signals: compiling may take a minute, and must be ended by one
     with _redis_url(settings) as url:
         if options.workers > 1:
             _serve_together(options, settings, url)
@@ -113,6 +115,17 @@ def serve(options: ServeOptions) -> None:
         hangup = reloading.Reloading(options.config, read)
         server = _server_config(options, settings, url)
         Server(server, notice_s=settings.drain.notice_s, on_started=greet, on_hangup=hangup).run(sockets)
+
+
+def _warm_up() -> None:
+    """Have the planner compiled, and say so where that takes long."""
+    notice = threading.Timer(LONG_S, events.say, [events.Compiling()])
+    notice.daemon = True
+    notice.start()
+    try:
+        planner.warm_up()
+    finally:
+        notice.cancel()
 
 
 def _serve_together(options: ServeOptions, settings: Config, url: str) -> None:

@@ -392,6 +392,10 @@ def _overflow_problem(slo_class: ClassConfig, config: Config) -> str:
 
 
 def _key_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    holders: dict[str, str] = {}
+    for name, key in config.keys.items():
+        if (holder := holders.setdefault(key.sha256, name)) != name:
+            yield ("keys", name, "sha256"), f"this key is {holder}'s already"
     for name, key in config.keys.items():
         for used in key.classes:
             if used not in config.classes:

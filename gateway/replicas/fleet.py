@@ -86,6 +86,7 @@ class Fleet:
         """A replica says that it drains, or that it doesn't. What waits there as best effort goes to another one."""
         if draining and not replica.draining:
             replica.draining = True
+            events.say(events.ReplicaLeft(replica=replica.name, why="it drains", under_way=len(replica.answers)))
             for answer in replica.waiting():
                 if self.serving(answer.model):
                     answer.cut("moved")

@@ -151,7 +151,10 @@ class Registry:
         self._missing = {name: since_s for name, since_s in self._missing.items() if name in gone}
 
     async def _lose_unless_it_answers(self, replica: Replica) -> None:
-        if problem := await self._prober.healthy(replica.url):
+        problem = await self._prober.healthy(replica.url)
+        if problem and replica.draining and not replica.answers:
+            replica.leave("it has drained and ended")
+        elif problem:
             replica.lose(f"its heartbeat has ended, and at {replica.url} {problem}")
 
     # What they serve

@@ -90,6 +90,11 @@ class ConfigRefused(Event, frozen=True, kw_only=True):
         return f"the configuration stays as it is: {shown(self.why, longest=2000)}"
 
 
+class Compiling(Event, frozen=True, kw_only=True):
+    def __str__(self) -> str:
+        return "compiling the planner, once for an installation: about a minute (slosgate warm-up does it ahead)"
+
+
 class FewFiles(Event, frozen=True, kw_only=True):
     level: ClassVar[int] = logging.WARNING
     problem: str

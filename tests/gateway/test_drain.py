@@ -95,6 +95,9 @@ async def test_a_replica_that_drains_finishes_what_it_has_and_takes_nothing_new(
                 assert (await other.text()).endswith("data: [DONE]\n\n")
             assert (len(leaves.calls), len(stays.calls)) == (1, 1)
         assert (await answer.text()).endswith("data: [DONE]\n\n")
+    await eventually(lambda: f"replica {leaves.name} takes nothing new: it has drained" in gateway.log.read_text())
+    assert f"replica {leaves.name} takes nothing new: it drains; 1 answers" in gateway.log.read_text()
+    assert f"replica {leaves.name} is lost" not in gateway.log.read_text()
 
 
 @pytest.mark.parametrize(("headers", "moves"), [({}, True), ({"x-slo-ttft-ms": "60000"}, False)])

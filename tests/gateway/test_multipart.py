@@ -82,3 +82,19 @@ async def test_what_clients_write_is_handed_through_as_it_is() -> None:
     by_httpx = sent.read(), sent.headers["content-type"].encode()
     for data, kind in (by_aiohttp, by_httpx):
         assert handed_through(data, kind) == Through(data, "whisper")
+
+
+CURL = "application/x-www-form-urlencoded"
+
+
+def test_what_curl_sends_without_a_content_type_is_json() -> None:
+    body = b'{"model": "m", "input": "a+b c%20d;x=1"}'
+    assert handed_through(body, CURL.encode()) == Through(body, "m")
+    assert handed_through(b"model=m&text=a+b", CURL.encode()) == Through(b"model=m&text=a+b", "m")
+
+
+@pytest.mark.parametrize("claim", ["priority", "vllm_xargs", "request_id"])
+def test_json_under_the_name_of_a_form_hides_no_claim(claim: str) -> None:
+    with pytest.raises(InvalidRequest, match="JSON under the name of a form"):
+        handed_through(b'{"input": "x&%s=1"}' % claim.encode(), CURL.encode())
+    assert b"priority" not in handed_through(b'{"input": "x", "priority": 1}', CURL.encode()).data

@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 REPRODUCTIONS := headline scaling ablation burst overhead predictor fidelity
 SCENARIOS := chatbot coder summarizer mixed tool-calling reasoning
 
-.PHONY: install test test-browser mutants lint format demo reproduce harm bench clean test-vllm test-ray compat soak
+.PHONY: install test test-browser mutants lint format demo reproduce harm bench clean test-vllm test-vllm-fleet test-ray compat soak
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,11 +36,15 @@ mutants: $(STAMP)
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt tests/vllm/install.sh tests/vllm/overrides.txt
 	tests/vllm/install.sh $(VLLM_VENV) $(PYTHON)
 
-test-vllm compat: export HF_HUB_OFFLINE := 1
-test-vllm compat: export VLLM_LOGGING_LEVEL := ERROR
+test-vllm test-vllm-fleet compat: export HF_HUB_OFFLINE := 1
+test-vllm test-vllm-fleet compat: export VLLM_LOGGING_LEVEL := ERROR
 test-vllm: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m tests.vllm.compatibility $(VERSIONS)
-	$(VLLM_VENV)/bin/python -m pytest -W default tests/vllm --ignore tests/vllm/test_scheduler.py
+	$(VLLM_VENV)/bin/python -m pytest -W default tests/vllm/test_serving.py
+
+# Two real vLLM replicas as a fleet.
+test-vllm-fleet: $(VLLM_STAMP)
+	$(VLLM_VENV)/bin/python -m pytest -W default tests/vllm/test_fleet.py
 
 # A fleet on a Ray cluster of three simulated nodes, whose parts are killed in turn.
 test-ray: $(STAMP)

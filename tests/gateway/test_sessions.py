@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import aiohttp
 import msgspec
@@ -14,7 +15,7 @@ from slosgate.gateway.errors import InvalidRequest
 from slosgate.gateway.state.ledger import Ledger
 from slosgate.gateway.state.sessions import CONTEXTS, KNOWN, OUTPUTS, Context, Session, Sessions, session_id
 from slosgate.planner.prefixes import Leading
-from tests.gateway.conftest import ADMIN, CONFIG
+from tests.gateway.conftest import ADMIN, CONFIG, eventually
 from tests.processes import Process, running_engine, running_gateway
 
 SYSTEM = "You are an agent that never tires of reading. " * 60
@@ -79,6 +80,15 @@ async def ask(client: aiohttp.ClientSession, gateway: Process, text: str, **head
         return answer
 
 
+async def _is_remembered(redis_url: str, contexts: int) -> bool:
+    """Whether the first calls of so many loops have ended for all gateways to see."""
+    redis = Redis.from_url(redis_url)
+    packed = [await redis.get(name) async for name in redis.scan_iter(match="slosgate:session:*", count=1000)]
+    await redis.aclose()
+    found = [msgspec.msgpack.decode(each, type=Session) for each in packed if isinstance(each, bytes)]
+    return sum(bool(session.contexts) for session in found) >= contexts
+
+
 async def expected(client: aiohttp.ClientSession, gateway: Process, answer: aiohttp.ClientResponse) -> int:
     url = f"{gateway.url}/admin/requests/{answer.headers['x-slo-request-id']}"
     async with client.get(url, headers=ADMIN) as record:
@@ -87,12 +97,13 @@ async def expected(client: aiohttp.ClientSession, gateway: Process, answer: aioh
 
 
 async def test_a_session_goes_on_at_another_gateway_where_it_was(
-    pair: tuple[Process, Process], client: aiohttp.ClientSession
+    redis_url: str, pair: tuple[Process, Process], client: aiohttp.ClientSession
 ) -> None:
     """The second gateway has never seen a word of it, and finds its replica all the same."""
     first, second = pair
     for n in range(4):
         began = await ask(client, first, f"{SYSTEM} {n}" + SYSTEM, x_slo_session=f"loop-{n}")
+        await eventually(partial(_is_remembered, redis_url, contexts=n + 1))  # an agent's next call takes longer
         goes_on = await ask(client, second, f"{SYSTEM} {n}" + SYSTEM + " And then?", x_slo_session=f"loop-{n}")
         assert goes_on.headers["x-slo-session-calls"] == "2"
         assert goes_on.headers["x-slo-replica"] == began.headers["x-slo-replica"]

@@ -167,8 +167,8 @@ MUTANTS = (
     _gateway(
         "the streams of a draining engine are cut",
         "replicas/registry",
-        "        if problem := await self._prober.healthy(replica.url):\n            replica.lose(",
-        "        if (problem := await self._prober.healthy(replica.url)) is not None:\n            replica.lose(",
+        "        elif problem:\n            replica.lose(",
+        "        elif problem is not None:\n            replica.lose(",
         f"{FLEET}answers_of_a_replica_without_heartbeat_are_cut_only_if_it_is_gone",
     ),
     _gateway(

@@ -18,14 +18,19 @@ def default_name(port: int) -> str:
 
 def free_port(host: str) -> int:
     """A TCP port that is free now."""
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+    with socket.create_server((host, 0), family=family_of(host)) as server:
         return int(server.getsockname()[1])
 
 
-def local_url(host: str, port: int) -> str:
+def family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def local_url(host: str, port: int, *, tls: bool = False) -> str:
     """Where this machine reaches a server that listens on `host`."""
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # compared, not bound
-    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+    shown = f"[{reached}]" if ":" in reached else reached
+    return f"{'https' if tls else 'http'}://{shown}:{port}"
 
 
 def reachable_url(host: str, port: int, redis_url: str | None) -> str:

@@ -27,6 +27,7 @@ import uvicorn
 
 from slosgate import planner
 from slosgate.engines import profiles, secrets
+from slosgate.engines.addresses import local_url
 from slosgate.engines.fleet import command as fleet
 from slosgate.engines.options import taking, version_of
 from slosgate.engines.profiles.command import app as profile_app
@@ -135,8 +136,8 @@ def _serve_together(options: ServeOptions, settings: Config, url: str) -> None:
     }  # fmt: skip
     arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
 
-    def listening(address: str) -> None:
-        _greet(settings, url, address.replace("http:", "https:", 1) if options.ssl_certfile else address)
+    def listening(port: int) -> None:
+        _greet(settings, url, local_url(settings.server.host, port, tls=options.ssl_certfile is not None))
 
     together.serve(options.workers, settings.server, url, arguments, listening)
 

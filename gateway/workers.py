@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from slosgate.engines.addresses import local_url
 from slosgate.engines.cancelling import ended
 from slosgate.engines.fleet.listener import Listener
 from slosgate.engines.fleet.member import Member
@@ -24,13 +23,13 @@ from slosgate.gateway.reports.pages import FOLDER
 
 
 def serve(
-    workers: int, config: ServerConfig, redis_url: str, options: Sequence[str], listening: Callable[[str], None]
+    workers: int, config: ServerConfig, redis_url: str, options: Sequence[str], listening: Callable[[int], None]
 ) -> None:
     """Serve with so many workers, each `slosgate serve` with these options, until a signal comes; `listening` gets the
-    address. Raises OSError when the address is taken."""
+    port. Raises OSError when the address is taken."""
     listener = Listener()
     listener.open(config.host, config.port)
-    listening(local_url(config.host, listener.port))
+    listening(listener.port)
     with tempfile.TemporaryDirectory(prefix="slosgate-workers-") as folder:
         shared = ("--fd", str(listener.descriptor), "--pages", folder)
         launches = [

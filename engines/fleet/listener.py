@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+from slosgate.engines.addresses import family_of
+
 BACKLOG = 4096
 
 
@@ -37,7 +39,3 @@ class Listener:
         if self._socket is not None:
             self._socket.close()
         self._socket, self._address = None, ("", 0)
-
-
-def family_of(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

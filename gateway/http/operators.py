@@ -19,7 +19,7 @@ import uvicorn
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from slosgate.engines.fleet.listener import family_of
+from slosgate.engines.addresses import family_of
 from slosgate.gateway.config import AdminConfig
 from slosgate.gateway.errors import Unauthorized
 from slosgate.gateway.http.keys import matches

@@ -14,6 +14,7 @@ from typing import cast
 
 import uvicorn
 
+from slosgate.engines.addresses import local_url
 from slosgate.gateway.gateway import Gateway
 from slosgate.gateway.http.door import Door
 from slosgate.gateway.reports import events
@@ -80,8 +81,7 @@ class Server(uvicorn.Server):
         """Where it listens, as a client on this machine writes it."""
         listening = [listener.getsockname() for server in self.servers for listener in server.sockets]
         host, port = listening[0][:2] if listening else (self.config.host, self.config.port)
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        return f"{'https' if self.config.is_ssl else 'http'}://{host}:{port}"
+        return local_url(host, port, tls=self.config.is_ssl)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         began_s, limit_s = time.monotonic(), self.config.timeout_graceful_shutdown or 0

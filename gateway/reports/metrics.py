@@ -44,8 +44,16 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._models = Bounded(MOST_MODELS)
         self._reasons = Bounded(MOST_REASONS)
+        self._count_requests()
+        self._measure_requests()
+        self._show_replicas()
+        self._state = self._gauge("state_available", "1 while Redis answers.")
+        self._events = self._counter("events", "Events in the log.", "event")
+        self._gauge("build_info", "1, with the version.", "version").labels(__version__).set(1)
+        self.tally = Tally(self._events)
+
+    def _count_requests(self) -> None:
         by_class = ("model_name", "slo_class")
-        gen_ai = ("gen_ai_request_model", "gen_ai_operation_name", "slo_class")
         self._requests = self._counter("requests", "Requests by how they ended.", *by_class, "admission", "outcome")
         self._offered = self._counter("slo_offered", "Requests with an SLO, refused ones too.", *by_class, "admission")
         self._attained = self._counter("slo_attained", "Answers that kept their SLO.", *by_class, "admission")
@@ -53,15 +61,20 @@ class Metrics:
             "guarantees", "Guarantees given, by whether kept or broken.", *by_class, "result"
         )
         self._unmet = self._counter("slo_unmet", "Requests with an SLO that was not guaranteed.", "slo_class", "reason")
-        self._used = self._histogram(
-            "slosgate_time_to_first_token_slo_ratio", "Time to first token over its SLO.", USED_BUCKETS, *by_class
-        )
         self._refused = self._counter("refused_requests", "Requests refused, by reason.", "code")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of answered requests.", "model_name")
         self._cached = self._counter(
             "cached_prompt_tokens", "Of those, as counted on, and as replicas counted.", "model_name", "by"
         )
         self._generated = self._counter("generation_tokens", "Output tokens of answered requests.", "model_name")
+        self._plans = self._counter("plans_published", "Plans this gateway has published.")
+
+    def _measure_requests(self) -> None:
+        by_class = ("model_name", "slo_class")
+        gen_ai = ("gen_ai_request_model", "gen_ai_operation_name", "slo_class")
+        self._used = self._histogram(
+            "slosgate_time_to_first_token_slo_ratio", "Time to first token over its SLO.", USED_BUCKETS, *by_class
+        )
         self._ttft = self._histogram(
             "gen_ai_server_time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS_S, *gen_ai
         )
@@ -86,12 +99,15 @@ class Metrics:
             PLANNER_BUCKETS_S,
             "call",
         )
-        self._plans = self._counter("plans_published", "Plans this gateway has published.")
+
+    def _show_replicas(self) -> None:
         self._replicas = self._gauge("replicas", "Living replicas.", "model_name")
         self._headroom = self._gauge(
             "headroom_requests", "How many more requests like the recent ones could be guaranteed now.", "model_name"
         )
-        self._acceptance = self._gauge("draft_acceptance_ratio", "Drafted tokens accepted, as planned with.", *by_class)
+        self._acceptance = self._gauge(
+            "draft_acceptance_ratio", "Drafted tokens accepted, as planned with.", "model_name", "slo_class"
+        )
         self._in_flight = self._gauge("requests_in_flight", "Requests on a replica.", "replica")
         self._passage = self._gauge(
             "replica_request_overhead_seconds",
@@ -113,11 +129,7 @@ class Metrics:
             "replica",
         )  # fmt: skip
         self._breaks = self._gauge("replica_breaks", "Times that a replica's breaker has opened.")
-        self._state = self._gauge("state_available", "1 while Redis answers.")
-        self._events = self._counter("events", "Events in the log.", "event")
-        self._gauge("build_info", "1, with the version.", "version").labels(__version__).set(1)
         self._ran = _RanByReplica(self.registry)
-        self.tally = Tally(self._events)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"slosgate_{name}", text, labels, registry=self.registry)

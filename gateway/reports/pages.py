@@ -32,8 +32,8 @@ class _Together:
         self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        together = list(MultiProcessCollector(CollectorRegistry(), self._folder).collect())  # type: ignore[no-untyped-call]
-        known = {metric.name for metric in together if metric.type != "gauge"}
-        yield from (metric for metric in together if metric.name in known)
+        together = MultiProcessCollector(CollectorRegistry(), self._folder)  # type: ignore[no-untyped-call]
+        counted = {metric.name: metric for metric in together.collect() if metric.type != "gauge"}  # type: ignore[no-untyped-call]
+        yield from counted.values()
         # Gauges, and what is counted elsewhere than in this process: the replicas' iterations.
-        yield from (metric for metric in self._own.collect() if metric.name not in known)
+        yield from (metric for metric in self._own.collect() if metric.name not in counted)

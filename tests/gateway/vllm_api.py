@@ -43,7 +43,6 @@ def record(required: tuple[str, ...] = (), **fields: Schema) -> Schema:
 
 FUNCTION = record(("name",), name=TEXT, description=or_null(TEXT), parameters=or_null(ANYTHING))
 TOOL = record(("function",), type={"const": "function"}, function=FUNCTION)
-NAMED_TOOL = record(("function",), type={"const": "function"}, function=record(("name",), name=TEXT))
 CALL = record(
     ("id", "type", "function"),
     id=TEXT, type={"const": "function"}, function=record(("name", "arguments"), name=TEXT, arguments=TEXT),

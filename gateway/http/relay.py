@@ -27,8 +27,8 @@ from slosgate.engines.told import slo_args
 from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.decisions.admission import Admission
 from slosgate.gateway.errors import GatewayError, RateLimited, ReplicaLost, Unavailable, error_event
-from slosgate.gateway.http.answers import UNAVAILABLE, Refusal, is_json, looks_like_json, refusal, sized
-from slosgate.gateway.http.events import EventStream, data_events, is_event_stream
+from slosgate.gateway.http.answers import UNAVAILABLE, Refusal, is_json, is_object, looks_like_json, refusal, sized
+from slosgate.gateway.http.events import DONE, EventStream, data_events, finishes, is_event_stream
 from slosgate.gateway.http.headers import of_answer
 from slosgate.gateway.http.idle import IdleLimit
 from slosgate.gateway.http.overflow import Overflow
@@ -270,7 +270,7 @@ class Relay:
     async def _whole(self, exchange: Exchange, response: Response, send: Send) -> None:
         """An answer in one piece: it is read to its end before the client sees any of it."""
         body = await response.read()
-        if b"content-encoding" not in response.headers and not looks_like_json(body):
+        if b"content-encoding" not in response.headers and not is_object(body):
             raise ReplicaFailed("its answer is not JSON")
         await self._give_whole(exchange, response, body, send)
 
@@ -284,6 +284,7 @@ class Relay:
 
     async def _stream(self, exchange: Exchange, response: Response, send: Send) -> None:
         stream, held = EventStream(), b""
+        before = latest = b""
         limit = _most_events(exchange)
         while chunk := await response.next():
             events = stream.feed(chunk)
@@ -308,17 +309,24 @@ class Relay:
                 await self._begin(exchange, response, send)
                 events = _first_with_tier(exchange, events)
             await send({"type": "http.response.body", "body": events, "more_body": True})
-        await self._end_stream(exchange, response, stream, send)
+            before, latest = latest, events
+        await self._end_stream(exchange, response, stream, send, latest=before + latest)
 
-    async def _end_stream(self, exchange: Exchange, response: Response, stream: EventStream, send: Send) -> None:
-        if not exchange.begun and looks_like_json(stream.rest):
+    async def _end_stream(
+        self, exchange: Exchange, response: Response, stream: EventStream, send: Send, *, latest: bytes
+    ) -> None:
+        """A stream has ended. It is whole with [DONE], after which nothing counts, or, from servers that don't send
+        that, with a reason why its only choice finished among the latest events."""
+        if not exchange.begun and is_object(stream.rest):
             # One object all the same, though nothing said so before.
             await self._give_whole(exchange, response, stream.rest, send)
             return
         end = stream.close()
-        if not exchange.begun or stream.rest.strip() or not stream.done:
+        whole = stream.done or (exchange.completion.sequences == 1 and not stream.rest.strip() and finishes(latest))
+        if not exchange.begun or not whole:
             raise ReplicaFailed("its stream ended before its answer", died=True)
         exchange.note_events(end, self._clock())
+        end = end if stream.done else end + DONE
         exchange.end(self._clock())
         exchange.outcome = "failed" if exchange.failure else "completed"
         await send({"type": "http.response.body", "body": end, "more_body": False})

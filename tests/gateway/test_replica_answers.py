@@ -141,6 +141,8 @@ async def test_one_object_may_answer_a_stream(
 
 
 TOKEN = b'{"choices":[{"text":"t"}]}'
+LAST = b'{"choices":[{"text":"t","finish_reason":"stop"}]}'
+USAGE = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
 
 
 @pytest.mark.parametrize(
@@ -153,8 +155,18 @@ TOKEN = b'{"choices":[{"text":"t"}]}'
         [b": waiting\n\n", b"\n\n", b"data: %b\n\n" % TOKEN, b"data: [DONE]\n\n"],
         [b"event: x\nid: 1\ndata: %b\n\n" % TOKEN, b"data: [DONE]\n\n", b": bye\n\n"],
         [b"data: %b\n" % TOKEN, b"\ndata: [DO", b"NE]\n\n"],
+        [b"x-trace: 7\ndata: %b\n\n" % TOKEN, b"data: [DONE]\n\n"],
     ],
-    ids=["CR LF", "CR", "no space", "BOM", "comment and blank lines first", "fields, comment last", "cut anywhere"],
+    ids=[
+        "CR LF",
+        "CR",
+        "no space",
+        "BOM",
+        "comment and blank lines first",
+        "fields, comment last",
+        "cut anywhere",
+        "unknown field",
+    ],
 )
 async def test_event_streams_as_they_are_met(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, parts: list[bytes]
@@ -174,16 +186,52 @@ async def test_event_streams_as_they_are_met(
         ([b"data: %b\n\ndata: [DONE]\n" % TOKEN], b"data: [DONE]\n\n"),
         ([b"data: %b\r\n\r\ndata:  [DONE] \r\n" % TOKEN], b"data:  [DONE] \n\n"),
         ([b"data: %b\n\n" % TOKEN, b"data:\t[DONE] \n\n"], b"data:\t[DONE] \n\n"),
+        ([b"data: %b\n\n" % TOKEN, b"data: [DONE]\n\n: bye\n"], b"data: [DONE]\n\n"),
+        ([b"data: %b\n\n" % TOKEN, b"data: [DONE]\n\nretry: 3000"], b"data: [DONE]\n\n"),
+        ([b"data: %b\n\n" % TOKEN, b"data: %b\n\n" % LAST], b"%b\n\ndata: [DONE]\n\n" % LAST),
+        ([b"data: %b\n\ndata: %b\n\n" % (LAST, USAGE)], b"%b\n\ndata: [DONE]\n\n" % USAGE),
     ],
 )
-async def test_the_end_of_a_stream_may_lack_its_blank_line(
+async def test_a_stream_is_whole_whatever_stands_around_its_end(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, parts: list[bytes], end: bytes
 ) -> None:
-    async with replica("a", streams(*parts)):
+    async with replica("a", streams(*parts)) as server:
         async with client.post(f"{gateway.url}/v1/completions", json=body(model, stream=True)) as answer:
             text = await answer.read()
         assert text.endswith(end)
         assert b"error" not in text
+        assert await breaker(client, gateway, server.name) == "0.0"
+
+
+@pytest.mark.parametrize(
+    "parts", [[b"data: %b\n\n" % TOKEN], [b"data: %b\n\ndata: {" % LAST]], ids=["no end", "half an event"]
+)
+async def test_a_stream_that_breaks_off_is_told_as_broken(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, parts: list[bytes]
+) -> None:
+    asked = body(model, stream=True)
+    async with replica("a", streams(*parts)), client.post(f"{gateway.url}/v1/completions", json=asked) as answer:
+        assert b'"code":"replica_lost"' in await answer.read()
+
+
+@pytest.mark.parametrize("text", [b'{"choices": [{"text": "t"', b"{}}", b'["t"]', b'{"choices": [}'])
+async def test_an_answer_that_is_no_json_object_is_none(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, text: bytes
+) -> None:
+    async with replica("a", says(200, text)) as broken, replica("b", good()) as whole:
+        whole.busy_for(60)  # so that the other one is asked first
+        await whole.reported()
+        async with client.post(f"{gateway.url}/v1/completions", json=body(model)) as answer:
+            assert (answer.status, answer.headers["x-slo-replica"]) == (200, whole.name)
+        assert len(broken.calls) == 1
+
+
+async def test_numbers_that_json_does_not_have_are_handed_on(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    text = b'{"choices": [{"text": "t", "logprobs": {"token_logprobs": [NaN, -Infinity]}}]}'
+    async with replica("a", says(200, text)), client.post(f"{gateway.url}/v1/completions", json=body(model)) as answer:
+        assert (answer.status, await answer.read()) == (200, text)
 
 
 @pytest.mark.parametrize(

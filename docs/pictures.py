@@ -138,7 +138,7 @@ SHOWN_S = (0.08, 0.5)
 def iterations() -> str:
     """The same five requests on a replica that schedules as vLLM does, and on one of slosgate's."""
     systems: tuple[tuple[str, PolicyFactory], ...] = (("vLLM", VllmPolicy), ("slosgate", SlosgatePolicy))
-    shown = Drawing(WIDTH, 430, "Iterations of two replicas under the same five requests")
+    shown = Drawing(WIDTH, 405, "Iterations of two replicas under the same five requests")
     legend(shown, {"a": "decodes", "b": "long 1", "c": "long 2", "d": "short, 100 ms"}, 10, 18)
     for row, (name, policy) in enumerate(systems):
         timeline(shown, 40 + row * 190, name, played(policy))

@@ -7,14 +7,16 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+import httpx
+
 from slosgate.bench.processes import Process, started
 from tests.docs.blocks import SHELL, Block
-from tests.processes import free_port, running_valkey
+from tests.processes import free_port, running_valkey, wait_for
 
 REDIS_PORT, GATEWAY_PORT = "6379", "8000"  # as the pages have them
 COMMAND_S = 100.0
@@ -28,18 +30,20 @@ class Player:
     `programs` is a folder whose programs come first, by default this environment's.
     """
 
-    def __init__(self, folder: Path, programs: Path | None = None, ports: Mapping[str, int] | None = None) -> None:
+    def __init__(self, folder: Path, programs: Path | None = None) -> None:
         self._folder = folder
-        self._ports = {port: str(mapped) for port, mapped in (ports or {}).items()}
+        self._ports: dict[str, str] = {}
         self._stack = ExitStack()
-        self._gateway: Process | None = None
-        self._servers = 0
+        self._programs = programs or Path(sys.executable).parent
+        self.gateway: Process | None = None
+        self.servers: list[Process] = []
         (folder / ".curlrc").write_text(CURL)
-        first = programs or Path(sys.executable).parent
         self.environment = {
-            "PATH": f"{first}{os.pathsep}{os.environ['PATH']}", "CURL_HOME": str(folder), "NO_PROXY": "*",
+            "PATH": f"{self._programs}{os.pathsep}{os.environ['PATH']}", "CURL_HOME": str(folder), "NO_PROXY": "*",
             "no_proxy": "*", "SLOSBENCH_OFFLINE": "1", "SLOSBENCH_CACHE": str(folder / "cache"),
         }  # fmt: skip
+        if programs is not None:
+            self.environment["PYTHONPATH"] = ""  # what is installed there, not what these tests import
 
     def __enter__(self) -> Player:
         return self
@@ -56,7 +60,11 @@ class Player:
                 (self._folder / block.file).write_text(self._here(block.text), encoding="utf-8")
             elif block.language == SHELL and not block.needs:
                 for command in block.commands:
-                    self.run(self._here(command))
+                    self.type(command)
+
+    def type(self, command: str) -> str:
+        """Run a command of a page, on this machine's ports."""
+        return self.run(self._here(command))
 
     def run(self, command: str) -> str:
         """Run a command and return what it prints; it must end well. A server is left running once it is up."""
@@ -71,29 +79,28 @@ class Player:
         return done.stdout
 
     def _serve(self, command: str) -> None:
-        program, *words = shlex.split(command, comments=True)
-        gateway, name = words[0] == "serve", f"replica-{self._servers}"
-        port = self._port(GATEWAY_PORT) if gateway else str(free_port())
-        if "--port" in words:
-            port = words[words.index("--port") + 1]
-        else:
-            words += ["--port", port]
-        if not gateway and "--name" in words:
-            name = words[words.index("--name") + 1]
-        elif not gateway:
-            words += ["--name", name]
-        self._servers += 1
-        path = self.environment["PATH"].partition(os.pathsep)[0]
-        full = [f"{path}/{program}", *words]
-        log = self._folder / f"server-{self._servers}.log"
+        _, *words = shlex.split(command, comments=True)
+        if words[0] == "serve" and "--port" not in words:
+            words += ["--port", self._port(GATEWAY_PORT)]
+        port = int(words[words.index("--port") + 1]) if "--port" in words else 0
+        before = self.replicas()
+        log = self._folder / f"{len(self.servers)}.log"
         process = self._stack.enter_context(
-            started(full, int(port), log=log, environment=self.environment, folder=self._folder)
-        )
-        process.wait_until_up()
-        if gateway:
-            self._gateway = process
-        elif self._gateway is not None:
-            self._gateway.wait_until_up("/ready", [name])
+            started([f"{self._programs}/slosgate", *words], port, log=log, environment=self.environment,
+                    folder=self._folder)
+        )  # fmt: skip
+        self.servers.append(process)
+        if words[0] == "serve":
+            process.wait_until_up()
+            self.gateway = process
+        elif self.gateway is not None:
+            wait_for(lambda: len(self.replicas()) > len(before))
+
+    def replicas(self) -> set[str]:
+        """Those that the gateway has."""
+        if self.gateway is None:
+            return set()
+        return set(httpx.get(f"{self.gateway.url}/ready", trust_env=False).json()["replicas"])
 
     def _here(self, text: str) -> str:
         """The same on this machine's free ports. The first word of a Redis starts one."""

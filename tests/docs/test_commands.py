@@ -20,14 +20,14 @@ ELSEWHERE = {
     "slosgate status": ("tests/engines/fleet/test_fleet.py", 'command("status")'),
     "slosgate down": ("tests/engines/fleet/fleets.py", 'command("down")'),
 }
-START = "start.md"  # a newcomer's hour plays it (test_newcomer.py)
+NEWCOMERS = ("start.md", "classes.md")  # a newcomer's hour plays them (tests/browser/test_newcomer.py)
 
 
 def runs_here(block: Block) -> bool:
     return block.language == SHELL and not block.needs and not set(block.commands) <= set(ELSEWHERE)
 
 
-PLAYED = [page for page in PAGES if page.name != START and any(map(runs_here, blocks(page)))]
+PLAYED = [page for page in PAGES if page.name not in NEWCOMERS and any(map(runs_here, blocks(page)))]
 
 
 @pytest.mark.timeout(400)  # as many programs as the page starts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -31,3 +32,12 @@ def test_the_pictures_are_what_the_planner_does() -> None:
     pictures = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["PICTURES"]
     for name, draw in pictures.items():
         assert draw() == (ROOT / "docs" / "images" / name).read_text(encoding="utf-8"), name
+
+
+def test_what_is_said_of_a_picture_is_in_it() -> None:
+    """The numbers of its alternative text."""
+    page = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
+    for said, name in re.findall(r"!\[([^\]]*)\]\((images/[\w.]+)\)", page):
+        picture = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        for number in re.findall(r"\d[\d,]*", said):
+            assert number in picture, (name, number)

@@ -26,7 +26,7 @@ from slosgate.planner.budget import problems
 from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import first_tokens_open, in_time
 from slosgate.planner.jobs import Jobs, JobTable, describe
-from slosgate.planner.kernels import Bools, token_due_s
+from slosgate.planner.kernels import Bools, pairs_of, token_due_s
 from slosgate.planner.machine import machine_of
 from slosgate.planner.memory import first_to_yield
 from slosgate.planner.plans import PlannedIteration, ReplicaPlan
@@ -160,11 +160,12 @@ def possible(arrival: Arrival, profile: HardwareProfile) -> bool:
 def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
     """The cost that orders replicas: prefill work queued there and our own, beside one step of its decodes."""
     own = max(1, arrival.prompt_tokens - replica.cached.likely)
-    queued, decodes, context = waiting_load(replica.jobs.rows)
+    queued, decodes, context, pairs = waiting_load(replica.jobs.rows)
     perf = replica.profile.perf
     step_s = perf.iteration_s(decodes, context + decodes, decodes) if decodes else 0.0
     attended = queued + own + replica.cached.likely
-    work_s = replica.profile.request_overhead_s + perf.iteration_s(queued + own, attended, 1)
+    pairs += pairs_of(replica.cached.likely, own)
+    work_s = replica.profile.request_overhead_s + perf.iteration_s(queued + own, attended, 1, 0, pairs)
     return replica.busy_for_s + step_s + work_s
 
 
@@ -225,15 +226,16 @@ def _kept(
 
 
 @compiled
-def waiting_load(jobs: Jobs) -> tuple[int, int, int]:
-    """(prompt tokens still to be computed, sequences that decode, their context)."""
-    queued, decodes, context = 0, 0, 0
+def waiting_load(jobs: Jobs) -> tuple[int, int, int, float]:
+    """(prompt tokens still to be computed, sequences that decode, their context, pairs of the prompts)."""
+    queued, decodes, context, pairs = 0, 0, 0, 0.0
     for row in range(len(jobs)):
         queued += jobs[row].prompt_left
+        pairs += pairs_of(jobs[row].context, jobs[row].prompt_left)
         if jobs[row].prompt_left == 0:
             decodes += 1
             context += jobs[row].context
-    return queued, decodes, context
+    return queued, decodes, context, pairs
 
 
 def with_arrival(arrival: Arrival, replica: ReplicaState, now_s: float) -> Jobs:

@@ -161,3 +161,15 @@ def _call(draw: random.Random, machine: HardwareProfile, prompt: int, output: in
         tpot_slo_s=draw.choice([0.02, 0.05, 0.1]),
         cached_tokens=index * 16,
     )
+
+
+def test_a_long_prompt_takes_at_least_what_its_pairs_do() -> None:
+    long = profiles.load("h200-llama-3.1-8b")
+
+    def share(ttft_slo_s: float) -> float:
+        call = Call(prompt_tokens=60_000, cached_tokens=40_000, ttft_slo_s=ttft_slo_s, output_tokens=1, tpot_slo_s=1.0)
+        return attainable([Offered(id="a", arrival_s=0.0, calls=(call,))], long)
+
+    alone_s = long.zero_load_ttft_s(60_000, 40_000)
+    assert share(alone_s) == 1.0
+    assert share(0.9 * alone_s) == 0.0

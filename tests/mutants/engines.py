@@ -15,6 +15,13 @@ def _engines(breaks: str, file: str, old: str, new: str, *tests: str) -> Mutant:
 
 MUTANTS = (
     _engines(
+        "iterations that only decode teach what prefills take, whatever those attend to",
+        "calibrating",
+        "prefills = report.pairs > 0.0",
+        "prefills = True",
+        "tests/engines/test_recalibrating.py::test_decodes_that_are_much_faster_than_the_profile_says_leave_prefills_as_they_are",
+    ),
+    _engines(
         "a planned iteration ignores how many blocks are free",
         "follower",
         " or weight.blocks > free_blocks:",

@@ -11,6 +11,7 @@ def _in(file: str) -> str:
 
 BUDGET, DECIDE, SLACK, KERNELS = _in("budget"), _in("decisions"), _in("slack"), _in("kernels")
 ADMIT, CONTROL, REHEARSE = _in("admission"), _in("controller"), _in("rehearsing")
+LONG = _in("long_prompts")
 LIMITS = "tests/engines/test_follower_limits.py::test_"
 ORACLE = f"{BUDGET}as_much_is_promised_as_the_inequalities_allow"
 IN_TIME = f"{BUDGET}the_line_between_in_time_and_too_late_is_where_the_inequalities_have_it"
@@ -397,6 +398,63 @@ MUTANTS = (
         "max(load.drafts, drafts), load.pairs",
         "load.drafts + drafts, load.pairs",
         f"{KERNELS}a_decode_computes_its_token_and_its_drafts_behind_all_that_it_has",
+    ),
+    # What prompts attend to
+    _planner(
+        "of what a prompt would attend to, its own tokens count twice",
+        "perf_model",
+        "tokens * (before + 0.5 * tokens)",
+        "tokens * (before + tokens)",
+        f"{KERNELS}a_chunk_attends_to_all_before_it_and_on_average_to_half_of_itself",
+    ),
+    _planner(
+        "a budget forgets what its tokens attend to before them",
+        "kernels",
+        "slope = a + c + p * before",
+        "slope = a + c",
+        f"{KERNELS}the_budget_behind_a_long_context_is_all_that_still_ends_in_time",
+    ),
+    _planner(
+        "a budget forgets what its tokens attend to among themselves",
+        "kernels",
+        "slope * slope + 2.0 * p * rest_s",
+        "slope * slope",
+        f"{KERNELS}the_budget_behind_a_long_context_is_all_that_still_ends_in_time",
+    ),
+    _planner(
+        "an iteration is filled as if its other prompts attend to nothing",
+        "slack",
+        "load.drafts, load.pairs, job.context",
+        "load.drafts, 0.0, job.context",
+        f"{SLACK}prompts_behind_long_contexts_are_given_all_that_ends_in_time",
+    ),
+    _planner(
+        "the budget of admission ignores what a prompt would attend to",
+        "budget",
+        "        table[k, PREFILL] += coef[big, PAIR] * pairs_of(job.context, job.prompt_left)\n",
+        "",
+        f"{LONG}long_prompts_are_admitted_by_what_all_of_them_attend_to",
+    ),
+    _planner(
+        "where a request goes is chosen without what its prompt would attend to",
+        "controller",
+        "    pairs += pairs_of(replica.cached.likely, own)\n",
+        "",
+        f"{LONG}what_a_prompt_has_cached_is_attended_to",
+    ),
+    _planner(
+        "a fit is not held to what was derived, so it may say anything of what long prompts attend to",
+        "fit",
+        "TRUST / np.where",
+        "0.0 / np.where",
+        "tests/planner/test_fit.py::test_what_short_contexts_leave_open_is_as_it_was_derived",
+    ),
+    _planner(
+        "a fit takes what iterations attend to for mistimed",
+        "fit",
+        "seconds = data.seconds if like is None else",
+        "seconds = data.seconds if True else",
+        "tests/planner/test_fit.py::test_what_long_contexts_take_is_measured_behind_long_contexts",
     ),
     # Rehearsal and roll-forward
     _planner(

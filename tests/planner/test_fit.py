@@ -102,7 +102,9 @@ LONG_ITERATIONS = ((8192, 96_000, 1, 0, 8192 * 91_904.0), (700, 80_000, 1, 0, 70
 
 def test_what_long_contexts_take_is_measured_behind_long_contexts() -> None:
     data = behind_contexts(100_000)
-    model = fit(data.subset(~timing_faults(data, DERIVED)), towards=DERIVED)
+    mistimed = timing_faults(data, DERIVED)
+    assert mistimed.mean() < 0.01  # none is: those behind long contexts are only unlike each other
+    model = fit(data.subset(~mistimed), towards=DERIVED)
     for size in LONG_ITERATIONS:
         assert model.iteration_s(*size) == pytest.approx(ATTENDING.iteration_s(*size), rel=0.07)
     assert len({(term.per_context_token_s, term.per_pair_s) for term in model.terms}) == 1

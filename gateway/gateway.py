@@ -25,7 +25,7 @@ from slosgate.gateway.decisions.headroom import Headroom
 from slosgate.gateway.decisions.lengths import Lengths
 from slosgate.gateway.decisions.planning import Planning
 from slosgate.gateway.decisions.tokenizing import Tokenizers
-from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
+from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable, some
 from slosgate.gateway.http.headers import tracing, visible_id
 from slosgate.gateway.http.keys import Holder, Keys
 from slosgate.gateway.http.overflow import Overflow
@@ -240,7 +240,7 @@ class Gateway:
         if not models:
             raise Unavailable("no replica is up; try again shortly", code="no_replica")
         if len(models) > 1:
-            raise InvalidRequest(f"model is missing: name one of {', '.join(models)}", param="model")
+            raise InvalidRequest(f"model is missing: name one of {some(models)}", param="model")
         return replace(completion, model=models[0])
 
     def _candidates(self, model: str, contract: Contract) -> list[Replica]:

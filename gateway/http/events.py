@@ -69,6 +69,7 @@ def data_events(events: bytes) -> int:
     """How many of them carry data, [DONE] left out."""
     if b"\r" not in events:
         count = events.count(b"\ndata:") + events.startswith(b"data:")
+        count -= events.count(b"data:\n") + events.count(b"data: \n")  # they keep the connection alive
     else:
         count = len(_DATA.findall(events))
     return count - (1 if b"[DONE]" in events and _DONE.search(events) else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import Iterator
@@ -120,7 +121,7 @@ async def test_what_comes_compressed_all_the_same_is_read(
 async def test_a_compressed_answer_that_breaks_off_is_none(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, stream: bool
 ) -> None:
-    text = b'data: {"choices":[{"text":"t"}]}\n\ndata: [DONE]\n\n' if stream else b'{"choices":[]}'
+    text = b'data: {"choices":[{"text":"t"}]}\n\n' if stream else b'{"choices":[]}'
     packed = says(
         200, gzip.compress(text)[:-4], "text/event-stream" if stream else "application/json", "content-encoding: gzip"
     )
@@ -201,6 +202,49 @@ async def test_a_stream_is_whole_whatever_stands_around_its_end(
         assert text.endswith(end)
         assert b"error" not in text
         assert await breaker(client, gateway, server.name) == "0.0"
+
+
+async def test_a_stream_is_told_by_what_it_is(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    events, whole = b"data: %b\n\ndata: [DONE]\n\n" % LAST, b'{\n\n"choices": []\n\n}'
+    for name, script, text, kind in (
+        ("a", says(200, events, "application/json"), events, "text/event-stream"),
+        ("b", says(200, whole, "text/event-stream"), whole, "application/json"),
+    ):
+        asked = body(model, stream=True)
+        async with replica(name, script), client.post(f"{gateway.url}/v1/completions", json=asked) as answer:
+            assert (answer.status, answer.content_type, await answer.read()) == (200, kind, text)
+
+
+async def test_a_server_that_goes_on_after_the_end_of_its_stream_holds_nothing(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async def hangs(call: Call) -> None:
+        await call.head()
+        await call.chunk(b"data: %b\n\ndata: [DONE]\n\n" % LAST)
+        await asyncio.sleep(30)
+
+    async def breaks(call: Call) -> None:
+        await call.head()
+        await call.chunk(b"data: %b\n\ndata: [DONE]\n\n" % LAST)
+        call.writer.transport.abort()
+
+    for name, script in (("a", hangs), ("b", breaks)):
+        async with replica(name, script) as server:
+            async with asyncio.timeout(5), client.post(
+                f"{gateway.url}/v1/completions", json=body(model, stream=True)
+            ) as answer:  # fmt: skip
+                assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+            assert await breaker(client, gateway, server.name) == "0.0"
+
+
+async def test_long_headers_of_a_proxy_in_front_are_read(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    script = says(200, b'{"choices": []}', "application/json", f"x-policy: {'x' * 30_000}")
+    async with replica("a", script), client.post(f"{gateway.url}/v1/completions", json=body(model)) as answer:
+        assert answer.status == 200
 
 
 @pytest.mark.parametrize(

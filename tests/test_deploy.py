@@ -12,6 +12,7 @@ import yaml
 from helm_python.chart import Chart, lint
 from typer.main import get_command
 
+from slosgate import __version__
 from slosgate.gateway.cli import app
 from slosgate.gateway.config import parse
 
@@ -19,7 +20,7 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 KUBERNETES = "1.37"
 OTHERS = ("keda.sh/v1alpha1", "monitoring.coreos.com/v1")  # kinds that are no part of Kubernetes itself
 
-SIM = {"engine": "sim", "image": "slosgate:0.1.0", "replicas": 2}
+SIM = {"engine": "sim", "image": f"slosgate:{__version__}", "replicas": 2}
 TP4 = {"gpus": 4, "options": ["--tensor-parallel-size", "4"]}
 CASES: dict[str, dict[str, Any]] = {
     "one model": {},
@@ -38,6 +39,13 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def chart() -> Chart:
     return Chart.load(DEPLOY / "chart")
+
+
+def test_the_chart_installs_this_version(chart: Chart) -> None:
+    about = yaml.safe_load((DEPLOY / "chart" / "Chart.yaml").read_text())
+    assert about["version"] == about["appVersion"] == __version__
+    ours = [c["image"] for c in containers(rendered(chart, {})) if c["image"].startswith("slosgate")]
+    assert {image.rpartition(":")[2] for image in ours} == {__version__}
 
 
 def rendered(chart: Chart, values: dict[str, Any]) -> list[dict[str, Any]]:

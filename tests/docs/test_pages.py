@@ -10,6 +10,7 @@ import click
 import pytest
 from typer.main import get_command
 
+from slosgate import __version__
 from slosgate.bench.cli import app as slosbench
 from slosgate.gateway.cli import app as slosgate
 
@@ -62,3 +63,7 @@ def test_figures_of_the_comparison_are_those_of_the_readme() -> None:
     assert quoted
     for number in re.findall(r"\d+\.\d+|\d+(?= %)", " ".join(quoted)):
         assert number in readme, number
+
+
+def test_the_first_steps_show_this_version() -> None:
+    assert f"slosgate {__version__} serves http" in (ROOT / "docs" / "start.md").read_text(encoding="utf-8")

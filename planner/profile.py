@@ -34,7 +34,7 @@ class Launches(msgspec.Struct, frozen=True, kw_only=True):
         return any(abs(a - b) > WORTH * max(a, b) for a, b in zip(self.by_kind, other.by_kind, strict=True))
 
 
-class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
+class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """A model on a device. KV memory is counted in blocks of `block_tokens` tokens, as vLLM does.
 
     The ranges are checked where a profile is read, and are far beyond any hardware.

@@ -20,7 +20,7 @@ from slosgate.bench.live import LiveRun, Target, model_at, replay
 from slosgate.bench.load import GENERATED, Load, offer
 from slosgate.bench.results import Result, Row
 from slosgate.bench.show import plain_table
-from slosgate.bench.summary import summarize
+from slosgate.bench.summary import prompts, summarize
 from slosgate.engines.sim.systems import Settings
 from slosgate.planner.profile import HardwareProfile
 
@@ -109,7 +109,7 @@ def measure(experiment: Experiment, load: Load, profile: HardwareProfile, consol
         outcomes, more = served.outcomes, {"replica_totals": served.replicas}
     else:
         live = asyncio.run(_live(experiment, load, console))
-        outcomes, more = live.outcomes, live.schedule()
+        outcomes, more = live.outcomes, live.schedule() | prompts(live.outcomes)
     return {
         "scenario": experiment.scenario,
         "system": experiment.system,

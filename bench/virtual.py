@@ -23,6 +23,7 @@ from slosgate.bench.attainment import (
 )
 from slosgate.bench.load import Load, unserved
 from slosgate.bench.results import Row
+from slosgate.bench.summary import prompts
 from slosgate.engines.sim.cluster import Run, Watch
 from slosgate.engines.sim.cluster import simulate as simulate_cluster
 from slosgate.engines.sim.systems import Offered, Settings, StageJob
@@ -64,7 +65,7 @@ def simulate(
     run = simulate_cluster(built, offered, until_s=load.seconds + longest_s + DRAIN_S, watch=watch)
     jobs = iter(run.jobs)
     outcomes = [_outcome(r, jobs) for r in load.requests]
-    return VirtualRun(outcomes, _replicas(run) | prompts_of(run), misses.missed if misses and run.stopped else None)
+    return VirtualRun(outcomes, _replicas(run) | prompts(outcomes), misses.missed if misses and run.stopped else None)
 
 
 class _Misses:
@@ -93,6 +94,7 @@ def _outcome(request: Offered, jobs: Iterator[StageJob]) -> RequestOutcome:
     outcome, admissions, told_after_s = unserved(request), set(), 0.0
     for stage, job in zip(outcome.stages, jobs, strict=False):  # in this order zip takes no job too many
         stage.arrival_s, stage.token_s = job.arrival_s, job.token_s
+        stage.cached_tokens = job.cached_tokens
         admissions.add(job.admission)
         told_after_s = max(told_after_s, _told_after_s(job))
     outcome.told_after_s = told_after_s
@@ -106,19 +108,6 @@ def _told_after_s(job: StageJob) -> float:
     if job.admission != GUARANTEED:
         return math.inf
     return 0.0 if math.isnan(job.promoted_s) else job.promoted_s - job.arrival_s
-
-
-def prompts_of(run: Run) -> Row:
-    """Prompt tokens of the calls that were served, those that were cached, and the share that was computed although an
-    earlier call had computed it."""
-    served = [job for job in run.jobs if job.finished]
-    prompt = sum(job.stage.cached_tokens + job.stage.prompt_tokens for job in served)
-    again = sum(max(0, job.stage.cached_tokens - job.cached_tokens) for job in served)
-    return {
-        "prompt_tokens": prompt,
-        "cached_tokens": sum(job.cached_tokens for job in served),
-        "computed_twice": round(again / prompt, 4) if prompt else 0.0,
-    }
 
 
 def _replicas(run: Run) -> Row:

@@ -13,18 +13,19 @@ from slosgate.bench.report.html import section
 from slosgate.bench.report.series import PALETTE, series_of
 from slosgate.bench.results import Result, Row
 
+MEASURED = "attainment", "ci_low", "offered", "rate_rps"  # what rows of runs hold
+
 
 def build(results: Sequence[tuple[str, Result]], title: str = "slosbench report") -> str:
     """The page of (file name, result) pairs."""
-    rows = [row for _, r in results for row in r.rows]
-    measured = [row for row in rows if "curves" in row]
-    capacity = [row for row in rows if "capacity_rps_per_gpu" in row]
-    others = [row for row in rows if "curves" not in row]
+    rows = [row if len(results) == 1 else {"file": name, **row} for name, r in results for row in r.rows]
+    measured = [row for row in rows if all(key in row for key in MEASURED)]
+    others = [row for row in rows if row not in measured]
     body = _warning(rows)
     if measured:
         series = series_of(measured)
         body += runs.cards(series) + runs.sections(series) + section("Figures", tables.run_table(measured))
-    body += capacities.sections(capacity)
+    body += capacities.sections([r for _, r in results])
     if others:
         body += section("Rows", tables.plain_table(others))
     body += section("Where this comes from", tables.origins(results))

@@ -9,6 +9,13 @@ from html import escape
 
 Scale = Callable[[float], float]
 
+LETTER = 7.2  # a wide font's mean width of a character of 12 px
+
+
+def text_width(text: str, size: float = 12.0) -> float:
+    """How wide a text becomes at most, about."""
+    return len(text) * LETTER * size / 12.0
+
 
 @dataclass
 class Drawing:
@@ -22,8 +29,11 @@ class Drawing:
     def rect(self, x: float, y: float, width: float, height: float, css: str, hint: str = "", rx: float = 0) -> None:
         self._add("rect", css, hint, x=x, y=y, width=max(0.0, width), height=max(0.0, height), rx=rx)
 
-    def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
-        self._add("line", css, x1=x1, y1=y1, x2=x2, y2=y2)
+    def line(self, x1: float, y1: float, x2: float, y2: float, css: str, hint: str = "") -> None:
+        self._add("line", css, hint, x1=x1, y1=y1, x2=x2, y2=y2)
+
+    def dot(self, x: float, y: float, css: str, hint: str = "", r: float = 3.2) -> None:
+        self._add("circle", css, hint, cx=x, cy=y, r=r)
 
     def path(self, points: Sequence[tuple[float, float]], css: str, hint: str = "") -> None:
         if points:
@@ -35,9 +45,14 @@ class Drawing:
             f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{css}"{turned}>{escape(text)}</text>'
         )
 
-    def render(self) -> str:
+    def inside(self, x: float, y: float, text: str, css: str = "") -> None:
+        """A text around `x`, moved as far as it takes to stay on the canvas."""
+        half = text_width(text) / 2 + 3  # a percent sign is wide
+        self.text(min(max(x, half), self.width - half), y, text, css, "middle")
+
+    def render(self, css: str = "") -> str:
         return (
-            f'<svg viewBox="0 0 {self.width:.0f} {self.height:.0f}" width="{self.width:.0f}" role="img" '
+            f'<svg class="{css}" viewBox="0 0 {self.width:.0f} {self.height:.0f}" width="{self.width:.0f}" role="img" '
             f'aria-label="{escape(self.label, quote=True)}">{"".join(self.parts)}</svg>'
         )
 
@@ -65,10 +80,13 @@ class Frame:
     y: Scale
 
     def x_axis(self, ticks: Iterable[tuple[float, str]], title: str) -> None:
+        taken = -math.inf
         for value, name in ticks:
-            at = self.x(value)
+            at, half = self.x(value), text_width(name) / 2
             self.drawing.line(at, self.top, at, self.bottom, "grid")
-            self.drawing.text(at, self.bottom + 16, name, "tick", "middle")
+            if at - half > taken:
+                self.drawing.inside(at, self.bottom + 16, name, "tick")
+                taken = at + half + 4
         self.drawing.line(self.left, self.bottom, self.right, self.bottom, "axis")
         self.drawing.text((self.left + self.right) / 2, self.bottom + 34, title, "title", "middle")
 
@@ -83,11 +101,14 @@ class Frame:
         self.drawing.path([(self.x(x), self.y(y)) for x, y in points], css, hint)
 
 
-def frame(drawing: Drawing, x: tuple[float, float], y: tuple[float, float], log_x: bool = False) -> Frame:
-    """The plot area of a drawing that holds one plot: margins for a y title on the left, an x title below."""
-    left, top, right, bottom = 58.0, 12.0, drawing.width - 14, drawing.height - 42
+def frame(
+    drawing: Drawing, x: tuple[float, float], y: tuple[float, float], *, log_x: bool = False, right: float = 16.0
+) -> Frame:
+    """The plot area of a drawing that holds one plot: margins for a y title on the left, an x title below, and for
+    what stands beside it on the right."""
+    area = 62.0, 12.0, drawing.width - right, drawing.height - 42
     make = log_scale if log_x else linear_scale
-    return Frame(drawing, left, top, right, bottom, make(x, (left, right)), linear_scale(y, (bottom, top)))
+    return Frame(drawing, *area, make(x, (area[0], area[2])), linear_scale(y, (area[3], area[1])))
 
 
 def linear_scale(domain: tuple[float, float], span: tuple[float, float]) -> Scale:

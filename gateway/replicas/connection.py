@@ -12,7 +12,8 @@ from typing import cast
 import httptools
 
 BUFFER_BYTES = 128 * 1024  # of a body that nobody has taken yet; reading pauses beyond
-HEAD_BYTES = 64 * 1024  # of an answer
+MAX_HEADER_BYTES = 64 * 1024  # of one header: proxies in front of replicas add long ones
+HEAD_BYTES = 4 * MAX_HEADER_BYTES  # of all of an answer's
 MAX_HEADERS = 256
 PIECE_BYTES = 64 * 1024  # of a large request body, so that other streams go on while it is written
 _SWITCHING = 101
@@ -126,7 +127,7 @@ class Answer:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.begun:
             return  # a trailer
-        if len(self.headers) >= MAX_HEADERS or len(name) + len(value) > HEAD_BYTES:
+        if len(self.headers) >= MAX_HEADERS or len(name) + len(value) > MAX_HEADER_BYTES:
             raise NotHttp("its head is too large")
         self.headers[name.lower()] = value.rstrip(b" \t")
 

@@ -40,7 +40,8 @@ def test_the_page_stands_alone_and_says_where_it_comes_from(measured: Path, tmp_
     assert not re.search(r"<script|<link|src=|@import|url\(", page)
     for said in ("vllm", "slosgate-ar", "100.0 %", "h200-opt-13b", "azure-code-2023 (generated)", "run.json"):
         assert said in page
-    assert page.count("<svg") == 1 + 4 + 1 + 2  # attainment, four latency plots, waits, one timeline for each system
+    drawings = 1 + 4 + 1 + 2  # attainment, four latency plots, waits, one timeline for each system
+    assert page.count('<svg class="wide"') == page.count('<svg class="narrow"') == drawings
 
 
 def test_names_from_a_file_cannot_write_html(measured: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from slosgate.gateway.promises.answers import Seen, in_events, in_whole
+from slosgate.gateway.promises.answers import Events, Seen, in_whole
 from slosgate.gateway.promises.completion import Completion
 from slosgate.gateway.promises.contract import Contract
 from slosgate.gateway.replicas.fleet import Replica
@@ -74,6 +74,7 @@ class Exchange:
     failure: str = ""  # the error that the answer itself reports
     e2e_s: float = math.inf  # that the call itself asks for; its session may leave it less
     usage_tokens: int = 0  # output tokens by the answer's usage; 0: it has none
+    _events: Events = field(default_factory=Events)
     _checks: list[tuple[int, float]] = field(default_factory=list)  # (tokens seen, when), for the judgement at the end
     attempts: list[Placement] = field(default_factory=list)
     overflow: str = ""  # the provider outside that answers
@@ -207,7 +208,7 @@ class Exchange:
 
     def note_events(self, events: bytes, now_s: float) -> Seen:
         """Note what more whole events of a stream say: tokens, usage, an error."""
-        seen = in_events(events)
+        seen = self._events.seen(events)
         if seen.tokens:
             self.count(seen.tokens, now_s, seen.thoughts)
         self._note(seen)

@@ -99,6 +99,8 @@ class Mirror:
     def add(self, entry: LedgerEntry) -> None:
         """Enter a request, or what has changed about one (a promotion)."""
         known = self.entries.get(entry.request_id)
+        if known is entry:
+            return  # every commit tells of those that were under way with it
         self.entries[entry.request_id] = entry
         self._ended.pop(entry.request_id, None)
         if known is None and entry.has_slo:

@@ -55,6 +55,7 @@ class ReplicaState(msgspec.Struct, frozen=True):
     cached: Cached = NOT_CACHED  # of this arrival's prompt (`planner.prefixes`)
     patience: Patience = msgspec.field(default_factory=Patience)  # of the latest arrivals there
     firm_tokens: float = math.inf  # prompt tokens left, per unit of weight, up to which a request is promised its SLO
+    waiting: tuple[int, int, int] | None = None  # `waiting_load` of the jobs, where that is known already
     registered: HardwareProfile | None = None  # what it began with, where `profile` has what it learned since
 
 
@@ -150,7 +151,7 @@ def possible(arrival: Arrival, profile: HardwareProfile) -> bool:
 def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
     """The cost that orders replicas: prefill work queued there and our own, beside one step of its decodes."""
     own = max(1, arrival.prompt_tokens - replica.cached.likely)
-    queued, decodes, context = waiting_load(replica.jobs.rows)
+    queued, decodes, context = replica.waiting or waiting_load(replica.jobs.rows)
     perf = replica.profile.perf
     step_s = perf.iteration_s(decodes, context + decodes, decodes) if decodes else 0.0
     attended = queued + own + replica.cached.likely

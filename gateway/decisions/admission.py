@@ -89,8 +89,10 @@ class Admission:
         return self._placed(exchange, replace(choice, decision=decision), guaranteed=False)
 
     async def _admit(self, exchange: Exchange) -> Placement:
+        replicas = exchange.replicas  # just looked up
         for _ in range(self._config.commit_retries):
-            choice = self._choose(exchange, self.candidates(exchange.completion.model))
+            choice = self._choose(exchange, replicas or self.candidates(exchange.completion.model))
+            replicas = []
             if not choice.decision.guaranteed:
                 break
             try:
@@ -259,6 +261,7 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float, cached: Cached = NO
         firm_tokens=mirror.firm_tokens,
         patience=mirror.patience,
         cached=cached,
+        waiting=mirror.waiting,
         registered=mirror.registered,
     )
 
@@ -276,7 +279,7 @@ def _as_it_is(choice: _Choice, missed: tuple[LedgerEntry, ...], request_id: str,
     jobs = mirror.jobs.copy()
     for job_id in [job_id for job_id in jobs.ids if job_id == request_id or job_id not in before]:
         jobs.remove(job_id)
-    return msgspec.structs.replace(state_of(choice.replica, mirror, now_s, choice.cached), jobs=jobs)
+    return msgspec.structs.replace(state_of(choice.replica, mirror, now_s, choice.cached), jobs=jobs, waiting=None)
 
 
 def _cached(exchange: Exchange, replica: Replica) -> Cached:

@@ -59,6 +59,7 @@ class Exchange:
     longest_tokens: int = 0  # of the prompts in a batch, each of which has its own window; 0: the one prompt
     prompt_is_exact: bool = False  # prompt_tokens was counted, not estimated: only then may it refuse
     size: Size = UNMEASURED  # of the prompt, as measured on arrival
+    replicas: list[Replica] = field(default_factory=list)  # that could serve it when it came
     dispatched_s: float = math.inf  # when it last left for a replica
     pace: Pace = field(init=False)  # that is promised
     tokens: int = 0  # output tokens seen

@@ -165,11 +165,15 @@ class Replica:
         if self.reports or self.mirror is None:
             return
         jobs = self.mirror.jobs
+        if not jobs.ids:
+            self.mirror.free_blocks = self.mirror.profile.kv_blocks
+            return
         begun = [(jobs.row_of(i), a.tokens, a.prompt_tokens) for i, a in self.answers.items() if a.tokens and i in jobs]
         rows = jobs.rows
         if begun:
             at, tokens, prompts = np.array(begun).T
             rows["prompt_left"][at], rows["generated"][at], rows["context"][at] = 0, tokens, prompts + tokens
+            self.mirror.changed()
         profile = self.mirror.profile
         used = int((-(-rows["context"] // profile.block_tokens)).sum())
         self.mirror.free_blocks = max(0, profile.kv_blocks - used)

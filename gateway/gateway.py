@@ -223,6 +223,7 @@ class Gateway:
             longest_tokens=longest,
             prompt_is_exact=size.unit == "exact" and completion.truncate_tokens is None,
             size=size,
+            replicas=replicas,
             session=session,
             key=holder.name if holder else "",
             # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.

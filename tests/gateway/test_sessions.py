@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -110,6 +111,21 @@ async def test_a_session_goes_on_at_another_gateway_where_it_was(
         assert goes_on.headers["x-slo-session-calls"] == "2"
         assert goes_on.headers["x-slo-replica"] == began.headers["x-slo-replica"]
         assert await expected(client, second, goes_on) > 1000
+
+
+async def test_a_session_outlives_the_gateway_that_began_it(
+    redis_url: str, pair: tuple[Process, Process], client: aiohttp.ClientSession
+) -> None:
+    with running_gateway(redis_url, CONFIG, wait=False) as dies:
+        dies.wait_until_up("/ready", needs=["pair-a", "pair-b"])
+        answer = await ask(client, dies, "go", x_slo_session="outlives", x_slo_session_e2e_ms="600000")
+        assert answer.headers["x-slo-session-calls"] == "1"
+        await asyncio.sleep(0.2)  # it has said so in Redis
+        dies.kill()
+    for calls in ("2", "3"):
+        later = await ask(client, pair[0], "on", x_slo_session="outlives")
+        assert later.headers["x-slo-session-calls"] == calls
+        assert 0 < float(later.headers["x-slo-session-left-ms"]) < 600_000
 
 
 async def test_who_names_a_session_that_the_call_does_not_go_on_with_gains_nothing(

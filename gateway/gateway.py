@@ -48,6 +48,7 @@ from slosgate.gateway.reports.watch import Watch
 from slosgate.gateway.state.ledger import Ledger
 from slosgate.gateway.state.sessions import Context, Session, Sessions, session_id
 from slosgate.planner.desk import window_tokens
+from slosgate.planner.loops import weight_of_next
 
 IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
 
@@ -184,7 +185,7 @@ class Gateway:
         if hashes and not exchange.overflow:
             context = Context(exchange.placement.replica.name, len(hashes), hashes[-1])
         session = self.sessions.newest(exchange.session.id)
-        self.sessions.remember(session.ended(context, exchange.tokens))
+        self.sessions.remember(session.ended(context, exchange.tokens, promised=exchange.guaranteed))
 
     def _exchange(
         self, completion: Completion, session: Session | None, headers: Mapping[bytes, bytes], arrival_s: float,
@@ -207,6 +208,7 @@ class Gateway:
             self.sessions.remember(session)
             output_tokens = output_tokens if completion.exact_output else session.output_tokens(output_tokens)
             contract = contract.within(session.due_s - arrival_s)
+            contract = replace(contract, weight=_weight(contract, session, completion))
         return Exchange(
             request_id=request_id,
             completion=completion,
@@ -269,6 +271,11 @@ class Gateway:
             await self.upstream.close()
             await asyncio.to_thread(self.tracing.close)
             logging.getLogger("slosgate").removeHandler(self.metrics.tally)
+
+
+def _weight(contract: Contract, session: Session, completion: Completion) -> float:
+    """What a session's call competes with."""
+    return weight_of_next(contract.weight, promised=session.goes_on(completion.prefix))
 
 
 def _ttft_s(contract: Contract, completion: Completion, prompt_tokens: int, replicas: list[Replica]) -> float:

@@ -54,10 +54,15 @@ test-ray: $(STAMP)
 compat: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m tests.vllm.compatibility $(VERSIONS) --out docs/compatibility.md
 
-# The pages of docs/ that are made from the source.
-.PHONY: docs
+# The pages and pictures of docs/ that are made from the source.
+.PHONY: docs docs-site
 docs: $(STAMP)
 	$(BIN)/python -m slosgate.gateway.reference docs
+	$(BIN)/python docs/pictures.py docs/images
+
+# docs/ as a site, in out/site.
+docs-site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -54,6 +54,9 @@ class StageOutcome:
     token_s: Sequence[float] | Floats = ()
     switch_at: int = 0
     next_tpot_slo_s: float = math.inf
+    prompt_tokens: int = 0
+    known_tokens: int = 0  # of the prompt, those that earlier calls had computed
+    cached_tokens: int | None = None  # of the prompt, those that the server had cached; None: it didn't tell
     e2e_slo_s: float = math.inf  # of the last token, from the arrival
     replica: str = ""  # which served it, where that is told
     admission: str = UNSAID

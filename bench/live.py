@@ -34,6 +34,7 @@ TOKEN_IDS = (1000, 20_000)  # ordinary tokens of every vocabulary in use
 _COUNTED = re.compile(rb'"completion_tokens":\s*(\d+)')
 _NO_CHOICES = re.compile(rb'"choices":\s*\[\]')
 _IDS = re.compile(rb'"token_ids":\s*\[([\d,\s]*)\]')
+_CACHED = re.compile(rb'"cached_tokens":\s*(\d+)')
 KEPT_CONTEXTS = 8  # of one session, that later calls may go on from
 _ADMISSIONS = {"guaranteed": GUARANTEED, "best-effort": BEST_EFFORT}
 
@@ -61,6 +62,11 @@ class Asking:
         if counted:
             return int(counted.group(1))
         return before if _NO_CHOICES.search(event) else before + 1
+
+    def token_ids(self, event: bytes) -> list[int]:
+        """The tokens in an event, where the server tells them."""
+        ids = _IDS.search(event)
+        return [int(token) for token in ids.group(1).split(b",")] if ids and ids.group(1).strip() else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +261,8 @@ class _Client:
                 await self._stage(url, _Said(request, call, prompt, session), outcome, stage, answer)
                 if outcome.error:
                     return
-                said = answer if len(answer) == call.output_tokens else self._tokens(call.output_tokens)
-                earlier = [*earlier[-KEPT_CONTEXTS:], [*prompt, *said]]
+                untold = self._tokens(max(0, call.output_tokens - len(answer)))
+                earlier = [*earlier[-KEPT_CONTEXTS:], [*prompt, *answer[: call.output_tokens], *untold]]
                 arrival_s = self.now_s() + call.gap_s
                 await asyncio.sleep(call.gap_s)
         except asyncio.CancelledError:
@@ -306,7 +312,7 @@ class _Client:
                 return
             times: list[float] = []
             stage.token_s = times
-            outcome.error = await self._read(response, times, answer)
+            outcome.error = await self._read(response, stage, times, answer)
         del times[call.output_tokens :]
         if not outcome.error and len(times) < call.output_tokens:
             outcome.error = "cut short"
@@ -325,10 +331,12 @@ class _Client:
         except (aiohttp.ServerDisconnectedError, ConnectionResetError):
             return await self._session.post(url, json=body, headers=headers)
 
-    async def _read(self, response: aiohttp.ClientResponse, times: list[float], answer: list[int]) -> str:
-        """Note when each token came, and its id where that is told; return the kind of failure the stream tells of, or
-        nothing."""
-        rest = b""
+    async def _read(
+        self, response: aiohttp.ClientResponse, stage: StageOutcome, times: list[float], answer: list[int]
+    ) -> str:
+        """Note when each token came, its id where that is told, and how much of the prompt was cached; return the kind
+        of failure the stream tells of, or nothing."""
+        asking, rest = self._target.asking, b""
         async for data in response.content.iter_any():
             now_s = self.now_s()
             *events, rest = (rest + data).split(b"\n\n")
@@ -337,9 +345,10 @@ class _Client:
                     return ""
                 if b'"error"' in event[:64]:
                     return "error event"
-                if (ids := _IDS.search(event)) and ids.group(1).strip():
-                    answer.extend(int(token) for token in ids.group(1).split(b","))
-                times.extend([now_s] * (self._target.asking.tokens_so_far(event, len(times)) - len(times)))
+                answer.extend(asking.token_ids(event))
+                if cached := _CACHED.search(event):
+                    stage.cached_tokens = int(cached.group(1))
+                times.extend([now_s] * (asking.tokens_so_far(event, len(times)) - len(times)))
         return ""
 
 

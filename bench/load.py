@@ -121,6 +121,8 @@ def unserved(request: Offered) -> RequestOutcome:
             output_tokens=call.output_tokens,
             switch_at=call.switch_at,
             next_tpot_slo_s=call.next_tpot_slo_s,
+            prompt_tokens=call.cached_tokens + call.prompt_tokens,
+            known_tokens=call.cached_tokens,
         )
         for call in request.calls
     ]

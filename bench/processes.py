@@ -78,6 +78,7 @@ def started(
     *,
     log: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
     stop_s: float = STOP_S,
 ) -> Iterator[Process]:
     """Run a server that listens on a loopback port, in a process group of its own; without `log` its output is kept
@@ -92,6 +93,7 @@ def started(
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                cwd=folder,
                 start_new_session=True,
                 preexec_fn=end_with_parent if sys.platform == "linux" else None,
             )

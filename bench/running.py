@@ -21,7 +21,7 @@ from slosgate.bench.live import LiveRun, Loop, Target, model_at, replay, replay_
 from slosgate.bench.load import GENERATED, Load, offer
 from slosgate.bench.results import Result, Row
 from slosgate.bench.show import plain_table
-from slosgate.bench.summary import summarize
+from slosgate.bench.summary import prompts, summarize
 from slosgate.engines.sim.cluster import Users
 from slosgate.engines.sim.systems import Settings
 from slosgate.planner.profile import HardwareProfile
@@ -159,7 +159,8 @@ def serve(experiment: Experiment, load: Load, profile: HardwareProfile, console:
         load, outcomes, more = _virtual(experiment, load, profile, console)
     else:
         load, live = asyncio.run(_live(experiment, load, console))
-        outcomes, more = live.outcomes, {} if experiment.concurrency else live.schedule()
+        outcomes = live.outcomes
+        more = ({} if experiment.concurrency else live.schedule()) | prompts(outcomes)
     if not outcomes:
         raise RunError("no request was sent: ask for more --seconds")
     served, limits = collect(outcomes), goodput.goodput(experiment.goodput)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from slosgate.bench.attainment import (
     STRICT,
     Bools,
     Floats,
+    RequestOutcome,
     Served,
     attained,
     first_token_s,
@@ -55,6 +57,22 @@ def summarize(served: Served, seconds: float) -> Row:
     }
 
 
+def prompts(outcomes: Iterable[RequestOutcome]) -> Row:
+    """Prompt tokens of the calls that were served, those that were cached, and the share that was computed although an
+    earlier call had computed it. Nothing where servers don't tell; one that tells of some prompts had nothing of the
+    others."""
+    served = [s for outcome in outcomes for s in outcome.stages if len(s.token_s) >= s.output_tokens > 0]
+    if all(stage.cached_tokens is None for stage in served):
+        return {}
+    prompt = sum(stage.prompt_tokens for stage in served)
+    again = sum(max(0, stage.known_tokens - (stage.cached_tokens or 0)) for stage in served)
+    return {
+        "prompt_tokens": prompt,
+        "cached_tokens": sum(stage.cached_tokens or 0 for stage in served),
+        "computed_twice": round(again / prompt, 4),
+    }
+
+
 def _shares(hits: Bools, strict: Bools) -> Row:
     low, high = wilson(int(hits.sum()), len(hits))
     return {
@@ -71,7 +89,7 @@ def _percentiles(served: Served) -> Row:
     """Over the stages that got that far; `unfinished` says how many requests did not."""
     row: Row = {}
     for name, values in (("ttft", ttft_s(served)), ("tpot", tpot_s(served))):
-        for q in (50, 90, 99):
+        for q in (50, 90, 95, 99):
             row[f"{name}_p{q}_s"] = _round(float(np.percentile(values, q))) if len(values) else None
     return row
 

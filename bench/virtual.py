@@ -24,6 +24,7 @@ from slosgate.bench.attainment import (
 )
 from slosgate.bench.load import Load, unserved
 from slosgate.bench.results import Row
+from slosgate.bench.summary import prompts
 from slosgate.engines.sim.cluster import Run, Users, Watch
 from slosgate.engines.sim.cluster import simulate as simulate_cluster
 from slosgate.engines.sim.systems import Offered, Settings, StageJob
@@ -65,7 +66,7 @@ def simulate(
     run = simulate_cluster(built, offered, until_s=load.seconds + _pauses_s(load) + DRAIN_S, watch=watch)
     jobs = iter(run.jobs)
     outcomes = [_outcome(r, jobs) for r in load.requests]
-    return VirtualRun(outcomes, _replicas(run) | prompts_of(run), misses.missed if misses and run.stopped else None)
+    return VirtualRun(outcomes, _replicas(run) | prompts(outcomes), misses.missed if misses and run.stopped else None)
 
 
 def closed(
@@ -88,7 +89,8 @@ def closed(
     came = [(r, o) for r, o in zip(offered, outcomes, strict=True) if not math.isnan(o.stages[0].arrival_s)]
     requests = tuple(dataclasses.replace(r, arrival_s=o.arrival_s) for r, o in came)
     seconds = users.until_s if bounded else run.end_s
-    return load.as_offered(requests, seconds), VirtualRun([o for _, o in came], _replicas(run) | prompts_of(run))
+    served = [outcome for _, outcome in came]
+    return load.as_offered(requests, seconds), VirtualRun(served, _replicas(run) | prompts(served))
 
 
 def _pauses_s(load: Load) -> float:
@@ -125,6 +127,7 @@ def _outcome(request: Offered, jobs: Iterator[StageJob]) -> RequestOutcome:
         stage.admission = REJECTED if job.admission == REFUSED else job.admission
         stage.replica = f"replica-{job.replica}" if job.replica >= 0 else ""
         admissions.add(stage.admission)
+        stage.cached_tokens = job.cached_tokens
         told_after_s = max(told_after_s, _told_after_s(job))
     outcome.arrival_s, outcome.told_after_s = outcome.stages[0].arrival_s, told_after_s
     outcome.admission = next(word for word in (REJECTED, BEST_EFFORT, GUARANTEED, UNSAID) if word in admissions)
@@ -136,19 +139,6 @@ def _told_after_s(job: StageJob) -> float:
     if job.admission != GUARANTEED:
         return math.inf
     return 0.0 if math.isnan(job.promoted_s) else job.promoted_s - job.arrival_s
-
-
-def prompts_of(run: Run) -> Row:
-    """Prompt tokens of the calls that were served, those that were cached, and the share that was computed although an
-    earlier call had computed it."""
-    served = [job for job in run.jobs if job.finished]
-    prompt = sum(job.stage.cached_tokens + job.stage.prompt_tokens for job in served)
-    again = sum(max(0, job.stage.cached_tokens - job.cached_tokens) for job in served)
-    return {
-        "prompt_tokens": prompt,
-        "cached_tokens": sum(job.cached_tokens for job in served),
-        "computed_twice": round(again / prompt, 4) if prompt else 0.0,
-    }
 
 
 def _replicas(run: Run) -> Row:

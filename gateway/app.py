@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 
 from slosgate.gateway.config import Config
 from slosgate.gateway.errors import GatewayError, handle
@@ -67,6 +68,7 @@ def create_app(
                 expose_headers=EXPOSED_HEADERS,
             ),
             Middleware(Leaving),
+            Middleware(ExceptionMiddleware, handlers={GatewayError: handle, HTTPException: handle}),
             Middleware(CanonicalPaths),
             Middleware(operators.OperatorPages, config=config.admin),
         ],

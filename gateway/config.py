@@ -415,13 +415,17 @@ def _replica_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
 
 def _address_problem(url: str) -> str:
     """What is wrong with a replica's address; empty when nothing is."""
+    accepted = "accepted: http://HOST:PORT, with an IPv6 address in brackets"
     try:
         parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        good = bool(parts.hostname) and parts.port != 0 and (host.startswith("[") or host.count(":") <= 1)
+        if "@" in parts.netloc:
+            return f"an address has no user and no password: name a key's variable in api_key_env; {accepted}"
+        good = (
+            bool(parts.hostname) and parts.port != 0 and (parts.netloc.startswith("[") or parts.netloc.count(":") <= 1)
+        )
     except ValueError:
         good = False
-    return "" if good else f"no address: {url!r}; accepted: http://HOST:PORT, with an IPv6 address in brackets"
+    return "" if good else f"no address: {url!r}; {accepted}"
 
 
 def _no_such_class(name: str, config: Config) -> str:

@@ -115,6 +115,10 @@ class UnknownEncoding(InvalidRequest):
     status = 415
     code = "unsupported_content_encoding"
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "accept-encoding": "gzip, deflate, identity"}
+
 
 class RequestTimeout(InvalidRequest):
     status = 408

@@ -32,7 +32,7 @@ from slosgate.gateway.http.overflow import Overflow
 from slosgate.gateway.http.passthrough import Passthrough
 from slosgate.gateway.http.relay import Relay
 from slosgate.gateway.promises.completion import Completion, Kind, parse
-from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS, Contract, ignored, resolve
+from slosgate.gateway.promises.contract import E2E_HEADERS, TPOT_HEADERS, TTFT_HEADERS, Contract, ignored, resolve
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.upkeep import Upkeep
@@ -201,6 +201,7 @@ class Gateway:
         longest = prompt_tokens if completion.longest_tokens is None else completion.longest_tokens
         left = window_tokens([r.mirror.profile for r in replicas if r.mirror is not None]) - longest
         output_tokens = self.lengths.output_tokens(completion, contract.slo_class, max(1, left))
+        e2e_s = contract.e2e_s
         if session is not None:
             session = session.begun(arrival_s + contract.session_e2e_s)
             self.sessions.remember(session)
@@ -215,8 +216,9 @@ class Gateway:
             output_tokens=output_tokens,
             thinking_planned=self.lengths.thinking_tokens(completion, contract.slo_class, output_tokens),
             ttft_s=_ttft_s(contract, completion, prompt_tokens, replicas),
+            e2e_s=e2e_s,
             acceptance=self.drafts.planning_value(replicas, completion.model, contract.slo_class),
-            stated=any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS)),
+            stated=any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS, *E2E_HEADERS)),
             settings=self.config.admission.desk,
             longest_tokens=longest,
             prompt_is_exact=size.unit == "exact" and completion.truncate_tokens is None,

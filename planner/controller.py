@@ -77,9 +77,10 @@ class Arrival:
     stated: bool = False  # its client said the numbers of its SLO, rather than its class
     sequences: int = 1  # outputs that it wants of one prompt
     prompt_is_exact: bool = False  # `prompt_tokens` were counted, not estimated
-    derived: bool = (
-        False  # its pace follows from lengths that are only planned for: none of it is out of reach for sure
-    )
+    derived: bool = False  # its pace follows from lengths that are only planned for: it may be out of reach, or not
+    relative: bool = False  # its TTFT SLO is a multiple of a zero-load TTFT that nobody knows
+    whole_s: float = math.inf  # what is left of the SLO for the whole answer from now
+    fewest_tokens: int = 1  # that the answer will have
     longest_tokens: int = 0  # of several prompts, each of which has its own window; 0: there is one
 
     @property

@@ -47,7 +47,7 @@ class Refusal:
     """No place for a request. `retry_after_s` is None when asking again can never help."""
 
     code: Literal["slo_not_admitted", "slo_unreachable", "slo_unsupported", "context_length_exceeded"]
-    field: Literal["", "prompt", "ttft", "tpot", "n"]  # of the request, that it is refused for
+    field: Literal["", "prompt", "ttft", "tpot", "e2e", "n"]  # of the request, that it is refused for
     reason: str
     retry_after_s: float | None = None
 
@@ -107,7 +107,7 @@ def never(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal | None:
                 f"fits into the model's window of {longest}",
             )
     # What may overflow is never refused for its SLO: a provider outside may be faster.
-    if not arrival.has_slo or arrival.when_full == "overflow":
+    if not (arrival.has_slo or arrival.relative) or arrival.when_full == "overflow":
         return None
     if arrival.when_full == "reject":
         if arrival.sequences > 1:
@@ -116,8 +116,7 @@ def never(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal | None:
         if not replicas:
             reason = "no replica of this model has a hardware profile, so no SLO can be guaranteed"
             return Refusal("slo_unsupported", "", reason)
-    sure = arrival.prompt_is_exact and not arrival.derived
-    if replicas and sure and (arrival.stated or arrival.when_full == "reject"):
+    if replicas and arrival.prompt_is_exact and (arrival.stated or arrival.when_full == "reject"):
         return _unreachable(arrival, replicas)
     return None
 
@@ -134,7 +133,7 @@ def _unreachable(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal 
     ttft_s, tokens = min(
         (profile.zero_load_ttft_s(least[r.name], prompt - least[r.name]), least[r.name]) for r, profile in known
     )
-    if slo_s < ttft_s:
+    if slo_s < ttft_s and not arrival.derived:
         return Refusal(
             "slo_unreachable",
             "ttft",
@@ -142,12 +141,21 @@ def _unreachable(arrival: Arrival, replicas: Sequence[ReplicaState]) -> Refusal 
             f"{tokens} prompt tokens; accepted: at least that",
         )
     tpot_s = min(profile.perf.iteration_s(1, prompt + 1, 1) for _, profile in known)
-    if arrival.tpot_s < tpot_s:
+    if arrival.tpot_s < tpot_s and not arrival.derived:
         return Refusal(
             "slo_unreachable",
             "tpot",
             f"a TPOT of {arrival.tpot_s * 1000:.4g} ms can't be reached: an idle replica takes {tpot_s * 1000:.4g} ms "
             f"a token after {prompt} prompt tokens; accepted: at least that",
+        )
+    whole_s, least_s = arrival.whole_s + arrival.waited_s, ttft_s + (arrival.fewest_tokens - 1) * tpot_s
+    if whole_s < least_s:
+        return Refusal(
+            "slo_unreachable",
+            "e2e",
+            f"{whole_s * 1000:.4g} ms for the whole answer can't be reached: an idle replica takes "
+            f"{least_s * 1000:.4g} ms for {tokens} prompt tokens and {arrival.fewest_tokens} of output; accepted: at "
+            "least that",
         )
     return None
 

@@ -15,6 +15,7 @@ import msgspec
 
 from slosgate.traces.errors import TraceError, malformed
 
+MOST_TOKENS = 1_000_000_000
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -85,6 +86,8 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[s
 
 def _header(reader: Iterator[list[str]]) -> tuple[str, ...]:
     names = next((fields for fields in reader if any(name.strip() for name in fields)), [])
+    if len(names) == 1 and (found := [mark for mark in (";", "\t", "|") if mark in names[0]]):
+        raise csv.Error(f"its columns are separated by {found[0]!r}; accepted: commas")
     return tuple(name.strip() for name in names)
 
 
@@ -102,7 +105,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 value = msgspec.json.decode(row)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 raise malformed(path, line, f"not a JSON object: {error}") from None
             if not isinstance(value, dict):
                 raise malformed(path, line, f"expected a JSON object, found {type(value).__name__}")
@@ -118,6 +121,8 @@ def field(row: Mapping[str, Any], name: str, path: Path, line: int) -> Any:
 
 def number(value: object) -> float:
     """The number that a field holds, also as text; not a number for anything else."""
+    if isinstance(value, str) and (not value.isascii() or "_" in value):
+        return math.nan  # Python would read it, other tools wouldn't
     try:
         return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
@@ -131,6 +136,8 @@ def tokens(value: object, name: str, path: Path, line: int) -> int:
         raise malformed(path, line, f"{name} must be a whole number of tokens, not {value!r}")
     if count < 0:
         raise malformed(path, line, f"negative tokens: {name} is {count:.0f}; accepted: whole numbers from 0")
+    if count > MOST_TOKENS:
+        raise malformed(path, line, f"{name} is {count:g}; accepted: up to {MOST_TOKENS:,} tokens")
     return int(count)
 
 

@@ -11,9 +11,13 @@ from slosgate.traces.errors import malformed
 from slosgate.traces.rows import Clock, number
 
 EPOCH_FROM_S = 1e8  # larger times count from 1970: three years from a trace's start are none
+EPOCH_FROM = 1e9  # no trace begins so many milliseconds after its start either: those are seconds since 1970
 EPOCH_UNITS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))  # from so large on a Unix time is in ns, us, ms
+LARGEST_OFFSET_S = 18 * 3600
 LONGEST_S = 400 * 86400.0
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:[.,](\d+))?\s*(Z|UTC|[+-]\d\d(?::?\d\d)?)?", re.IGNORECASE)
+_MOMENT = re.compile(
+    r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:[.,](\d+))?\s*(Z|UTC|[+-]\d\d(?::?[0-5]\d)?)?", re.IGNORECASE
+)
 
 
 class SinceFirst:
@@ -31,7 +35,7 @@ class SinceFirst:
         if not 0 <= time < math.inf:
             unit = "milliseconds" if self._unit_s == 1e-3 else "seconds"
             raise malformed(self._path, line, f"{self._name} must be a time from 0 in {unit}, not {value!r}")
-        if self._first_s is None and time * self._unit_s >= EPOCH_FROM_S:
+        if self._first_s is None and time >= min(EPOCH_FROM_S / self._unit_s, EPOCH_FROM):
             self._start = time
             self._unit_s = next((unit_s for least, unit_s in EPOCH_UNITS if time >= least), 1.0)
         time_s = round((time - self._start) * self._unit_s, 9)
@@ -63,7 +67,10 @@ class Moments:
         moment, fraction, offset = match.groups()
         if moment != self._text:
             self._whole_s, self._text = self._parsed(moment, timestamp, line), moment
-        whole_s, fraction_s = self._whole_s - _offset_s(offset), float(f"0.{fraction or 0}")
+        offset_s = _offset_s(offset)
+        if abs(offset_s) > LARGEST_OFFSET_S:
+            raise self._bad(timestamp, line)
+        whole_s, fraction_s = self._whole_s - offset_s, float(f"0.{fraction or 0}")
         whole_0, fraction_0, has_offset = self._first = self._first or (whole_s, fraction_s, offset is not None)
         if has_offset != (offset is not None):
             rule = f"{self._name} has {'no' if has_offset else 'an'} offset from UTC, unlike the first row's"

@@ -6,8 +6,8 @@ import re
 import time
 from typing import Any
 
-from slosgate.bench.gpu.dummy_model import WORD_CHARACTERS
-from slosgate.bench.gpu.lengths import told
+from slosgate.bench.gpu.dummy_model import WORD_CHARACTERS, word_ids
+from slosgate.bench.gpu.lengths import told, told_thinking
 from slosgate.bench.live import Asking
 from slosgate.engines.sim.systems import Call, Offered
 
@@ -17,7 +17,7 @@ _ENDS = re.compile(rb'"finish_reason":\s*"')
 
 
 class Capped(Asking):
-    """`max_tokens` is the same cap for all; the length is told to the engine alone (`lengths.py`).
+    """`max_tokens` is one cap for all; how long answer and thinking get is told to the engine alone (`lengths.py`).
 
     Every token of the dummy tokenizer is so many letters, so an event's text says how many tokens it holds, also where
     the server has put several into one; the last token of an answer has no text. Usage comes once, at the end.
@@ -28,7 +28,9 @@ class Capped(Asking):
         self._by_deadline = by_deadline
 
     def body(self, request: Offered, call: Call, prompt: list[int]) -> dict[str, Any]:
-        prompt[0] = told(min(call.output_tokens, self._cap))
+        prompt[-1] = told(min(call.output_tokens, self._cap))
+        if call.switch_at and len(prompt) > 1:
+            prompt[-2] = told_thinking(call.switch_at)
         body = {"prompt": prompt, "max_tokens": self._cap, "stream_options": {"include_usage": True}}
         if self._by_deadline:  # vLLM's own priorities, at their best: the earliest deadline first
             body["priority"] = int((time.monotonic() + call.ttft_slo_s) * 1000)
@@ -37,5 +39,12 @@ class Capped(Asking):
     def tokens_so_far(self, event: bytes, before: int) -> int:
         if counted := _USAGE.search(event):
             return max(before, int(counted.group(1)))
-        text = _TEXT.search(event)
-        return before + (len(text.group(1)) // WORD_CHARACTERS if text else 0) + bool(_ENDS.search(event))
+        return before + len(_text(event)) // WORD_CHARACTERS + bool(_ENDS.search(event))
+
+    def token_ids(self, event: bytes) -> list[int]:
+        return word_ids(_text(event).decode())
+
+
+def _text(event: bytes) -> bytes:
+    found = _TEXT.search(event)
+    return found.group(1) if found else b""

@@ -9,6 +9,7 @@ decode cheaply, where random bytes that are no UTF-8 make vLLM's server stand st
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -106,6 +107,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")
+THINKING_TOKENS = ("<think>", "</think>")
+THINKING_ENDS = len(SPECIAL_TOKENS) + 1  # the id of the last of them
+FIRST_WORD = len(SPECIAL_TOKENS) + len(THINKING_TOKENS)
 WORD_CHARACTERS = 4
 CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
 
@@ -118,7 +122,7 @@ def write_model(name: str, folder: Path, *, words: bool = False) -> Path:
     config = CONFIGS[name]
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "config.json", config)
-    tokens = [_word(n) for n in range(config["vocab_size"] - len(SPECIAL_TOKENS))] if words else _byte_letters()
+    tokens = [_word(n) for n in range(config["vocab_size"] - FIRST_WORD)] if words else _byte_letters()
     _write(folder / "tokenizer.json", _tokenizer(tokens))
     _write(
         folder / "tokenizer_config.json",
@@ -141,7 +145,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _tokenizer(tokens: list[str]) -> dict[str, Any]:
     """A byte-level BPE without merges, in the format of the `tokenizers` library."""
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *tokens])}
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *THINKING_TOKENS, *tokens])}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {
         "version": "1.0",
@@ -149,10 +153,10 @@ def _tokenizer(tokens: list[str]) -> dict[str, Any]:
         "padding": None,
         "added_tokens": [
             {
-                "id": i, "content": token, "special": True,
+                "id": i, "content": token, "special": i < len(SPECIAL_TOKENS),
                 "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
             }
-            for i, token in enumerate(SPECIAL_TOKENS)
+            for i, token in enumerate([*SPECIAL_TOKENS, *THINKING_TOKENS])
         ],
         "normalizer": None,
         "pre_tokenizer": byte_level,
@@ -173,6 +177,12 @@ def _word(number: int) -> str:
         number, letter = divmod(number, 26)
         letters += chr(ord("a") + letter)
     return letters
+
+
+def word_ids(text: str) -> list[int]:
+    """The tokens of a text of words."""
+    words = (text[at : at + WORD_CHARACTERS] for at in range(0, len(text), WORD_CHARACTERS))
+    return [FIRST_WORD + functools.reduce(lambda n, c: 26 * n + ord(c) - ord("a"), reversed(w), 0) for w in words]
 
 
 def _byte_letters() -> list[str]:

@@ -2,10 +2,12 @@
 
     python -m slosgate.bench.gpu.measure vllm vllm-best plug-in slosgate --rates 8,12,16 --out out/gpu
     python -m slosgate.bench.gpu.measure slosgate --model opt-13b --scenario coder --rates 4,6 --out out/gpu
+    python -m slosgate.bench.gpu.measure vllm slosgate --load tool-calling=2,4@40 --load reasoning=1,2
 
 Systems are measured one after the other. Clients state a cap, and nothing but the engine's model knows how long an
 answer gets (`lengths.py`); they ask for usage once, at the end; `/health` is probed all the while. No profile is given:
-a replica of ours measures itself before it registers. A rate is shared equally by the scenario's classes.
+a replica of ours measures itself before it registers. A rate is shared equally by the scenario's classes. Sessions go
+on as in `slosbench run --mode live`, and rows say how much of their prompts was cached, by the engine's own usage.
 
 Writes OUT/LABEL.json (a result file), OUT/LABEL-iterations-N.jsonl (what every iteration did and took), the servers'
 logs, and prints one table at the end. Needs a machine with vLLM; weights are random.
@@ -18,6 +20,7 @@ import contextlib
 import shutil
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -29,18 +32,20 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from slosgate.bench import results, scenarios
+from slosgate.bench import results
 from slosgate.bench.attainment import collect
 from slosgate.bench.errors import RunError, choose
 from slosgate.bench.gpu import launches
 from slosgate.bench.gpu.asking import Capped
 from slosgate.bench.gpu.dummy_model import write_model
+from slosgate.bench.gpu.hits import Expectations
+from slosgate.bench.gpu.loads import Offering, equal_parts, read
 from slosgate.bench.gpu.silence import Silence, probed
 from slosgate.bench.gpu.systems import MODELS, SYSTEMS, Servers
 from slosgate.bench.live import Target, replay
-from slosgate.bench.load import Load, offer
+from slosgate.bench.load import Load
 from slosgate.bench.results import Row
-from slosgate.bench.summary import summarize
+from slosgate.bench.summary import prompts, summarize
 from slosgate.engines import profiles
 from slosgate.engines.options import taking
 from slosgate.engines.vllm import kept
@@ -48,7 +53,6 @@ from slosgate.engines.vllm.launch import GRAPH_TOKENS
 from slosgate.planner.profile import HardwareProfile
 
 SCENARIO = str(Path(__file__).with_name("coder-chatbot.toml"))
-DRAIN_S = 12.0  # answers that take longer than this after the last arrival count as missed
 LONE_PROMPTS = (64, 256, 1024, 2048, 4096, 7000)
 LONE_TIMES = 5
 CAPTURE = "--max-cudagraph-capture-size"
@@ -64,8 +68,16 @@ class Plan:
     rates: Annotated[str, typer.Option(help="Requests per second, for each GPU; several with commas.")] = "8,12,16"
     model: Annotated[str, typer.Option(help=f"The model's shape: {', '.join(MODELS)}.")] = "llama-3.1-8b"
     scenario: Annotated[str, typer.Option(help="A scenario's name or file.")] = SCENARIO
+    load: Annotated[
+        list[str] | None,
+        typer.Option(help="SCENARIO=RATE,RATE[@SECONDS], in place of --scenario and --rates; several are possible."),
+    ] = None
     seconds: Annotated[float | None, typer.Option(help="Arrivals of a rate last so long at most.")] = 60.0
+    drain: Annotated[
+        float, typer.Option(help="Seconds; answers that take longer after the last arrival, pauses aside, are missed.")
+    ] = 12.0
     cap: Annotated[int, typer.Option(help="max_tokens of every request.")] = 2048
+    window: Annotated[int, typer.Option(help="The model's window in tokens; 0: as it is measured by default.")] = 0
     gpu: Annotated[int, typer.Option(help="First GPU to use.")] = 0
     replicas: Annotated[int, typer.Option(help="Replicas on GPUs of their own; without a gateway in turn.")] = 1
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0
@@ -75,12 +87,13 @@ class Plan:
     minutes: Annotated[float, typer.Option(help="Nothing is started that would end later.")] = 8.8
 
     @property
-    def rates_rps(self) -> tuple[float, ...]:
-        """Ends the program where one is no number."""
-        try:
-            return tuple(float(rate) for rate in self.rates.split(","))
-        except ValueError:
-            raise typer.BadParameter("numbers with commas between them", param_hint="--rates") from None
+    def offerings(self) -> list[Offering]:
+        """What is offered, in this order. Ends the program where that makes no sense."""
+        return [read(text, self.seconds) for text in self.load or [f"{self.scenario}={self.rates}"]]
+
+    @property
+    def max_model_tokens(self) -> int:
+        return self.window or MODELS[self.model].window
 
     @property
     def engine_options(self) -> tuple[str, ...]:
@@ -91,9 +104,9 @@ class Plan:
     def record(self) -> Row:
         """What stands of it in result files."""
         return {
-            "model": self.model, "scenario": Path(self.scenario).name, "rates": self.rates_rps,
-            "seconds": self.seconds, "cap": self.cap, "replicas": self.replicas, "seed": self.seed,
-            "options": self.engine_options,
+            "model": self.model, "loads": [(Path(o.scenario).name, o.rates_rps, o.seconds) for o in self.offerings],
+            "drain": self.drain, "cap": self.cap, "window": self.max_model_tokens, "replicas": self.replicas,
+            "seed": self.seed, "options": self.engine_options,
         }  # fmt: skip
 
 
@@ -102,18 +115,21 @@ class Plan:
 def measure(plan: Plan) -> None:
     """Start the systems in turn, offer each every load, write what became of the requests."""
     choose("model", plan.model, MODELS)
-    plan.rates_rps  # noqa: B018
+    classes = sorted({name for offering in plan.offerings for name in offering.loaded.classes})
     for system in plan.systems:
         choose("system", system, SYSTEMS)
     plan.out.mkdir(parents=True, exist_ok=True)
-    console = Console(width=128)
+    console = Console(width=150)
     ends_s = time.monotonic() + plan.minutes * 60
     rows: list[Row] = []
     failed = False
     folder = write_model(plan.model, plan.out / "model", words=True)
     for system in plan.systems:
         name = system + plan.label
-        servers = Servers(SYSTEMS[system], name, folder, plan.model, plan.engine_options, plan.out, plan.gpu)
+        servers = Servers(
+            SYSTEMS[system], name, folder, plan.model, plan.max_model_tokens, classes, plan.engine_options, plan.out,
+            plan.gpu,
+        )  # fmt: skip
         try:
             rows += _measure(plan, servers, console, ends_s)
         except (RunError, httpx.HTTPError) as error:
@@ -126,8 +142,7 @@ def measure(plan: Plan) -> None:
 def _measure(plan: Plan, servers: Servers, console: Console, ends_s: float) -> list[Row]:
     """One system at every rate; writes its result file after each."""
     config = {**plan.record, "system": servers.label, "engine_options": servers.engine_options}
-    reference = _reference(plan)
-    result = results.begin("gpu-measure", config, seed=plan.seed, hardware=reference.name)
+    result = results.begin("gpu-measure", config, seed=plan.seed, hardware=_reference(plan, plan.offerings[0]).name)
     started_s = time.monotonic()
     with servers.serving(plan.replicas) as urls:
         begun_s = time.monotonic()
@@ -138,14 +153,13 @@ def _measure(plan: Plan, servers: Servers, console: Console, ends_s: float) -> l
             slo_args=servers.system.ours and not servers.system.gateway,
             asking=Capped(plan.cap, by_deadline=servers.system.by_deadline),
         )  # fmt: skip
-        lone = _lone_prompts(urls[0], plan, reference if servers.system.ours else None)
+        lone = _lone_prompts(urls[0], plan, ours=servers.system.ours)
         console.print(f"  zero-load TTFT, ms: {lone}")
-        for rate in plan.rates_rps:
-            load = equal_parts(plan, reference, rate * plan.replicas)
-            if time.monotonic() + load.seconds + DRAIN_S > ends_s:
-                console.print(f"no time left for {servers.label} at {rate:g}")
+        for scenario, rate, load in _points(plan):
+            if time.monotonic() + load.seconds + plan.drain > ends_s:
+                console.print(f"no time left for {servers.label} with {scenario} at {rate:g}")
                 continue
-            row = _row(plan, servers, rate * plan.replicas, load, target)
+            row = {"scenario": scenario, "rate_rps": rate} | _row(plan, servers, load, target)
             result.rows.append({**row, "start_s": round(begun_s - started_s, 1), "zero_load_ms": lone})
             results.write(result, servers.out / f"{servers.label}.json")
             console.print(table([row]))
@@ -154,44 +168,34 @@ def _measure(plan: Plan, servers: Servers, console: Console, ends_s: float) -> l
     return result.rows
 
 
-def _reference(plan: Plan) -> HardwareProfile:
-    """What SLOs that are slowdowns refer to, with this run's window; a replica's own measurement, once there is one."""
-    profile = profiles.load(scenarios.load(plan.scenario).hardware)
-    return msgspec.structs.replace(profile, max_model_tokens=MODELS[plan.model].window - plan.cap)
+def _points(plan: Plan) -> Iterator[tuple[str, float, Load]]:
+    """The loads of one system, by scenario and rate over all replicas."""
+    for offering in plan.offerings:
+        reference = _reference(plan, offering)
+        for rate_rps in (rate * plan.replicas for rate in offering.rates_rps):
+            load = equal_parts(offering, reference, rate_rps, seed=plan.seed, cap=plan.cap)
+            yield offering.loaded.name, rate_rps, load
 
 
-def equal_parts(plan: Plan, profile: HardwareProfile, rate_rps: float) -> Load:
-    """The scenario's load, every class at the same rate."""
-    scenario = scenarios.load(plan.scenario)
-    loads = [
-        offer(
-            msgspec.structs.replace(scenario, classes={name: kind}),
-            profile,
-            rate_rps / len(scenario.classes),
-            seed=plan.seed,
-            seconds=plan.seconds,
-        )
-        for name, kind in scenario.classes.items()
-    ]
-    seconds = min(load.seconds for load in loads)
-    requests = sorted((r for load in loads for r in load.requests if r.arrival_s < seconds), key=lambda r: r.arrival_s)
-    return Load(
-        tuple(requests), seconds, ", ".join(load.trace_source for load in loads), {"parts": [x.record for x in loads]}
-    )
+def _reference(plan: Plan, offering: Offering) -> HardwareProfile:
+    """What SLOs that are slowdowns refer to, with this run's window."""
+    profile = profiles.load(offering.loaded.hardware)
+    return msgspec.structs.replace(profile, max_model_tokens=plan.max_model_tokens - plan.cap)
 
 
-def _row(plan: Plan, servers: Servers, rate: float, load: Load, target: Target) -> Row:
+def _row(plan: Plan, servers: Servers, load: Load, target: Target) -> Row:
     """Offer one load and sum up what became of it."""
+    expected = Expectations(servers.gateway_log) if servers.system.gateway else None
     with contextlib.ExitStack() as probing:
         silences = [probing.enter_context(probed(url)) for url in {*servers.engine_urls, *target.urls}]
         used_s = time.process_time()
-        live = asyncio.run(replay(load, target, seed=plan.seed, drain_s=DRAIN_S))
+        live = asyncio.run(replay(load, target, seed=plan.seed, drain_s=plan.drain))
         used_s = time.process_time() - used_s
     return {
-        "scenario": scenarios.load(plan.scenario).name, "system": servers.label, "rate_rps": rate,
-        "hardware": plan.model, "replicas": plan.replicas, "mode": "live", "seed": plan.seed,
+        "system": servers.label, "hardware": plan.model, "replicas": plan.replicas, "mode": "live", "seed": plan.seed,
         "trace_source": load.trace_source, "load": load.record, "client_cpu_s": round(used_s, 1),
         **_silence(silences), **summarize(collect(live.outcomes), load.seconds), **live.schedule(),
+        **prompts(live.outcomes), **(expected.row() if expected else {}),
     }  # fmt: skip
 
 
@@ -203,12 +207,12 @@ def _silence(silences: list[Silence]) -> Row:
     }
 
 
-def _lone_prompts(url: str, plan: Plan, profile: HardwareProfile | None) -> dict[str, list[float]]:
+def _lone_prompts(url: str, plan: Plan, *, ours: bool) -> dict[str, list[float]]:
     """Medians of lone requests, in ms; beside them what the replica's own profile predicts, if it has one."""
     found: dict[str, list[float]] = {}
-    predicting = _measured_profile() if profile else None
+    predicting = _measured_profile() if ours else None
     with httpx.Client(base_url=url, timeout=60.0, trust_env=False) as client:
-        for n, tokens in enumerate(t for t in LONE_PROMPTS if t < MODELS[plan.model].window):
+        for n, tokens in enumerate(t for t in LONE_PROMPTS if t < plan.max_model_tokens):
             took_s = []
             for again in range(LONE_TIMES + 1):
                 prompt = [3000 + (7919 * (n * LONE_TIMES + again) + 31 * i) % 20_000 for i in range(tokens)]
@@ -262,22 +266,29 @@ def table(rows: list[Row]) -> Table:
     """The points of all systems, for people."""
     shown = Table(box=box.SIMPLE_HEAD, padding=0, caption="attained: of all offered, by the paper's rule")
     heads = (
-        "system", "req/s", "offered", "attained", "95 % CI", "coder", "chatbot", "kept", "of", "TTFT ms p50/p99",
-        "TPOT ms p50/p99", "silent s", "errors",
+        "system", "scenario", "req/s", "offered", "attained", "95 % CI", "by class", "kept", "of",
+        "TTFT ms p50/p95/p99", "TPOT ms p50/p99", "cached", "likely", "twice", "silent s", "errors",
     )  # fmt: skip
     for head in heads:
-        shown.add_column(head, justify="left" if head == "system" else "right", no_wrap=True)
+        shown.add_column(head, justify="left" if head in ("system", "scenario") else "right", no_wrap=True)
     for row in rows:
-        classes = {each["slo_class"]: f"{each['attainment']:.1%}" for each in row["classes"]}
+        classes = [f"{each['slo_class']} {each['attainment']:.1%}" for each in row["classes"]]
         kept_share = row["guaranteed_attainment"]
         shown.add_row(
-            row["system"], f"{row['offered_rps']:.3g}", str(row["offered"]), f"{row['attainment']:.1%}",
-            f"{row['ci_low'] * 100:.1f}-{row['ci_high'] * 100:.1f}", classes.get("coder", ""),
-            classes.get("chatbot", ""), "" if kept_share is None else f"{kept_share:.1%}", str(row["guaranteed"]),
-            _ms(row["ttft_p50_s"], row["ttft_p99_s"]), _ms(row["tpot_p50_s"], row["tpot_p99_s"]),
-            f"{row['silent_longest_s']:.2f}", " ".join(f"{k}:{v}" for k, v in row["errors"].items()),
+            row["system"], row["scenario"], f"{row['offered_rps']:.3g}", str(row["offered"]),
+            f"{row['attainment']:.1%}", f"{row['ci_low'] * 100:.1f}-{row['ci_high'] * 100:.1f}",
+            " ".join(classes) if len(classes) > 1 else "", "" if kept_share is None else f"{kept_share:.1%}",
+            str(row["guaranteed"]), _ms(row["ttft_p50_s"], row["ttft_p95_s"], row["ttft_p99_s"]),
+            _ms(row["tpot_p50_s"], row["tpot_p99_s"]), _share(row, "cached_tokens", "prompt_tokens"),
+            _share(row, "likely_cached_tokens", "told_prompt_tokens"),
+            f"{row['computed_twice']:.1%}" if "computed_twice" in row else "", f"{row['silent_longest_s']:.2f}",
+            " ".join(f"{k}:{v}" for k, v in row["errors"].items()),
         )  # fmt: skip
     return shown
+
+
+def _share(row: Row, part: str, whole: str) -> str:
+    return f"{row[part] / row[whole]:.1%}" if row.get(whole) else ""
 
 
 def _ms(*seconds: float | None) -> str:

@@ -71,6 +71,8 @@ class Servers:
     label: str
     folder: Path  # of the model
     model: str
+    window: int
+    classes: Sequence[str]  # that requests name
     options: Sequence[str]  # further ones for `vllm serve`, after the system's own
     out: Path
     first_gpu: int
@@ -91,12 +93,15 @@ class Servers:
             redis = valkey.start()
             ending.callback(redis.stop)
             self.redis_url = redis.url
-            config = "".join(f"[classes.{c}]\n" for c in ("coder", "chatbot", "summarizer"))
-            log = self.out / f"{self.label}-gateway.log"
-            gateway = ending.enter_context(processes.gateway(redis.url, config, port=port, log=log))
+            config = "[server]\nlog_requests = true\n" + "".join(f'[classes."{name}"]\n' for name in self.classes)
+            gateway = ending.enter_context(processes.gateway(redis.url, config, port=port, log=self.gateway_log))
             self._engines(ports, ["--redis", redis.url], ending)
             gateway.wait_until_up("/ready", [f"vllm-{each}" for each in ports], START_S)
             yield [gateway.url]
+
+    @property
+    def gateway_log(self) -> Path:
+        return self.out / f"{self.label}-gateway.log"
 
     def engine_log(self, n: int) -> Path:
         return self.out / f"{self.label}-engine-{n}.log"
@@ -138,7 +143,8 @@ class Servers:
     @property
     def engine_options(self) -> list[str]:
         model = MODELS[self.model]
-        common = ["--load-format", "dummy", "--max-model-len", str(model.window), "--served-model-name", self.model]
+        common = ["--load-format", "dummy", "--max-model-len", str(self.window), "--served-model-name", self.model]
+        common += ["--enable-prompt-tokens-details", "--reasoning-parser", "deepseek_r1"]
         return [*common, *model.options, *self.system.options, *self.options]
 
     def _command(self, port: int, n: int) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from slosgate.engines.messages import Announcement
 from slosgate.gateway.config import AdmissionConfig
 from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, NotAdmitted, Unavailable
-from slosgate.gateway.promises.contract import TPOT_HEADERS, TTFT_HEADERS
+from slosgate.gateway.promises.contract import E2E_HEADERS, TPOT_HEADERS, TTFT_HEADERS
 from slosgate.gateway.promises.exchange import Exchange, Placement
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.mirror import Mirror
@@ -27,6 +27,7 @@ PARAMS = {  # what a refusal is about, as clients name it
     "prompt": "prompt",
     "ttft": TTFT_HEADERS[0].decode(),
     "tpot": TPOT_HEADERS[0].decode(),
+    "e2e": E2E_HEADERS[0].decode(),
     "n": "n",
 }
 

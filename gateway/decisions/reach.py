@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from slosgate.engines import profiles
@@ -15,6 +14,9 @@ def warnings(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
 
     Replicas that register in Redis may be faster than the configured ones, so this is no error.
     """
+    for number, replica in enumerate(config.replicas):
+        if replica.url.rstrip("/").endswith("/v1"):
+            yield ("replicas", str(number), "url"), f"paths begin with /v1 already: leave it out of {replica.url}"
     known = {replica.profile: profiles.load(replica.profile) for replica in config.replicas if replica.profile}
     if not known:
         if config.replicas:
@@ -35,9 +37,12 @@ def _unreachable(slo_class: ClassConfig, known: dict[str, HardwareProfile]) -> I
     ttft_ms, fastest = min((profile.zero_load_ttft_s(1) * 1000, name) for name, profile in known.items())
     if slo_class.ttft_ms is not None and slo_class.ttft_ms < ttft_ms:
         yield "ttft_ms", _sentence("a TTFT", slo_class.ttft_ms, ttft_ms, fastest, "for one prompt token")
+    if slo_class.e2e_ms is not None and slo_class.e2e_ms < ttft_ms:
+        yield "e2e_ms", _sentence("a whole answer", slo_class.e2e_ms, ttft_ms, fastest, "for one prompt token")
     tpot_ms, fastest = min((profile.perf.iteration_s(1, 2, 1) * 1000, name) for name, profile in known.items())
-    if (slo_class.tpot_ms or math.inf) < tpot_ms:
-        yield "tpot_ms", _sentence("a TPOT", slo_class.tpot_ms or 0.0, tpot_ms, fastest, "a token")
+    for field, asked_ms in (("tpot_ms", slo_class.tpot_ms), ("think_tpot_ms", slo_class.think_tpot_ms)):
+        if asked_ms is not None and asked_ms < tpot_ms:
+            yield field, _sentence("a TPOT", asked_ms, tpot_ms, fastest, "a token")
 
 
 def _sentence(what: str, asked_ms: float, least_ms: float, profile: str, for_what: str) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+
+import msgspec
 
 from slosgate.gateway.errors import anthropic_error_body, error_body, speaks_anthropic
 from slosgate.gateway.http.headers import of_answer
+from slosgate.gateway.promises.completion import BOM
 from slosgate.gateway.replicas.upstream import Response
 
 UNAVAILABLE = (502, 503, 504)  # the replica is unwell, and says so
 WITHOUT_BODY = (204, 205, 304)
 QUOTED_BYTES = 200
+_LOOKED_THROUGH: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 RETRIED = (408, 409, 429)  # what clients send again; other 4xx never change
 
 
@@ -55,6 +60,19 @@ async def refusal(response: Response) -> Refusal:
 
 def looks_like_json(body: bytes) -> bool:
     return body.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"{")
+
+
+def is_object(body: bytes) -> bool:
+    """Whether it is one whole JSON object, also with the NaN and Infinity that Python's writers put in."""
+    body = body.removeprefix(BOM)
+    try:
+        return isinstance(_LOOKED_THROUGH.decode(body), dict)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    try:
+        return isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def is_json(response: Response) -> bool:

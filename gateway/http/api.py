@@ -204,8 +204,7 @@ class Pages:
 
     async def dashboard(self, request: Request) -> Response:
         """The live page; it asks for the admin key itself."""
-        if not self._gateway.config.admin.sha256:
-            raise HTTPException(404)
+        _admin_key(self._gateway)
         return dashboard.page()
 
     async def live(self, request: Request) -> Response:
@@ -237,11 +236,17 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
 
 
 def _admin_only(gateway: Gateway, request: Request) -> None:
+    if not matches(_admin_key(gateway), dict(request.scope["headers"])):
+        raise Unauthorized("the admin key is missing or wrong: send authorization: Bearer KEY", param="authorization")
+
+
+def _admin_key(gateway: Gateway) -> str:
+    """The digest of the admin key; without one the pages that ask for it are closed."""
     digest = gateway.config.admin.sha256
     if not digest:
-        raise HTTPException(404)
-    if not matches(digest, dict(request.scope["headers"])):
-        raise Unauthorized("the admin key is missing or wrong: send authorization: Bearer KEY", param="authorization")
+        said = "this page is for the holder of the admin key, and none is configured: set sha256 under [admin]"
+        raise ModelNotFound(said, code="not_found")
+    return digest
 
 
 def _knows_a_key(gateway: Gateway, request: Request) -> bool:

@@ -11,7 +11,8 @@ import re
 BOM = b"\xef\xbb\xbf"
 DONE = b"data: [DONE]\n\n"
 _ENDS = (b"\n\n", b"\n\r\n", b"\r\r")  # LF CR LF also ends CR LF CR LF
-_FIELD = re.compile(rb"[\r\n]*(?:data|event|id|retry)?:|[\r\n]*\Z|[\r\n]*(?:data|event|id|retry)[\r\n]")
+_FIELD = re.compile(rb"[\r\n]*(?:[\w-]*:|\Z|(?:data|event|id|retry)[\r\n])")
+_FINISHED = re.compile(rb'"finish_reason":\s*"')
 _DATA = re.compile(rb"(?:\A|[\r\n])data: ?(?=[^\r\n])")
 _DONE = re.compile(rb"(?:\A|[\r\n])data:[ \t]*\[DONE\][ \t]*[\r\n]")
 
@@ -55,14 +56,20 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
 
 
 def is_event_stream(events: bytes) -> bool:
-    """Whether whole events look like some."""
+    """Whether whole events look like some: a field, also one that nobody knows, or a comment."""
     return _FIELD.match(events) is not None
+
+
+def finishes(events: bytes) -> bool:
+    """Whether they say how a choice ended."""
+    return _FINISHED.search(events) is not None
 
 
 def data_events(events: bytes) -> int:
     """How many of them carry data, [DONE] left out."""
     if b"\r" not in events:
         count = events.count(b"\ndata:") + events.startswith(b"data:")
+        count -= events.count(b"data:\n") + events.count(b"data: \n")  # they keep the connection alive
     else:
         count = len(_DATA.findall(events))
     return count - (1 if b"[DONE]" in events and _DONE.search(events) else 0)

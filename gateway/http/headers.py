@@ -10,7 +10,7 @@ _GOOD_ID = re.compile(rb"[\x21-\x7e]{1,256}")
 
 # Of the client's headers, what means something to a replica. Its own request id does not go there: engines know
 # requests by the gateway's.
-_TRACING = (b"traceparent", b"tracestate", b"baggage", b"x-data-parallel-rank")
+_TRACING = (b"traceparent", b"tracestate", b"baggage")
 _CONTENT = (b"content-type", b"accept", b"openai-beta", b"anthropic-version", b"anthropic-beta")
 _CREDENTIALS = (b"authorization", b"x-api-key")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 # What can be asked for of replicas, by the first word after /v1. Everything else there is management, which is the
@@ -19,12 +20,9 @@ RESOURCES = frozenset({
 })  # fmt: skip
 # vLLM serves these without /v1, too.
 BARE = frozenset({"classify", "detokenize", "pooling", "rerank", "score", "tokenize"})
+OPERATORS = frozenset({"admin", "dashboard", "metrics", "ready"})
 LOOKED_UP = frozenset({"version"})  # with GET
-_WORDS = (
-    RESOURCES
-    | LOOKED_UP
-    | {"models", "v1", "v2", "admin", "requests", "health", "ready", "metrics", "adapters", "render"}
-)
+_WORDS = RESOURCES | LOOKED_UP | OPERATORS | {"models", "v1", "v2", "requests", "health", "adapters", "render"}
 
 
 def canonical(path: str) -> str:
@@ -50,7 +48,10 @@ def upstream_path(path: str, query: bytes) -> str:
 
 
 class CanonicalPaths:
-    """Middleware that gives each request's path its one spelling."""
+    """Middleware that gives each request's path its one spelling.
+
+    Operators' pages have no other: a proxy in front that closes /metrics must not be passed by with /Metrics.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -58,5 +59,7 @@ class CanonicalPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = canonical(scope["path"])
+            if path.split("/", 2)[1] in OPERATORS and scope["raw_path"].decode("latin-1") != quote(path):
+                raise HTTPException(404)
             scope = {**scope, "path": path, "raw_path": quote(path).encode()}
         await self._app(scope, receive, send)

@@ -71,6 +71,7 @@ class LimitedProtocol(PipelinedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, transport))  # uvloop's is none by inheritance
+        self._idle_since_s = self.loop.time()
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -215,7 +216,7 @@ class LimitedProtocol(PipelinedProtocol):
             self.close()
 
     def make_room(self) -> None:
-        """Others wait for a connection: end this one if it has had its answer and has been idle for a while."""
+        """Others wait for a connection: end this one if it has been idle for a while, or has never asked."""
         if self._idle_since_s + IDLE_S < self.loop.time() and not self.in_head:
             self.close()
 

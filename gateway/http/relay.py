@@ -16,7 +16,8 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -27,8 +28,17 @@ from slosgate.engines.told import slo_args
 from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.decisions.admission import Admission
 from slosgate.gateway.errors import GatewayError, RateLimited, ReplicaLost, Unavailable, error_event
-from slosgate.gateway.http.answers import UNAVAILABLE, Refusal, is_json, looks_like_json, refusal, sized
-from slosgate.gateway.http.events import EventStream, data_events, is_event_stream
+from slosgate.gateway.http.answers import (
+    UNAVAILABLE,
+    Refusal,
+    is_json,
+    is_object,
+    is_stream,
+    looks_like_json,
+    refusal,
+    sized,
+)
+from slosgate.gateway.http.events import BOM, DONE, EventStream, data_events, finishes, is_event_stream
 from slosgate.gateway.http.headers import of_answer
 from slosgate.gateway.http.idle import IdleLimit
 from slosgate.gateway.http.overflow import Overflow
@@ -43,6 +53,7 @@ MAX_ATTEMPTS = 3
 ITS_KEY = "its API key comes from api_key_env, or from server.replica_api_key_env if it registers"
 MAX_DEATHS = 2  # replicas that broke off or hung under one request
 SLOW_TOKEN_S = 0.25  # what an answer in one piece may take for each token before its replica is taken to hang
+AFTER_DONE_S = 0.5
 MAX_HELD_BYTES = 64 * 1024  # of comments before the first event
 _FIRST_OBJECT = re.compile(rb"((?:\A|[\r\n])data: ?\{)")
 SPARE_EVENTS = 1000  # events beyond max_tokens that a stream may have: roles, tool calls, usage
@@ -248,10 +259,14 @@ class Relay:
         exchange.status = response.status
         if response.status != 200:
             await self._not_served(exchange, await refusal(response), send)
-        elif exchange.completion.stream and not is_json(response):
-            await self._stream(exchange, response, send)
-        else:
-            await self._whole(exchange, response, send)
+            return
+        opening = b""
+        if exchange.completion.stream and not (is_json(response) and b"content-encoding" in response.headers):
+            opening = await _opening(response)
+            if not looks_like_json(opening):  # whatever its headers say
+                await self._stream(exchange, response, opening, send)
+                return
+        await self._whole(exchange, response, opening, send)
 
     async def _not_served(self, exchange: Exchange, answer: Refusal, send: Send) -> None:
         """Tell what is the client's from what another replica may do better. Raises ReplicaFailed for the latter."""
@@ -267,10 +282,10 @@ class Relay:
         self._fleet.succeeded(exchange.placement.replica)
         await self._refuse(exchange, answer, send)
 
-    async def _whole(self, exchange: Exchange, response: Response, send: Send) -> None:
+    async def _whole(self, exchange: Exchange, response: Response, opening: bytes, send: Send) -> None:
         """An answer in one piece: it is read to its end before the client sees any of it."""
-        body = await response.read()
-        if b"content-encoding" not in response.headers and not looks_like_json(body):
+        body = opening + await response.read()
+        if b"content-encoding" not in response.headers and not is_object(body):
             raise ReplicaFailed("its answer is not JSON")
         await self._give_whole(exchange, response, body, send)
 
@@ -282,10 +297,11 @@ class Relay:
         await self._begin(exchange, response, send, length=len(body))
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _stream(self, exchange: Exchange, response: Response, send: Send) -> None:
+    async def _stream(self, exchange: Exchange, response: Response, opening: bytes, send: Send) -> None:
         stream, held = EventStream(), b""
+        before = latest = b""
         limit = _most_events(exchange)
-        while chunk := await response.next():
+        async for chunk in _chunks(response, opening, stream):
             events = stream.feed(chunk)
             if not events:
                 if len(stream.rest) > MAX_EVENT_BYTES:
@@ -308,17 +324,20 @@ class Relay:
                 await self._begin(exchange, response, send)
                 events = _first_with_tier(exchange, events)
             await send({"type": "http.response.body", "body": events, "more_body": True})
-        await self._end_stream(exchange, response, stream, send)
+            before, latest = latest, events
+        await self._end_stream(exchange, response, stream, send, latest=before + latest)
 
-    async def _end_stream(self, exchange: Exchange, response: Response, stream: EventStream, send: Send) -> None:
-        if not exchange.begun and looks_like_json(stream.rest):
-            # One object all the same, though nothing said so before.
-            await self._give_whole(exchange, response, stream.rest, send)
-            return
+    async def _end_stream(
+        self, exchange: Exchange, response: Response, stream: EventStream, send: Send, *, latest: bytes
+    ) -> None:
+        """A stream has ended. It is whole with [DONE], after which nothing counts, or, from servers that don't send
+        that, with a reason why its only choice finished among the latest events."""
         end = stream.close()
-        if not exchange.begun or stream.rest.strip() or not stream.done:
+        whole = stream.done or (exchange.completion.sequences == 1 and not stream.rest.strip() and finishes(latest))
+        if not exchange.begun or not whole:
             raise ReplicaFailed("its stream ended before its answer", died=True)
         exchange.note_events(end, self._clock())
+        end = end if stream.done else end + DONE
         exchange.end(self._clock())
         exchange.outcome = "failed" if exchange.failure else "completed"
         await send({"type": "http.response.body", "body": end, "more_body": False})
@@ -326,12 +345,42 @@ class Relay:
     async def _begin(self, exchange: Exchange, response: Response, send: Send, *, length: int | None = None) -> None:
         exchange.begun = True
         self._fleet.succeeded(exchange.placement.replica)
-        headers = [*_kept(response), *exchange.answer_headers()]
+        headers = [*_kept(response, stream=length is None), *exchange.answer_headers()]
         if length is None:
             headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         else:
             headers.append((b"content-length", str(length).encode()))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
+
+
+async def _opening(response: Response) -> bytes:
+    """The first bytes of an answer, as many as show what it is."""
+    opening = b""
+    while len(opening) < MAX_HELD_BYTES and not opening.lstrip(BOM + b" \t\r\n"):
+        part = await response.next()
+        if not part:
+            break
+        opening += part
+    return opening
+
+
+async def _chunks(response: Response, opening: bytes, stream: EventStream) -> AsyncIterator[bytes]:
+    """What comes of a stream. After [DONE] it is whole, and its server has little time to end it."""
+    yield opening
+    while not stream.done:
+        chunk = await response.next()
+        if not chunk:
+            return
+        yield chunk
+    last = b""
+    with suppress(TimeoutError, UpstreamError):
+        async with asyncio.timeout(AFTER_DONE_S):
+            while chunk := await response.next():
+                last += chunk
+                if len(last) > MAX_HELD_BYTES:
+                    break
+    if last:
+        yield last
 
 
 def _learn_prefix(exchange: Exchange, replica: Replica) -> None:
@@ -341,10 +390,12 @@ def _learn_prefix(exchange: Exchange, replica: Replica) -> None:
         replica.note_cached(PrefixReport(exchange.request_id, exchange.prompt_tokens, exchange.cached_tokens))
 
 
-def _kept(response: Response) -> list[tuple[bytes, bytes]]:
+def _kept(response: Response, *, stream: bool) -> list[tuple[bytes, bytes]]:
+    """The replica's headers, and with them what kind of answer it really is."""
     headers = of_answer(response.headers)
-    if b"content-type" not in response.headers:
-        headers.append((b"content-type", b"application/json"))
+    if b"content-type" not in response.headers or is_stream(response) != stream:
+        headers = [(name, value) for name, value in headers if name != b"content-type"]
+        headers.append((b"content-type", b"text/event-stream; charset=utf-8" if stream else b"application/json"))
     return headers
 
 

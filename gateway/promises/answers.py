@@ -16,11 +16,13 @@ import msgspec
 from slosgate.gateway.promises.completion import BOM
 
 DONE = b"[DONE]"
+QUOTED_BYTES = 200
 FAILED_REASONS = ("error", "abort")
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
 _DATA = re.compile(rb"^data:[ ]?(.*?)\r?$", re.MULTILINE)
+_ERROR = re.compile(rb"^event:[ ]?error\s*$", re.MULTILINE)
 _THOUGHT = re.compile(rb'"reasoning(?:_content)?":\s*"[^"]')
-_TOLD = re.compile(rb'"(?:error|abort|role|prompt_tokens|completion_tokens)"|"choices"\s*:\s*\[\s*\]')
+_TOLD = re.compile(rb'event:|data: ?\n|"(?:error|abort|role|prompt_tokens|completion_tokens)"|"choices"\s*:\s*\[\s*\]')
 # What of a chat's delta is generated; role and the like are not.
 _GENERATED = ("content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal", "audio")
 
@@ -75,11 +77,15 @@ def in_events(events: bytes) -> Seen:
         # The most of a stream: every event is a token, but for the last.
         return Seen(lines - (DONE in events and _ends(events)), _thoughts(events))
     seen = Seen()
-    for data in _data(events):
-        if data.strip() != DONE:
-            before = seen.tokens
-            _take(data, seen)
-            seen.thoughts += seen.tokens > before and _THOUGHT.search(data) is not None
+    for event, data in _events(events):
+        if data.strip() in (DONE, b""):  # or something to keep the connection alive
+            continue
+        before = seen.tokens
+        _take(data, seen)
+        if _ERROR.search(event) is not None:
+            seen.error = seen.error or data[:QUOTED_BYTES].decode(errors="replace")
+            seen.tokens = before
+        seen.thoughts += seen.tokens > before and _THOUGHT.search(data) is not None
     return seen
 
 
@@ -95,17 +101,18 @@ def _thoughts(events: bytes) -> int:
     """How many of these events carry thinking."""
     if b'"reasoning' not in events:
         return 0
-    return sum(_THOUGHT.search(data) is not None for data in _data(events))
+    return sum(_THOUGHT.search(data) is not None for _, data in _events(events))
 
 
 def _ends(events: bytes) -> int:
-    return sum(data.strip() == DONE for data in _data(events))
+    return sum(data.strip() == DONE for _, data in _events(events))
 
 
-def _data(events: bytes) -> Iterator[bytes]:
+def _events(events: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(the event, its data) for each that has some."""
     for event in _EVENT_END.split(events):
         if lines := _DATA.findall(event):
-            yield b"\n".join(lines)
+            yield event, b"\n".join(lines)
 
 
 def _take(data: bytes, seen: Seen) -> None:
@@ -144,4 +151,4 @@ def _error(answer: _Answer) -> tuple[str, bool]:
     fields = answer.error if isinstance(answer.error, dict) else {"message": answer.error or answer.message}
     code = fields.get("code", answer.code)
     fault = str(code).isdigit() and 400 <= int(code) < 500 and int(code) not in (408, 429)
-    return str(fields.get("message") or "it reports an error")[:200], fault
+    return str(fields.get("message") or "it reports an error")[:QUOTED_BYTES], fault

@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from slosgate.engines.messages import SloArgs
 from slosgate.gateway.errors import InvalidRequest
+from slosgate.gateway.promises.lax import laxly
 from slosgate.gateway.replicas.prefixes import leading_blocks
 from slosgate.planner.prefixes import NO_BLOCKS, Leading
 
@@ -76,6 +77,8 @@ class Completion:
 
 # As lax as the replicas' own reading of numbers and truth values: 1e3 and "1000" are numbers of tokens there, too.
 _DECODER = msgspec.json.Decoder(_Body, strict=False)
+_INTEGERS = ("max_tokens", "max_completion_tokens", "truncate_prompt_tokens", "n", "best_of")
+_TRUTHS = ("stream", "echo", "ignore_eos")
 _ANY = msgspec.json.Decoder(dict[str, Any])
 T = TypeVar("T")
 
@@ -221,7 +224,18 @@ def _texts(fields: _Body, kind: Kind) -> Iterator[bytes]:
 
 
 def _decode(body: bytes) -> _Body:
-    return _read(body, _DECODER)
+    try:
+        return _read(body, _DECODER)
+    except InvalidRequest as error:
+        if error.code == "invalid_json":
+            raise
+        fields = laxly(all_fields(body), _INTEGERS, _TRUTHS)
+        if not isinstance(fields.get("prompt_cache_key"), str):
+            fields.pop("prompt_cache_key", None)  # nothing to a replica
+        try:
+            return _DECODER.decode(msgspec.json.encode(fields))
+        except msgspec.ValidationError:
+            raise error from None
 
 
 def all_fields(body: bytes) -> dict[str, Any]:

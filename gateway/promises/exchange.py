@@ -72,6 +72,7 @@ class Exchange:
     outcome: str = ""  # "completed", or why not
     late: bool = False  # a token came later than the SLO allows
     failure: str = ""  # the error that the answer itself reports
+    e2e_s: float = math.inf  # that the call itself asks for; its session may leave it less
     usage_tokens: int = 0  # output tokens by the answer's usage; 0: it has none
     _checks: list[tuple[int, float]] = field(default_factory=list)  # (tokens seen, when), for the judgement at the end
     attempts: list[Placement] = field(default_factory=list)
@@ -167,6 +168,9 @@ class Exchange:
             when_full=self.contract.when_full,
             stated=self.stated,
             derived=self.contract.ttft_of_answer or math.isfinite(self.contract.e2e_s),
+            relative=self.contract.ttft_slowdown > 0 and math.isinf(self.ttft_s),
+            whole_s=self.e2e_s - waited_s,
+            fewest_tokens=self.output_tokens if self.completion.exact_output else 1,
             sequences=self.completion.sequences,
             prompt_is_exact=self.prompt_is_exact,
             longest_tokens=self.longest_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,16 +13,23 @@ from slosgate.gateway.replicas.upstream import Upstream, UpstreamError
 
 TIMEOUT_S = 2.0
 MOST_NAMES = 4096
+LONGEST_WINDOW = 1 << 31  # tokens
 HIDDEN = (401, 403)  # it lists its names for those who have its key
 
 
-class _Model(msgspec.Struct):
+class _Named(msgspec.Struct):
     id: Annotated[str, Meta(min_length=1, max_length=512)]
-    max_model_len: Annotated[int, Meta(ge=2, le=1 << 31)] | None = None
+    max_model_len: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    id: str
+    max_model_len: int | None
 
 
 class _Models(msgspec.Struct):
-    data: Annotated[list[_Model], Meta(max_length=MOST_NAMES)]
+    data: list[msgspec.Raw]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +60,24 @@ class Prober:
             status, body = await self._upstream.fetch(url, "/v1/models", timeout_s=TIMEOUT_S, headers=headers)
             if status in HIDDEN:
                 return Seen(hidden=True)
-            listed = msgspec.json.decode(body, type=_Models).data if status == 200 else []
+            listed = _readable(msgspec.json.decode(body, type=_Models).data) if status == 200 else []
         except (UpstreamError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
         if not listed:
             return None
         return Seen(tuple(model.id for model in listed), max_model_tokens=listed[0].max_model_len)
+
+
+def _readable(entries: list[msgspec.Raw]) -> list[_Model]:
+    """What can be read; an entry that can't be costs itself alone."""
+    found = []
+    for entry in entries[:MOST_NAMES]:
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            named = msgspec.json.decode(entry, type=_Named)
+            found.append(_Model(named.id, _window(named.max_model_len)))
+    return found
+
+
+def _window(told: object) -> int | None:
+    """None where it is not told, or can't be meant."""
+    return told if isinstance(told, int) and 2 <= told <= LONGEST_WINDOW else None

@@ -41,13 +41,10 @@ class Servers:
         return any(replica.reports and replica.url == url for replica in self._fleet.living())
 
     async def look(self, replica: ReplicaConfig) -> tuple[str, Seen | None]:
-        """(why it can't be used, what it lists)."""
+        """(why it is not well, what it lists)."""
         url, api_key = replica.url.rstrip("/"), self._credentials.of(replica.url)
         seen = await self._prober.seen(url, f"Bearer {api_key}" if api_key else "")
-        problem = await self._prober.healthy(url)
-        if not problem and not replica.model and (seen is None or not (seen.names or seen.hidden)):
-            problem = "/v1/models names no model; give model = in the configuration"
-        return problem, seen
+        return await self._prober.healthy(url), seen
 
     def enter(self, configured: ReplicaConfig, profile: HardwareProfile | None, seen: Seen) -> Replica:
         if profile is not None and seen.max_model_tokens is not None:
@@ -83,6 +80,9 @@ class _Watch:
             await asyncio.sleep(PROBE_S)
 
     def _take(self, problem: str, seen: Seen) -> None:
+        """It keeps the names it is known by while it lists none: a busy server is slow to."""
+        if self._replica is None and not (problem or self._configured.model or seen.names or seen.hidden):
+            problem = "/v1/models names no model; give model = in the configuration"
         self._failures = self._failures + 1 if problem else 0
         name = self._configured.label
         if self._failures >= PROBE_FAILURES:
@@ -92,7 +92,8 @@ class _Watch:
         elif not problem:
             if self._replica is None:
                 self._replica = self._servers.enter(self._configured, self._profile, seen)
-            self._replica.call(seen.names)
+            if seen.names:
+                self._replica.call(seen.names)
             hides = seen.hidden and not self._configured.model
             self._say(events.ReplicaHidden(replica=name) if hides else None)
 

@@ -22,6 +22,7 @@ from slosgate.gateway.unzipping import ENCODINGS, Unzip
 BUFFER_BYTES = 64 * 1024  # per answer; reading pauses beyond twice as much
 LARGE_BODY_BYTES = 1024 * 1024  # written piece by piece, so that other streams go on meanwhile
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
+MAX_HEADER_BYTES = 64 * 1024  # of one header: proxies in front of replicas add long ones
 KEEP_ALIVE_S = 4.0  # less than any server keeps an idle connection; vLLM's does for 5 s
 
 _FAILURES = (aiohttp.ClientError, OSError, ValueError)
@@ -102,6 +103,8 @@ class Upstream:
             cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookies are none of the next one's
             auto_decompress=False,
             read_bufsize=BUFFER_BYTES,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
         )
 
     async def close(self) -> None:

@@ -30,7 +30,7 @@ from slosgate.gateway.reports.events import Event
 Format = Literal["text", "json"]
 Level = Literal["info", "warning", "error"]
 
-LOGGERS = ("slosgate", "uvicorn", "asyncio", "aiohttp")  # whose lines are ours to print
+LOGGERS = ("slosgate", "uvicorn", "asyncio", "aiohttp", "py.warnings")  # whose lines are ours to print
 AT_ONCE = 2  # times that one thing is said before repeats are held back
 WINDOW_S = 60.0  # for so long, and twice as long each time that repeats go on
 LONGEST_WINDOW_S = 960.0
@@ -89,6 +89,7 @@ def set_up(form: Format, level: Level) -> None:
     written.setFormatter(JsonLines() if form == "json" else TextLines())
     handler = Sparing(written)
     handler.setLevel(level.upper())
+    logging.captureWarnings(True)
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

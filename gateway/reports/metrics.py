@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -207,7 +208,7 @@ class Metrics:
             self._in_flight, self._breaker, self._passage, self._launch, self._plan_age, self._free, self._gain,
         )  # fmt: skip
         for gauge in (self._replicas, *by_replica, self._headroom, self._acceptance):
-            gauge.clear()
+            _empty(gauge)
         self._ran.replicas = {replica.name: replica.mirror for replica in fleet.living() if replica.mirror}
         # Set, not added up: what gateways that share an address keep in files outlives `clear`.
         for model, count in Counts(self._models.of(replica.model) for replica in fleet.living()).items():
@@ -259,6 +260,14 @@ class _RanByReplica(Collector):
             took.add_metric([name], mirror.iterations.took_s)
             planned.add_metric([name], mirror.iterations.planned_s)
         yield from (counted, took, planned)
+
+
+def _empty(gauge: Gauge) -> None:
+    """Forget all its series. Where processes share a page, prometheus_client warns that their files stay, from which no
+    gauge is read (see `pages`)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        gauge.clear()
 
 
 class Tally(logging.Handler):

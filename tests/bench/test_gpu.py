@@ -9,9 +9,10 @@ import pytest
 
 from slosgate.bench.gpu import launches
 from slosgate.bench.gpu.asking import Capped
-from slosgate.bench.gpu.dummy_model import WORD_CHARACTERS, write_model
+from slosgate.bench.gpu.dummy_model import FIRST_WORD, THINKING_ENDS, WORD_CHARACTERS, word_ids, write_model
 from slosgate.bench.gpu.lengths import told
-from slosgate.bench.gpu.measure import SCENARIO, Plan, equal_parts
+from slosgate.bench.gpu.loads import Offering, equal_parts
+from slosgate.bench.gpu.measure import SCENARIO
 from slosgate.engines import profiles
 from slosgate.engines.sim.systems import Call, Offered
 
@@ -25,7 +26,7 @@ def event(**choice: object) -> bytes:
 
 def test_a_capped_request_tells_its_length_to_nobody_but_the_engine() -> None:
     body = Capped(2048).body(REQUEST, CALL, [7, 8, 9])
-    assert body == {"prompt": [told(40), 8, 9], "max_tokens": 2048, "stream_options": {"include_usage": True}}
+    assert body == {"prompt": [7, 8, told(40)], "max_tokens": 2048, "stream_options": {"include_usage": True}}
 
 
 def test_tokens_are_counted_by_their_letters_and_the_last_by_how_it_ends() -> None:
@@ -45,9 +46,12 @@ def test_every_token_of_the_word_tokenizer_is_a_word(tmp_path: Path) -> None:
     write_model("tiny-llama", tmp_path, words=True)
     tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert tokenizer.get_vocab_size() == 32000
-    texts = [tokenizer.decode([i]) for i in (3, 1000, 31999)]
+    ids = [FIRST_WORD, 1000, 31999]
+    texts = [tokenizer.decode([i]) for i in ids]
     assert {len(text) for text in texts} == {WORD_CHARACTERS}
-    assert tokenizer.decode([3, 1000, 31999]) == "".join(texts)
+    assert tokenizer.decode(ids) == "".join(texts)
+    assert word_ids("".join(texts)) == ids
+    assert tokenizer.token_to_id("</think>") == THINKING_ENDS
 
 
 def test_launches_are_told_apart_by_what_was_launched(tmp_path: Path) -> None:
@@ -63,8 +67,8 @@ def test_launches_are_told_apart_by_what_was_launched(tmp_path: Path) -> None:
 
 
 def test_classes_share_a_rate_equally() -> None:
-    plan = Plan(systems=["vllm"], rates="12", scenario=SCENARIO, seconds=None)
-    load = equal_parts(plan, profiles.load("h200-llama-3.1-8b"), 12.0)
+    offering = Offering(SCENARIO, (12.0,))
+    load = equal_parts(offering, profiles.load("h200-llama-3.1-8b"), 12.0, seed=0, cap=2048)
     assert [part["asked_rps"] for part in load.record["parts"]] == [6.0, 6.0]
     assert {request.slo_class for request in load.requests} == {"coder", "chatbot"}
     arrivals_s = [request.arrival_s for request in load.requests]

@@ -6,8 +6,8 @@ import asyncio
 import json
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from slosgate.bench.processes import started
 from slosgate.planner.profile import Launches
+from tests.deploy.prometheus import DEPLOY, RULES, firing, running_prometheus
 from tests.gateway.conftest import CONFIG, eventually, until_known
 from tests.gateway.scripted import MODEL, good, scripted_replica
-from tests.processes import Process, free_port, running_engine, running_gateway, running_valkey
+from tests.processes import running_engine, running_gateway, running_valkey, wait_for
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-RULES = DEPLOY / "prometheus" / "rules.yml"
 PANELS = json.loads((DEPLOY / "grafana" / "slosgate.json").read_text())["panels"]
 VARIABLES = {"$job": ".*", "$instance": ".*", "$slo_class": ".*", "$__rate_interval": "20s"}
 
@@ -58,27 +56,6 @@ def test_every_alert_has_its_page() -> None:
     assert {link.removeprefix("docs/operate.md#") for link in links} <= headings
 
 
-@contextmanager
-def running_prometheus(gateway: Process, folder: Path) -> Iterator[str]:
-    """Prometheus, looking at a gateway every second; its address."""
-    port = free_port()
-    config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(RULES)],
-        "scrape_configs": [
-            {"job_name": "slosgate", "static_configs": [{"targets": [gateway.url.removeprefix("http://")]}]}
-        ],
-    }
-    (folder / "prometheus.yml").write_text(json.dumps(config))
-    command = [
-        "prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]  # fmt: skip
-    with started(command, port) as process:
-        process.wait_until_up("/-/ready")
-        yield process.url
-
-
 async def query(client: aiohttp.ClientSession, url: str, expression: str) -> list[dict[str, Any]]:
     for name, value in VARIABLES.items():
         expression = expression.replace(name, value)
@@ -87,12 +64,6 @@ async def query(client: aiohttp.ClientSession, url: str, expression: str) -> lis
     assert found["status"] == "success", (expression, found)
     result: list[dict[str, Any]] = found["data"]["result"]
     return result
-
-
-async def firing(client: aiohttp.ClientSession, url: str) -> set[str]:
-    async with client.get(f"{url}/api/v1/alerts") as answer:
-        alerts = (await answer.json())["data"]["alerts"]
-    return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
 
 @asynccontextmanager
@@ -119,7 +90,7 @@ async def test_every_panel_has_data_and_a_killed_replica_is_told(client: aiohttp
         running_valkey() as redis,
         running_engine(redis.url, "doomed") as engine,
         running_gateway(redis.url, CONFIG) as gateway,
-        running_prometheus(gateway, tmp_path) as url,
+        running_prometheus(gateway.url, tmp_path) as url,
     ):
         async with scripted_replica(redis.url, "measures-launches", good()) as other:
             other.launches = Launches()
@@ -131,10 +102,6 @@ async def test_every_panel_has_data_and_a_killed_replica_is_told(client: aiohttp
                         await eventually(partial(query, client, url, target["expr"]))
                 async with client.get(f"{gateway.url}/metrics") as answer:
                     promtool("check", "metrics", said=await answer.text())
-                assert "SlosgateReplicaLost" not in await firing(client, url)
+                assert "SlosgateReplicaLost" not in firing(url)
                 engine.kill()
-                await eventually(lambda: _fires(client, url, "SlosgateReplicaLost"))
-
-
-async def _fires(client: aiohttp.ClientSession, url: str, alert: str) -> bool:
-    return alert in await firing(client, url)
+                await asyncio.to_thread(wait_for, lambda: "SlosgateReplicaLost" in firing(url))

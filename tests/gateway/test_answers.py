@@ -31,6 +31,8 @@ DONE = b"data: [DONE]\n\n"
         (ROLE.replace(b'""', b'"hello"') + TOKEN, 2),
         (b": ping\n\nevent: x\n" + TOKEN, 1),
         (TOKEN + USAGE + DONE, 1),
+        (b"data:\n\n" + TOKEN + b"data: \n\ndata:\r\n\r\n", 1),
+        (TOKEN + b"event: error\ndata: boom\n\n", 1),
         (TOKEN + ERROR + DONE, 1),
         (b'data: {"choices":[{"text":"say \\"error\\" and \\"role\\": x"}]}\n\n', 1),
         (b'data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":"stop"}]}\n\n', 1),
@@ -49,6 +51,8 @@ def test_errors_and_usage() -> None:
     assert in_events(ERROR.replace(b"500", b"400")).client_fault
     assert in_events(b'data: {"object":"error","message":"old form","code":500}\n\n').error == "old form"
     assert in_events(TOKEN.replace(b"null", b'"error"')).error
+    assert in_events(b"event: error\ndata: boom\n\n").error == "boom"
+    assert in_events(b'event:error\ndata: {"detail":"boom"}\n\n').error
     assert in_whole(b'{"error":{"message":"no","code":500}}').error == "no"
     assert not in_events(b'data: {"error":null,"choices":[{"delta":{"content":"w"}}]}\n\n').error
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import aiohttp
+import pytest
 
 from slosgate.bench.processes import SLOSGATE, Process, started
 from tests.gateway.conftest import until_known
@@ -15,6 +16,7 @@ from tests.processes import free_port
 
 FILES = 200
 STREAMS = 250
+SOON_S = 10.0  # before silent connections are closed anyhow
 WITH_FEW_FILES = ("sh", "-c", f'ulimit -n {FILES} && exec "$@"', "sh")
 
 
@@ -49,17 +51,19 @@ async def test_clients_beyond_the_files_wait(redis_url: str) -> None:
         assert f"only {FILES} files may be open" in gateway.log.read_text()
 
 
-async def test_idle_connections_make_room(client: aiohttp.ClientSession, redis_url: str) -> None:
-    """Those that have had an answer and ask for nothing are closed when others come."""
+@pytest.mark.parametrize("asks", [True, False], ids=["had an answer", "never asked"])
+async def test_idle_connections_make_room(client: aiohttp.ClientSession, redis_url: str, asks: bool) -> None:
+    """Those that ask for nothing, any more or at all, are closed when others come."""
     with limited_gateway(redis_url) as gateway:
         host, port = gateway.url.removeprefix("http://").split(":")
         idle = []
         for _ in range(STREAMS):
             reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 200")
+            if asks:
+                writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 200")
             idle.append(writer)
-        async with client.get(f"{gateway.url}/health") as answer:
+        async with asyncio.timeout(SOON_S), client.get(f"{gateway.url}/health") as answer:
             assert answer.status == 200
         for writer in idle:
             writer.close()

@@ -1,4 +1,4 @@
-"""LiteLLM's proxy on both sides, as README says to set it up: in front of the gateway, and as its way out.
+"""LiteLLM's proxy on both sides, as the docs say to set it up: in front of the gateway, and as its way out.
 
 Needs the proxy on the PATH (pip install 'litellm[proxy]', in an environment of its own if need be).
 """
@@ -11,13 +11,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import takewhile
 from pathlib import Path
-from textwrap import dedent
 
 import aiohttp
 import pytest
 
+from tests.docs.blocks import blocks
 from tests.gateway.conftest import until_known
 from tests.gateway.scripted import good, scripted_replica
 from tests.processes import answers, free_port, running_engine, running_gateway, running_valkey, wait_for
@@ -34,7 +33,7 @@ def _has_proxy() -> bool:
 pytestmark = pytest.mark.skipif(not _has_proxy(), reason="the LiteLLM proxy is not on the PATH")
 
 KEY = f"sk-{secrets.token_hex(32)}"  # without one, or with a guessable one, the proxy doesn't start
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "in-front-of-vllm.md"
 BEHIND = """
 model_list:
   - model_name: NAME
@@ -47,11 +46,10 @@ when_full = "reject"
 """
 
 
-def from_readme(first_line: str) -> str:
-    """The block of README that begins so."""
-    lines = README.read_text().split("\n")
-    block = takewhile(lambda line: line.startswith("    "), lines[lines.index(f"    {first_line}") :])
-    return dedent("\n".join(block))
+def from_docs(first_line: str) -> str:
+    """The block of the page that begins so."""
+    (found,) = (block.text for block in blocks(PAGE) if block.text.startswith(first_line))
+    return found
 
 
 @contextmanager
@@ -82,7 +80,7 @@ def proxy(folder: Path, config: str) -> Iterator[str]:
 async def test_the_proxy_stands_on_both_sides(
     tmp_path: Path, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_front, overflow = from_readme("model_list:"), from_readme("[classes.interactive]")
+    in_front, overflow = from_docs("model_list:"), from_docs("[classes.interactive]")
     monkeypatch.setenv("LITELLM_KEY", KEY)
     with ExitStack() as stack:
         urls = [stack.enter_context(running_valkey()).url for _ in range(2)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -98,6 +100,80 @@ async def test_without_the_key_clients_bring_theirs(client: aiohttp.ClientSessio
 
 async def _serves(client: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> bool:
     return await _status(client, url, "completions", "base", **headers) == 200
+
+
+GOOD = {"object": "list", "data": [{"id": "base"}, {"id": "alias"}]}
+ODD = [{"id": None}, "x", {"id": ""}, {"id": "odd", "max_model_len": -1}, {"id": "base"}]
+
+
+@dataclass
+class Moody:
+    """A server that is well, whatever it answers when asked for its models."""
+
+    url: str
+    answer: web.Response | None = None  # None: it is slow to
+
+    async def listed(self, request: web.Request) -> web.Response:
+        if self.answer is None:
+            await asyncio.sleep(10)
+        return web.Response(body=self.answer.body, status=self.answer.status) if self.answer else web.Response()
+
+
+@asynccontextmanager
+async def moody() -> AsyncIterator[Moody]:
+    port = free_port()
+    server = Moody(f"http://127.0.0.1:{port}", web.json_response(GOOD))
+
+    async def health(request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def complete(request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await stream.prepare(request)
+        for _ in range((await request.json())["max_tokens"]):
+            await stream.write(b'data: {"choices":[{"text":"t"}]}\n\n')
+            await asyncio.sleep(0.1)
+        await stream.write(b"data: [DONE]\n\n")
+        return stream
+
+    served = web.Application()
+    served.router.add_get("/health", health)
+    served.router.add_get("/v1/models", server.listed)
+    served.router.add_post("/v1/completions", complete)
+    runner = web.AppRunner(served, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield server
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("told", ["", "model = 'base'\n"], ids=["names of its own", "named by the operator"])
+async def test_a_server_keeps_its_names_and_its_streams_while_it_lists_none(
+    client: aiohttp.ClientSession, redis_url: str, told: str
+) -> None:
+    async with moody() as server:
+        with running_gateway(redis_url, f"[[replicas]]\nurl = '{server.url}'\n{told}") as gateway:
+            await eventually(lambda: _lists(client, gateway.url, "alias"))
+            long = {"model": "alias", "prompt": "x", "max_tokens": 60, "stream": True}
+            async with client.post(f"{gateway.url}/v1/completions", json=long) as stream:
+                for odd in (
+                    web.Response(status=500),
+                    web.json_response({"data": []}),
+                    web.Response(text="<html>"),
+                    None,
+                ):
+                    server.answer = odd
+                    await asyncio.sleep(1.3)  # it is asked every second
+                    assert await _models(client, gateway.url) == {"base", "alias"}
+                assert (await stream.read()).endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_name_that_cannot_be_costs_itself_alone(client: aiohttp.ClientSession, redis_url: str) -> None:
+    async with moody() as server:
+        server.answer = web.json_response({"data": ODD})
+        with running_gateway(redis_url, f"[[replicas]]\nurl = '{server.url}'\n") as gateway:
+            await eventually(lambda: _lists(client, gateway.url, "base"))
+            assert await _models(client, gateway.url) == {"odd", "base"}
 
 
 def test_a_key_that_is_not_set_is_told_before_anything_starts(tmp_path: Path) -> None:

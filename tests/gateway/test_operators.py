@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from tests.gateway.conftest import until_known
 from tests.gateway.scripted import good, scripted_replica
@@ -83,3 +84,12 @@ async def test_a_log_never_stops_an_answer(
             for _ in range(300):  # more lines than a pipe holds
                 async with client.post(f"{url}/v1/completions", json=body) as answer:
                     assert answer.status == 200
+
+
+async def test_pages_of_operators_have_one_spelling(client: aiohttp.ClientSession, redis_url: str) -> None:
+    config = f'[admin]\nsha256 = "{DIGEST}"\n'
+    with running_gateway(redis_url, config) as gateway:
+        assert await status(client, gateway.url + "/metrics") == 200
+        for path in ("/Metrics", "//metrics", "/%6detrics", "/metrics/", "/v1/../metrics", "/ADMIN/requests", "/Ready"):
+            async with client.get(URL(gateway.url + path, encoded=True), headers=ADMIN) as answer:
+                assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found"), path

@@ -14,6 +14,7 @@ from tests.processes import Process
 CHAT = {"messages": [{"role": "user", "content": "Hi there"}]}
 TEXT = {"prompt": "Hi there"}
 COUNTED = {"prompt": [1, 2, 3]}
+EXACT = {"max_tokens": 200, "ignore_eos": True}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,10 @@ COUNTED = {"prompt": [1, 2, 3]}
     [
         ("completions", COUNTED, {"x-slo-ttft-ms": "2"}, 400, "false"),
         ("completions", COUNTED, {"x-slo-tpot-ms": "0.5"}, 400, "false"),
+        ("completions", COUNTED, {"x-slo-e2e-ms": "2"}, 400, "false"),
+        ("completions", COUNTED | EXACT, {"x-slo-e2e-ms": "500"}, 400, "false"),
+        ("completions", COUNTED, {"x-slo-e2e-ms": "60000"}, 200, "guaranteed"),
+        ("completions", TEXT, {"x-slo-e2e-ms": "2"}, 200, "best-effort"),
         ("completions", TEXT, {"x-slo-ttft-ms": "2"}, 200, "best-effort"),
         ("chat/completions", CHAT, {"x-slo-ttft-ms": "2"}, 200, "best-effort"),
         ("chat/completions", CHAT, {"x-slo-tpot-ms": "0.5"}, 200, "best-effort"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import Iterator
@@ -120,7 +121,7 @@ async def test_what_comes_compressed_all_the_same_is_read(
 async def test_a_compressed_answer_that_breaks_off_is_none(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, stream: bool
 ) -> None:
-    text = b'data: {"choices":[{"text":"t"}]}\n\ndata: [DONE]\n\n' if stream else b'{"choices":[]}'
+    text = b'data: {"choices":[{"text":"t"}]}\n\n' if stream else b'{"choices":[]}'
     packed = says(
         200, gzip.compress(text)[:-4], "text/event-stream" if stream else "application/json", "content-encoding: gzip"
     )
@@ -141,6 +142,8 @@ async def test_one_object_may_answer_a_stream(
 
 
 TOKEN = b'{"choices":[{"text":"t"}]}'
+LAST = b'{"choices":[{"text":"t","finish_reason":"stop"}]}'
+USAGE = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
 
 
 @pytest.mark.parametrize(
@@ -153,8 +156,18 @@ TOKEN = b'{"choices":[{"text":"t"}]}'
         [b": waiting\n\n", b"\n\n", b"data: %b\n\n" % TOKEN, b"data: [DONE]\n\n"],
         [b"event: x\nid: 1\ndata: %b\n\n" % TOKEN, b"data: [DONE]\n\n", b": bye\n\n"],
         [b"data: %b\n" % TOKEN, b"\ndata: [DO", b"NE]\n\n"],
+        [b"x-trace: 7\ndata: %b\n\n" % TOKEN, b"data: [DONE]\n\n"],
     ],
-    ids=["CR LF", "CR", "no space", "BOM", "comment and blank lines first", "fields, comment last", "cut anywhere"],
+    ids=[
+        "CR LF",
+        "CR",
+        "no space",
+        "BOM",
+        "comment and blank lines first",
+        "fields, comment last",
+        "cut anywhere",
+        "unknown field",
+    ],
 )
 async def test_event_streams_as_they_are_met(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, parts: list[bytes]
@@ -174,16 +187,95 @@ async def test_event_streams_as_they_are_met(
         ([b"data: %b\n\ndata: [DONE]\n" % TOKEN], b"data: [DONE]\n\n"),
         ([b"data: %b\r\n\r\ndata:  [DONE] \r\n" % TOKEN], b"data:  [DONE] \n\n"),
         ([b"data: %b\n\n" % TOKEN, b"data:\t[DONE] \n\n"], b"data:\t[DONE] \n\n"),
+        ([b"data: %b\n\n" % TOKEN, b"data: [DONE]\n\n: bye\n"], b"data: [DONE]\n\n"),
+        ([b"data: %b\n\n" % TOKEN, b"data: [DONE]\n\nretry: 3000"], b"data: [DONE]\n\n"),
+        ([b"data: %b\n\n" % TOKEN, b"data: %b\n\n" % LAST], b"%b\n\ndata: [DONE]\n\n" % LAST),
+        ([b"data: %b\n\ndata: %b\n\n" % (LAST, USAGE)], b"%b\n\ndata: [DONE]\n\n" % USAGE),
     ],
 )
-async def test_the_end_of_a_stream_may_lack_its_blank_line(
+async def test_a_stream_is_whole_whatever_stands_around_its_end(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, parts: list[bytes], end: bytes
 ) -> None:
-    async with replica("a", streams(*parts)):
+    async with replica("a", streams(*parts)) as server:
         async with client.post(f"{gateway.url}/v1/completions", json=body(model, stream=True)) as answer:
             text = await answer.read()
         assert text.endswith(end)
         assert b"error" not in text
+        assert await breaker(client, gateway, server.name) == "0.0"
+
+
+async def test_a_stream_is_told_by_what_it_is(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    events, whole = b"data: %b\n\ndata: [DONE]\n\n" % LAST, b'{\n\n"choices": []\n\n}'
+    for name, script, text, kind in (
+        ("a", says(200, events, "application/json"), events, "text/event-stream"),
+        ("b", says(200, whole, "text/event-stream"), whole, "application/json"),
+    ):
+        asked = body(model, stream=True)
+        async with replica(name, script), client.post(f"{gateway.url}/v1/completions", json=asked) as answer:
+            assert (answer.status, answer.content_type, await answer.read()) == (200, kind, text)
+
+
+async def test_a_server_that_goes_on_after_the_end_of_its_stream_holds_nothing(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async def hangs(call: Call) -> None:
+        await call.head()
+        await call.chunk(b"data: %b\n\ndata: [DONE]\n\n" % LAST)
+        await asyncio.sleep(30)
+
+    async def breaks(call: Call) -> None:
+        await call.head()
+        await call.chunk(b"data: %b\n\ndata: [DONE]\n\n" % LAST)
+        call.writer.transport.abort()
+
+    for name, script in (("a", hangs), ("b", breaks)):
+        async with replica(name, script) as server:
+            async with asyncio.timeout(5), client.post(
+                f"{gateway.url}/v1/completions", json=body(model, stream=True)
+            ) as answer:  # fmt: skip
+                assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+            assert await breaker(client, gateway, server.name) == "0.0"
+
+
+async def test_long_headers_of_a_proxy_in_front_are_read(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    script = says(200, b'{"choices": []}', "application/json", f"x-policy: {'x' * 30_000}")
+    async with replica("a", script), client.post(f"{gateway.url}/v1/completions", json=body(model)) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "parts", [[b"data: %b\n\n" % TOKEN], [b"data: %b\n\ndata: {" % LAST]], ids=["no end", "half an event"]
+)
+async def test_a_stream_that_breaks_off_is_told_as_broken(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, parts: list[bytes]
+) -> None:
+    asked = body(model, stream=True)
+    async with replica("a", streams(*parts)), client.post(f"{gateway.url}/v1/completions", json=asked) as answer:
+        assert b'"code":"replica_lost"' in await answer.read()
+
+
+@pytest.mark.parametrize("text", [b'{"choices": [{"text": "t"', b"{}}", b'["t"]', b'{"choices": [}'])
+async def test_an_answer_that_is_no_json_object_is_none(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, text: bytes
+) -> None:
+    async with replica("a", says(200, text)) as broken, replica("b", good()) as whole:
+        whole.busy_for(60)  # so that the other one is asked first
+        await whole.reported()
+        async with client.post(f"{gateway.url}/v1/completions", json=body(model)) as answer:
+            assert (answer.status, answer.headers["x-slo-replica"]) == (200, whole.name)
+        assert len(broken.calls) == 1
+
+
+async def test_numbers_that_json_does_not_have_are_handed_on(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    text = b'{"choices": [{"text": "t", "logprobs": {"token_logprobs": [NaN, -Infinity]}}]}'
+    async with replica("a", says(200, text)), client.post(f"{gateway.url}/v1/completions", json=body(model)) as answer:
+        assert (answer.status, await answer.read()) == (200, text)
 
 
 @pytest.mark.parametrize(

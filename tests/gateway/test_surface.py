@@ -125,6 +125,8 @@ async def test_a_model_can_be_looked_up_by_its_id(
         ("completions", {"max_tokens": None}, 16),
         ("completions", {"max_tokens": 1e3}, 1000),
         ("completions", {"max_tokens": "12"}, 12),
+        ("completions", {"max_tokens": " 12 ", "stream": "yes", "prompt_cache_key": 7}, 12),
+        ("completions", {"max_tokens": True, "echo": 1.0}, 1),
         ("completions", {"max_tokens": 0, "echo": True}, 1),
     ],
 )

@@ -229,11 +229,12 @@ def test_spans_of_an_instrumented_agent_become_sessions(tmp_path: Path) -> None:
 
 def test_mooncake_prefixes_become_cached_tokens_and_steps_are_spread(tmp_path: Path) -> None:
     blocks = [(0, 1000, [0, 1]), (0, 1500, [0, 1, 2]), (2999, 1024, [0, 1]), (6000, 600, [7, 1])]
+    blocks += [(9000, 512, [100 + number]) for number in range(96)]  # as long as something recorded
     text = "\n".join(
         json.dumps({"timestamp": t, "input_length": n, "output_length": 5, "hash_ids": ids}) for t, n, ids in blocks
     )
     found, _ = rows(mooncake.FORMAT, tmp_path / "mooncake.jsonl", text)
-    assert [(r.stages[0].prompt_tokens, r.stages[0].cached_tokens) for r in found] == [
+    assert [(r.stages[0].prompt_tokens, r.stages[0].cached_tokens) for r in found[:4]] == [
         (1000, 0),
         (1500 - 1024, 1024),
         (1, 1023),  # all known: one token is still computed
@@ -243,11 +244,20 @@ def test_mooncake_prefixes_become_cached_tokens_and_steps_are_spread(tmp_path: P
     assert 0 < times[0] < times[1] < 3 < times[2] < 6 < times[3] < 9
 
 
-def test_mooncake_times_off_the_grid_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [
+        ((0, 40, 277), [0.0, 0.04, 0.277]),
+        ((0, 0, 3000), [0.0, 0.0, 3.0]),  # a burst of one's own, though it stands on the grid
+        ((1_700_000_000, 1_700_000_001, 1_700_000_002.5), [0.0, 1.0, 2.5]),
+        ((1_700_000_000_000, 1_700_000_001_000, 1_700_000_002_500), [0.0, 1.0, 2.5]),
+    ],
+)
+def test_mooncake_times_of_other_tools_stay(tmp_path: Path, told: tuple[float, ...], meant: list[float]) -> None:
     text = "\n".join(
-        json.dumps({"timestamp": t, "input_length": 5, "output_length": 5, "hash_ids": [t]}) for t in (0, 40, 277)
+        json.dumps({"timestamp": t, "input_length": 5, "output_length": 5, "hash_ids": [n]}) for n, t in enumerate(told)
     )
-    assert arrival_times(rows(mooncake.FORMAT, tmp_path / "synthetic.jsonl", text)[0]).tolist() == [0.0, 0.04, 0.277]
+    assert arrival_times(rows(mooncake.FORMAT, tmp_path / "synthetic.jsonl", text)[0]).tolist() == meant
 
 
 def test_servegen_puts_its_clients_together(tmp_path: Path) -> None:

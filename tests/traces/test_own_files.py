@@ -87,6 +87,18 @@ def test_lengths_of_other_tools(row: str, lengths: tuple[int, int], tmp_path: Pa
             1,
             "the field cached_token is not known; did you mean",
         ),
+        *(
+            (f"{name},prompt_tokens,output_tokens\n0,1,1\n", 1, f"the field {name} looks like arrival times")
+            for name in ("ts", "t", "start", "start_s", "offset_ms", "created_at", "epoch", "sec", "when", "sent at")
+        ),
+        *(
+            (OWN.replace("\n", f",{name}\n") + "0,1,1,9\n", 1, f"the field {name} is not known; did you mean {meant}")
+            for name, meant in (("cached", "cached_tokens"), ("prefix_tokens", "cached_tokens"), ("gap", "gap_s"))
+        ),
+        (OWN + "0,1_000,1\n", 2, "prompt_tokens must be a whole number of tokens, not '1_000'"),
+        (OWN + "0,1e300,1\n", 2, "prompt_tokens is 1e+300; accepted: up to 1,000,000,000 tokens"),
+        (OWN + "2026-11-30 10:00:00+99:99,1,1\n", 2, "arrival_s must be a time"),
+        ('{"prompt_tokens":1,"output_tokens":1,"x":' + "[" * 20_000 + "\n", 1, "not a JSON object"),
         ('{"arrival":5,"prompt_tokens":1,"output_tokens":1}\n', 1, "the field arrival looks like arrival times"),
         ('{"prompt":"a","output_tokens":1,"timestamp":4}\n', 1, "the field timestamp looks like arrival times"),
         (
@@ -111,3 +123,9 @@ def test_what_is_refused(content: str, line: int, rule: str, tmp_path: Path) -> 
     with pytest.raises(TraceError) as error:
         read(tmp_path, content, "own")
     assert str(error.value).startswith(f"{tmp_path / 'own'}, line {line}: {rule}")
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_columns_that_no_comma_separates_are_told(mark: str, tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="its columns are separated by"):
+        read(tmp_path, OWN.replace(",", mark) + "0;1;1\n", "own")

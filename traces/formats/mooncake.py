@@ -23,6 +23,7 @@ from slosgate.traces.times import SinceFirst
 BLOCK_TOKENS = 512
 STEP_MS = 3000
 OFF_GRID_MS = 5
+RECORDED_ROWS = 100  # shorter files are somebody's own, and mean the times that they give
 REPOSITORY = "https://raw.githubusercontent.com/kvcache-ai/Mooncake/3b5a594133958449a1feaf1c9e0fc1b553e34a28/FAST25-release/traces"
 
 
@@ -30,8 +31,9 @@ def read(path: Path, reading: Reading) -> Iterator[TraceRequest]:
     """Requests of one stage with cached prefixes."""
     clock = SinceFirst(path, "timestamp", unit_s=1e-3)
     rows = (_checked(row, clock, path, line) for line, row in json_lines(path))
-    first = list(islice(rows, 100))
-    spread_ms = STEP_MS if all(_off_grid_ms(time_ms) <= OFF_GRID_MS for time_ms, *_ in first) else 0
+    first = list(islice(rows, RECORDED_ROWS))
+    recorded = len(first) == RECORDED_ROWS
+    spread_ms = STEP_MS if recorded and all(_off_grid_ms(time_ms) <= OFF_GRID_MS for time_ms, *_ in first) else 0
     known: set[int] = set()
     for step, together in groupby(chain(first, rows), key=lambda row: round(row[0] / STEP_MS) if spread_ms else row[0]):
         stages = [_stage(row, known, reading) for row in together]

@@ -46,7 +46,7 @@ def _first_object(path: Path) -> tuple[int, dict[str, Any]]:
     try:
         return next(json_lines(path))
     except TraceError:
-        with open_text(path) as text, suppress(msgspec.DecodeError):
+        with open_text(path) as text, suppress(msgspec.DecodeError, RecursionError):
             found = msgspec.json.decode(text.read())
             if isinstance(found, dict):
                 return 1, found

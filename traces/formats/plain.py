@@ -31,7 +31,26 @@ OUTPUTS = (
 )  # fmt: skip
 TEXTS = ("prompt", "text", "text_input")
 _LIKE_TIMES = ("arriv", "time", "stamp", "date", "delay")
-_NO_TIMES = ("timeout", "latency", "update", "lifetime")
+# Parts between underscores: columns of times have short names.
+_TIME_WORDS = frozenset({
+    "arr", "at", "began", "begin", "clock", "created", "epoch", "micros", "millis", "ms", "ns", "offset", "s", "sec",
+    "second", "seconds", "secs", "sent", "start", "started", "t", "tick", "ts", "unix", "us", "when",
+})  # fmt: skip
+_NO_TIMES = (
+    "timeout",
+    "latency",
+    "update",
+    "lifetime",
+    "duration",
+    "ttft",
+    "tpot",
+    "itl",
+    "e2e",
+    "gap",
+    "think",
+    "slo",
+)
+_LIKE = (("cached_tokens", ("cached", "prefix_tokens", "prefix_len")), ("gap_s", ("gap", "think_time")))
 _ALIKE = 0.85
 
 
@@ -119,17 +138,23 @@ def _no_misspelt(names: Iterable[str], path: Path, line: int) -> None:
         if name.casefold() not in known:
             others.append((name, plain))
     for name, plain in others:
-        looks = any(part in plain for part in _LIKE_TIMES) and not any(part in plain for part in _NO_TIMES)
-        if looks and not timed:
+        if not timed and _looks_like_times(plain):
             raise malformed(
                 path,
                 line,
                 f"the field {name} looks like arrival times, but is not read; accepted: arrival_s, in seconds from a "
                 f"start, as Unix time or as a date (without arrival times: leave {name} out)",
             )
-        meant = get_close_matches(plain, known[1:] if timed else known, 1, _ALIKE)
+        meant = [field for field, parts in _LIKE if any(plain.startswith(part) for part in parts)]
+        meant = meant or get_close_matches(plain, known[1:] if timed else known, 1, _ALIKE)
         if meant:
             raise malformed(path, line, f"the field {name} is not known; did you mean {meant[0]}?")
+
+
+def _looks_like_times(name: str) -> bool:
+    if any(part in name for part in _NO_TIMES):
+        return False
+    return any(part in name for part in _LIKE_TIMES) or not _TIME_WORDS.isdisjoint(name.split("_"))
 
 
 def _length(row: Mapping[str, Any], accepted: tuple[str, ...], path: Path, line: int) -> int:

@@ -13,11 +13,11 @@ from typer.main import get_command
 from slosgate.bench.cli import app as slosbench
 from slosgate.gateway.cli import app as slosgate
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = {"slosgate": get_command(slosgate), "slosbench": get_command(slosbench)}
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_COMMAND = re.compile(r"^ {4,}((?:slosgate|slosbench) .*?)(?:\s{2,}#.*)?$", re.MULTILINE)
+_COMMAND = re.compile(r"^\s*((?:slosgate|slosbench) .*?)(?:\s{2,}#.*)?$", re.MULTILINE)
 
 
 def headings(page: Path) -> set[str]:
@@ -39,8 +39,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
 def test_commands_and_their_options_exist(page: Path) -> None:
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    for line in _COMMAND.findall(text):
+    shell = re.findall(r"^```sh.*?^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for line in _COMMAND.findall("".join(shell).replace("\\\n", " ")):
         program, *words = shlex.split(line, comments=True)
         command = PROGRAMS[program]
         while isinstance(command, click.Group) and words and not words[0].startswith("-"):

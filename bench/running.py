@@ -77,6 +77,7 @@ def run(experiment: Experiment, console: Console, outputs: Outputs = NOTHING) ->
     limits = goodput.goodput(experiment.goodput)
     if outputs.requests is not None:
         requests.check(outputs.requests)
+    results.check(outputs.json, outputs.csv, outputs.requests)
     load, profile = prepare(experiment)
     announce(load, console, experiment)
     if experiment.rate is not None and (off := rate_problem(load, experiment.rate)):

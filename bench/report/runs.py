@@ -27,7 +27,7 @@ RULE = (
 def sections(series: Sequence[Series]) -> str:
     """All sections as HTML."""
     loads: dict[tuple[object, ...], list[Series]] = {}
-    for one in series:
+    for one in sorted(series, key=lambda s: (str(s.row.get("scenario", "")), float(s.row["rate_rps"]))):
         if "curves" in one.row:
             loads.setdefault(load_of(one.row), []).append(one)
     parts = [_over_time_and_latency(some) for some in loads.values()]

@@ -72,8 +72,9 @@ def _calls(request: Offered, outcome: RequestOutcome) -> Iterator[Row]:
         admission = stage.admission or outcome.admission
         yield {
             "arrival_s": _said(stage.arrival_s),
-            "prompt_tokens": call.cached_tokens + call.prompt_tokens,
+            "prompt_tokens": stage.prompt_tokens,
             "new_prompt_tokens": call.prompt_tokens,
+            "cached_tokens": stage.cached_tokens,
             "output_tokens": call.output_tokens,
             "received_tokens": len(stage.token_s),
             "ttft_slo_s": _said(stage.ttft_slo_s),

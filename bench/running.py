@@ -77,6 +77,7 @@ def run(experiment: Experiment, console: Console, outputs: Outputs = NOTHING) ->
     limits = goodput.goodput(experiment.goodput)
     if outputs.requests is not None:
         requests.check(outputs.requests)
+    results.check(outputs.json, outputs.csv, outputs.requests)
     load, profile = prepare(experiment)
     announce(load, console, experiment)
     if experiment.rate is not None and (off := rate_problem(load, experiment.rate)):
@@ -160,7 +161,7 @@ def serve(experiment: Experiment, load: Load, profile: HardwareProfile, console:
     else:
         load, live = asyncio.run(_live(experiment, load, console))
         outcomes = live.outcomes
-        more = prompts(outcomes) if experiment.concurrency else live.schedule() | prompts(outcomes)
+        more = ({} if experiment.concurrency else live.schedule()) | prompts(outcomes)
     if not outcomes:
         raise RunError("no request was sent: ask for more --seconds")
     served, limits = collect(outcomes), goodput.goodput(experiment.goodput)

@@ -89,9 +89,8 @@ def closed(
     came = [(r, o) for r, o in zip(offered, outcomes, strict=True) if not math.isnan(o.stages[0].arrival_s)]
     requests = tuple(dataclasses.replace(r, arrival_s=o.arrival_s) for r, o in came)
     seconds = users.until_s if bounded else run.end_s
-    return load.as_offered(requests, seconds), VirtualRun(
-        [o for _, o in came], _replicas(run) | prompts([o for _, o in came])
-    )
+    served = [outcome for _, outcome in came]
+    return load.as_offered(requests, seconds), VirtualRun(served, _replicas(run) | prompts(served))
 
 
 def _pauses_s(load: Load) -> float:
@@ -125,10 +124,10 @@ def _outcome(request: Offered, jobs: Iterator[StageJob]) -> RequestOutcome:
     outcome, admissions, told_after_s = unserved(request), {UNSAID}, 0.0
     for stage, job in zip(outcome.stages, jobs, strict=False):  # in this order zip takes no job too many
         stage.arrival_s, stage.token_s = job.arrival_s, job.token_s
-        stage.cached_tokens = job.cached_tokens
         stage.admission = REJECTED if job.admission == REFUSED else job.admission
         stage.replica = f"replica-{job.replica}" if job.replica >= 0 else ""
         admissions.add(stage.admission)
+        stage.cached_tokens = job.cached_tokens
         told_after_s = max(told_after_s, _told_after_s(job))
     outcome.arrival_s, outcome.told_after_s = outcome.stages[0].arrival_s, told_after_s
     outcome.admission = next(word for word in (REJECTED, BEST_EFFORT, GUARANTEED, UNSAID) if word in admissions)

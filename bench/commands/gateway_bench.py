@@ -58,6 +58,7 @@ def gateway_bench(
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
 ) -> None:
     """Measure what slosgate, and other proxies beside it, add to a request and cost per streamed token."""
+    results.check(json)
     workload = measure.Workload(
         against=tuple(name for names in against or () for name in names.split(",")),
         rate_rps=positive("--rate", rate),

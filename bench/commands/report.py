@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from slosgate.bench import foreign
+from slosgate.bench import foreign, results
 from slosgate.bench import goodput as limits
 from slosgate.bench import report as pages
 
@@ -29,6 +29,7 @@ def report(
     ] = None,
 ) -> None:
     """Draw result files as one HTML page that opens offline."""
+    results.check(out)
     slo = limits.goodput(goodput or ())
     loaded = [(file.name, foreign.read(file, slo)) for file in files]
     pages.write(loaded, title, out)

@@ -88,7 +88,8 @@ class Events:
         if self._before and (tokens := self._alike(events)):
             return Seen(tokens, self._thoughts * tokens)
         seen = in_events(events)
-        if seen.tokens == 1 and seen.usage is None and not seen.error and (token := _TOKEN.fullmatch(events)):
+        token = _TOKEN.fullmatch(events) if _TOLD.search(events) is None else None
+        if token and b'"choices"' in token[1]:
             self._before, self._behind, self._thoughts = token[1], token[3], seen.thoughts
         return seen
 

@@ -43,7 +43,7 @@ test-vllm test-vllm-fleet compat: export HF_HUB_OFFLINE := 1
 test-vllm test-vllm-fleet compat: export VLLM_LOGGING_LEVEL := ERROR
 test-vllm: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m tests.vllm.compatibility $(VERSIONS)
-	$(VLLM_VENV)/bin/python -m pytest -W default tests/vllm/test_serving.py
+	$(VLLM_VENV)/bin/python -m pytest -W default tests/vllm/test_serving.py tests/vllm/test_agents.py
 
 # Two real vLLM replicas as a fleet.
 test-vllm-fleet: $(VLLM_STAMP)

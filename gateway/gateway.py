@@ -26,7 +26,7 @@ from slosgate.gateway.decisions.lengths import Lengths
 from slosgate.gateway.decisions.planning import Planning
 from slosgate.gateway.decisions.tokenizing import Tokenizers
 from slosgate.gateway.decisions.turns import Turns
-from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
+from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable, some
 from slosgate.gateway.http.headers import tracing, visible_id
 from slosgate.gateway.http.keys import Holder, Keys
 from slosgate.gateway.http.overflow import Overflow
@@ -49,6 +49,7 @@ from slosgate.gateway.reports.watch import Watch
 from slosgate.gateway.state.ledger import Ledger
 from slosgate.gateway.state.sessions import Context, Session, Sessions, session_id
 from slosgate.planner.desk import window_tokens
+from slosgate.planner.loops import weight_of_next
 
 IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
 
@@ -187,7 +188,7 @@ class Gateway:
         if hashes and not exchange.overflow:
             context = Context(exchange.placement.replica.name, len(hashes), hashes[-1])
         session = self.sessions.newest(exchange.session.id)
-        self.sessions.remember(session.ended(context, exchange.tokens))
+        self.sessions.remember(session.ended(context, exchange.tokens, promised=exchange.guaranteed))
 
     def _exchange(
         self, completion: Completion, session: Session | None, headers: Mapping[bytes, bytes], arrival_s: float,
@@ -210,6 +211,7 @@ class Gateway:
             self.sessions.remember(session)
             output_tokens = output_tokens if completion.exact_output else session.output_tokens(output_tokens)
             contract = contract.within(session.due_s - arrival_s)
+            contract = replace(contract, weight=_weight(contract, session, completion))
         return Exchange(
             request_id=request_id,
             completion=completion,
@@ -244,7 +246,7 @@ class Gateway:
         if not models:
             raise Unavailable("no replica is up; try again shortly", code="no_replica")
         if len(models) > 1:
-            raise InvalidRequest(f"model is missing: name one of {', '.join(models)}", param="model")
+            raise InvalidRequest(f"model is missing: name one of {some(models)}", param="model")
         return replace(completion, model=models[0])
 
     def _candidates(self, model: str, contract: Contract) -> list[Replica]:
@@ -272,6 +274,11 @@ class Gateway:
             await self.upstream.close()
             await asyncio.to_thread(self.tracing.close)
             logging.getLogger("slosgate").removeHandler(self.metrics.tally)
+
+
+def _weight(contract: Contract, session: Session, completion: Completion) -> float:
+    """What a session's call competes with."""
+    return weight_of_next(contract.weight, promised=session.goes_on(completion.prefix))
 
 
 def _ttft_s(contract: Contract, completion: Completion, prompt_tokens: int, replicas: list[Replica]) -> float:

@@ -12,7 +12,7 @@ import msgspec
 
 from slosgate.engines.messages import Announcement
 from slosgate.gateway.config import AdmissionConfig
-from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, NotAdmitted, Unavailable
+from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, NotAdmitted, Unavailable, some
 from slosgate.gateway.promises.contract import E2E_HEADERS, TPOT_HEADERS, TTFT_HEADERS
 from slosgate.gateway.promises.exchange import Exchange, Placement
 from slosgate.gateway.replicas.fleet import Fleet, Replica
@@ -65,7 +65,7 @@ class Admission:
             return found
         living = self._fleet.models()
         if living and not self._fleet.knows(model):
-            raise ModelNotFound(f"no such model: {model!r}; accepted: {', '.join(living)}", param="model")
+            raise ModelNotFound(f"no such model: {model!r}; accepted: {some(living)}", param="model")
         raise Unavailable(f"no replica of {model!r} is up; try again shortly", code="no_replica")
 
     async def admit(self, exchange: Exchange) -> Placement:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -73,6 +73,7 @@ class Exchange:
     outcome: str = ""  # "completed", or why not
     late: bool = False  # a token came later than the SLO allows
     failure: str = ""  # the error that the answer itself reports
+    touch: Callable[[], None] = lambda: None  # tells that something of the answer has come
     e2e_s: float = math.inf  # that the call itself asks for; its session may leave it less
     usage_tokens: int = 0  # output tokens by the answer's usage; 0: it has none
     _events: Events = field(default_factory=Events)

@@ -36,6 +36,9 @@ class Answer(Protocol):
     @property
     def movable(self) -> bool: ...
 
+    @property
+    def begun(self) -> bool: ...
+
     def cut(self, reason: str) -> None: ...
 
     def note_cached(self, cached_tokens: int) -> None: ...
@@ -199,6 +202,15 @@ class Replica:
         if self.alive:
             events.say(events.ReplicaLeft(replica=self.name, why=why, under_way=len(self.answers)))
         self.alive = False
+
+    def fall_ill(self, why: str) -> None:
+        """Nothing new goes there; what has begun may end, and what has not goes elsewhere."""
+        if self.alive and not self._lost:
+            events.say(events.ReplicaLost(replica=self.name, why=why, under_way=len(self.answers)))
+        self.alive = False
+        for answer in list(self.answers.values()):
+            if not answer.begun:
+                answer.cut("lost")
 
     def lose(self, why: str) -> None:
         """It is gone: nothing new goes there, and the answers under way are cut."""

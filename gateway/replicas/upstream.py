@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import NamedTuple
@@ -87,10 +87,11 @@ class Response:
         except zlib.error as exc:
             raise UpstreamError(f"its answer is not compressed as it says: {exc}", reached=True) from None
 
-    async def read(self) -> bytes:
-        """The rest of the body. Raises UpstreamError."""
+    async def read(self, came: Callable[[], None] = lambda: None) -> bytes:
+        """The rest of the body; `came` is called for each part of it. Raises UpstreamError."""
         parts = []
         while part := await self.next():
+            came()
             parts.append(part)
         return b"".join(parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import uuid4
 
 import msgspec
@@ -13,9 +14,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from slosgate import __version__
 from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unauthorized, some
-from slosgate.gateway.gateway import Gateway
+from slosgate.gateway.gateway import LARGE_BODY_BYTES, Gateway
 from slosgate.gateway.http import dashboard
-from slosgate.gateway.http.bodies import handed_through, read_body
+from slosgate.gateway.http.bodies import Through, handed_through, read_body
 from slosgate.gateway.http.headers import content, credentials, tracing, visible_id
 from slosgate.gateway.http.keys import Holder, matches
 from slosgate.gateway.http.operators import PRIVATE
@@ -82,7 +83,8 @@ class Others:
 
         try:
             body = await _body(gateway, headers, receive)
-            await gateway.passthrough.answer(_ask(scope, headers, body, holder), receive, counted)
+            through = await _handed_through(body, headers.get(b"content-type", b""))
+            await gateway.passthrough.answer(_ask(scope, headers, through, holder), receive, counted)
         finally:
             if holder is not None:
                 holder.leave()
@@ -115,8 +117,14 @@ def _resource(path: str) -> str:
     return words[1] if words[0] in ("v1", "v2") else words[0]
 
 
-def _ask(scope: Scope, headers: dict[bytes, bytes], body: bytes, holder: Holder | None) -> Ask:
-    through = handed_through(body, headers.get(b"content-type", b""))
+async def _handed_through(body: bytes, content_type: bytes) -> Through:
+    """A body without claims; a large one is read beside the streams that go on meanwhile."""
+    if len(body) < LARGE_BODY_BYTES:
+        return handed_through(body, content_type)
+    return await asyncio.to_thread(handed_through, body, content_type)
+
+
+def _ask(scope: Scope, headers: dict[bytes, bytes], through: Through, holder: Holder | None) -> Ask:
     # The replica knows the request by the gateway's id. A key of ours is none of its business.
     told = {**tracing(headers), **content(headers), "accept-encoding": "identity", "x-request-id": f"req-{uuid4().hex}"}
     if holder is None:

@@ -25,6 +25,7 @@ from slosgate.gateway.decisions.headroom import Headroom
 from slosgate.gateway.decisions.lengths import Lengths
 from slosgate.gateway.decisions.planning import Planning
 from slosgate.gateway.decisions.tokenizing import Tokenizers
+from slosgate.gateway.decisions.turns import Turns
 from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable, some
 from slosgate.gateway.http.headers import tracing, visible_id
 from slosgate.gateway.http.keys import Holder, Keys
@@ -87,6 +88,7 @@ class Gateway:
         self.fleet.on_drafts(self.drafts.learn)
         self.lengths = Lengths(Tokenizers(tokenizing.files(config)))
         self.keys = Keys(config.keys)
+        self.turns = Turns()
         self.sessions = Sessions(self.ledger)
         self.records = Records(config.admin.records, log_stream(config.server.log_requests))
         self.tracing = Tracing(config)
@@ -103,6 +105,7 @@ class Gateway:
         receive: Receive, send: Send,
     ) -> None:  # fmt: skip
         """Serve one completion request. Raises GatewayError while the client has seen nothing."""
+        await self.turns.mine()
         holder = self.keys.holder(headers)  # known already, but a body is long in coming
         completion = self._named(await _parsed(body, kind))
         session = await self._session(completion, headers, holder)

@@ -73,11 +73,6 @@ class Problem(NamedTuple):
     table: NDArray[np.float64]  # shape (N, 9): the columns above
     load_left: float  # 1 - T(0, 0, 0, s) / tau - U_running
 
-    @property
-    def forced(self) -> Bools:
-        """Guaranteed already: must be in."""
-        return self.table[:, FORCED] > 0
-
 
 class Scene(NamedTuple):
     """What a decision is about: the candidates among the jobs, at a time."""

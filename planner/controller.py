@@ -182,7 +182,7 @@ def judged_with_room(rows: Jobs, replica: ReplicaState, now_s: float) -> tuple[J
     candidate = np.zeros(len(rows), np.bool_)
     candidate[-1] = True
     sure, first_s = rehearsed(rows, candidate, replica, now_s, room)
-    return Judgement(True, 0, bool(sure[-1]), float(first_s[-1])), room
+    return Judgement(0, bool(sure[-1]), float(first_s[-1])), room
 
 
 def moment_of(replica: ReplicaState, now_s: float) -> Moment:

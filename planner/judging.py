@@ -33,9 +33,8 @@ class Moment(NamedTuple):
 class Judgement(NamedTuple):
     """What becomes of an arrival that is promised its SLO."""
 
-    admitted: bool  # by the budget
-    short_blocks: int  # memory that others must give back first: what follows is not told then
-    kept: bool  # in the rehearsal, and no other promise broken
+    short_blocks: int  # memory that others must give back before it is rehearsed: what follows is not told then
+    kept: bool  # by the budget and in the rehearsal, and no other promise broken
     first_s: float  # absolute, when its first token comes there; inf when that is not reached
 
 
@@ -47,12 +46,12 @@ def judge(jobs: Jobs, machine: Machine, delays: Delays, patience_s: Floats, mome
     candidate[last] = True
     scene = Scene(jobs, candidate, moment.now_s + moment.busy_for_s, moment.free_blocks)
     if not best_set(scene, machine)[0][last]:
-        return Judgement(False, 0, False, np.inf)
+        return Judgement(0, False, np.inf)
     short = blocks_short(jobs, last, machine.block_tokens, moment.free_blocks)
     if short > 0:
-        return Judgement(True, short, False, np.inf)
+        return Judgement(short, False, np.inf)
     kept, first_s = keeping_promises(jobs, candidate, machine, delays, patience_s, moment)
-    return Judgement(True, 0, kept[last], first_s[last])
+    return Judgement(0, kept[last], first_s[last])
 
 
 @compiled
@@ -102,7 +101,7 @@ def taking_part(jobs: Jobs, candidate: Bools, now_s: float) -> Ints:
 def kept_among(
     jobs: Jobs, candidate: Bools, machine: Machine, delays: Delays, patience_s: Floats, moment: Moment
 ) -> tuple[Bools, Floats]:
-    """The same, for jobs that may be written to."""
+    """The same, for jobs that all take part."""
     given = np.zeros(len(jobs), np.bool_)
     for row in range(len(jobs)):
         given[row] = jobs[row].guaranteed and not jobs[row].held

@@ -50,8 +50,10 @@ def startable(
     that doesn't fit, smaller urgent prompts may.
     """
     here, begun, capacity = residents(jobs, machine.block_tokens, free_blocks)
-    sure = with_waiting_guarantees(jobs, prefill, here)
+    sure = with_waiting_guarantees(jobs, prefill, here) if unpromised_wait(jobs, prefill) else here
     room = room_of(jobs, chosen, capacity)
+    remaining, context, number, tokens = here
+    block_tokens, max_sequences = machine.block_tokens, machine.max_sequences
     order = np.empty(len(prefill), np.int64)
     n, n_urgent = 0, 0
     blocked, crowded = False, False  # for everything that comes now; for what may still be overtaken
@@ -62,19 +64,20 @@ def startable(
                 continue
             if job.context == 0:
                 fresh = not wanted and now_s - job.arrival_s <= OVERTAKEN_S
-                if blocked or begun >= machine.max_sequences or (fresh and crowded):
+                if blocked or begun >= max_sequences or (fresh and crowded):
                     continue
                 if job.guaranteed:
-                    fits = guarantee_fits(here, job, room.sure, machine.block_tokens)
+                    fits = guarantee_fits(remaining, context, number, tokens, job, room.sure, block_tokens)
                 else:
                     limit = room.urgent if wanted else room.quiet if fresh else room.spare
-                    fits = peak_with(sure, job, machine.block_tokens) <= limit
+                    fits = peak_with(sure, job, block_tokens) <= limit
                 # An empty replica never waits: whatever fits alone may start.
-                if here.number and not fits:
+                if number and not fits:
                     crowded = not wanted
                     blocked = job.guaranteed or (crowded and not fresh)
                     continue
-                here, begun = joined(here, job), begun + 1
+                insert_sorted(remaining, context, number, still_to_emit(job), job.prompt_left)
+                number, tokens, begun = number + 1, tokens + job.prompt_left, begun + 1
                 if not job.guaranteed:
                     sure = joined(sure, job)
             order[n] = prefill[i]
@@ -134,8 +137,17 @@ def live_tokens(jobs: Jobs) -> int:
 
 
 @compiled
+def unpromised_wait(jobs: Jobs, prefill: Ints) -> bool:
+    """Whether best effort waits to begin."""
+    waiting = 0
+    for row in prefill:
+        waiting += jobs[row].context == 0 and not jobs[row].guaranteed
+    return waiting > 0
+
+
+@compiled
 def with_waiting_guarantees(jobs: Jobs, prefill: Ints, here: Residents) -> Residents:
-    """The residents and every guaranteed prefill that has not begun."""
+    """The residents and every guaranteed prefill that has not begun, in arrays of their own."""
     sure = Residents(here.remaining.copy(), here.context.copy(), here.number, here.tokens)
     for i in range(len(prefill)):
         job = jobs[prefill[i]]
@@ -158,11 +170,13 @@ def peak_with(here: Residents, job: Any, block_tokens: int) -> float:
 
 
 @compiled
-def guarantee_fits(here: Residents, job: Any, capacity: int, block_tokens: int) -> bool:
-    """Whether a guarantee may start: its memory was counted when it was given.
+def guarantee_fits(
+    remaining: Ints, context: Ints, number: int, tokens: int, job: Any, capacity: int, block_tokens: int
+) -> bool:
+    """Whether a guarantee may start beside residents: its memory was counted when it was given.
 
     Most outputs end sooner than planned, so it also starts where the prompts fit and can grow a little.
     """
-    growing = here.number * GROWING_BLOCKS * block_tokens
-    fits = here.tokens + job.prompt_left + growing <= capacity
-    return bool(fits or peak_with(here, job, block_tokens) <= capacity)
+    if tokens + job.prompt_left + number * GROWING_BLOCKS * block_tokens <= capacity:
+        return True
+    return bool(peak_tokens(remaining, context, number, still_to_emit(job), job.prompt_left, block_tokens) <= capacity)

@@ -52,7 +52,7 @@ def urgent(jobs: Jobs, prefill: Ints, coef: Floats, now_s: float, pace: Pace) ->
     nothing = Load(0, 0, 0, 0)
     cost = np.empty(len(prefill))
     chosen = np.zeros(len(prefill), np.bool_)
-    work = nothing
+    work, share = nothing, rate_share(coef, pace.cap_s)
     for i in range(len(prefill)):
         job = jobs[prefill[i]]
         if job.deadline_s == np.inf:
@@ -64,7 +64,7 @@ def urgent(jobs: Jobs, prefill: Ints, coef: Floats, now_s: float, pace: Pace) ->
         chosen[i] = True
         work = with_prompt(work, job, 1)
         sure = SURE if job.guaranteed else 1.0
-        while now_s + finish_s(sure * broken_up_s(coef, pace.cap_s, work), pace) > due_s:
+        while now_s + finish_s(sure * broken_up_s(load_s(coef, work), pace.cap_s, share), pace) > due_s:
             longest = costliest(jobs, prefill, cost, chosen, i)
             if longest < 0:
                 break
@@ -119,11 +119,10 @@ def prompts_s(jobs: Jobs, prefill: Ints, coef: Floats, cap_s: float) -> float:
     work = Load(0, 0, 0, 0)
     for i in range(len(prefill)):
         work = with_prompt(work, jobs[prefill[i]], 1)
-    return broken_up_s(coef, cap_s, work)
+    return broken_up_s(load_s(coef, work), cap_s, rate_share(coef, cap_s))
 
 
 @compiled
-def broken_up_s(coef: Floats, cap_s: float, work: Load) -> float:
-    """How long prefill work takes in iterations of `cap_s`."""
-    whole_s = load_s(coef, work)
-    return whole_s if whole_s <= cap_s else whole_s / rate_share(coef, cap_s)
+def broken_up_s(whole_s: float, cap_s: float, share: float) -> float:
+    """How long prefill work takes in iterations of `cap_s`, which prefill at this share of the best rate."""
+    return whole_s if whole_s <= cap_s else whole_s / share

@@ -85,14 +85,23 @@ class Events:
 
     def seen(self, events: bytes) -> Seen:
         """What more whole events say; the same as `in_events`."""
-        before, behind = self._before, self._behind
-        alike = before and events.startswith(before) and events.endswith(behind)
-        if alike and _PLAIN.fullmatch(events, len(before), len(events) - len(behind)):
-            return Seen(1, self._thoughts)
+        if self._before and (tokens := self._alike(events)):
+            return Seen(tokens, self._thoughts * tokens)
         seen = in_events(events)
-        if seen.tokens == 1 and seen.usage is None and not seen.error and (token := _TOKEN.fullmatch(events)):
+        token = _TOKEN.fullmatch(events) if _TOLD.search(events) is None else None
+        if token and b'"choices"' in token[1]:
             self._before, self._behind, self._thoughts = token[1], token[3], seen.thoughts
         return seen
+
+    def _alike(self, events: bytes) -> int:
+        """How many these are, if each is a token's and differs from the last one's in its text alone; else 0."""
+        before, behind, at, count = self._before, self._behind, 0, 0
+        while at < len(events):
+            text = _PLAIN.match(events, at + len(before)) if events.startswith(before, at) else None
+            if text is None or not events.startswith(behind, text.end()):
+                return 0
+            at, count = text.end() + len(behind), count + 1
+        return count
 
 
 def in_events(events: bytes) -> Seen:

@@ -63,6 +63,8 @@ def test_events_that_carry_a_token(events: bytes, tokens: int) -> None:
     )
 )  # fmt: skip
 @example([TOKEN.replace(b"w", text) for text in (b"one", b"two", b"\\", b'","error":"x')])
+@example([TOKEN.replace(b"null", b'"error"').replace(b'"w"', text) for text in (b'"\xff"', b'"w"')])
+@example([TOKEN, TOKEN * 3, TOKEN * 2 + DONE, TOKEN * 2 + ERROR, TOKEN.replace(b"w", b"event: error") * 2])
 def test_what_differs_in_its_text_alone_says_the_same(stream: list[bytes]) -> None:
     """A reader of streams goes by the last token's event; it must see what one sees who reads each for itself."""
     events = Events()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from slosgate.gateway.replicas.upstream import Upstream, UpstreamError
+from tests.gateway.certificates import self_signed
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -17,7 +20,7 @@ PLAIN = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 @asynccontextmanager
-async def server(serve: Serve) -> AsyncIterator[tuple[str, list[int]]]:
+async def server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[str, list[int]]]:
     """A server on a free port, and how many connections it has taken."""
     connections: list[int] = []
     ended: list[asyncio.Event] = []
@@ -33,9 +36,9 @@ async def server(serve: Serve) -> AsyncIterator[tuple[str, list[int]]]:
             await writer.wait_closed()
         mine.set()
 
-    listening = await asyncio.start_server(handle, "127.0.0.1", 0)
+    listening = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", connections
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{listening.sockets[0].getsockname()[1]}", connections
     finally:
         listening.close()
         for event in ended:
@@ -75,6 +78,29 @@ async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(upstream:
         for _ in range(2):
             assert await upstream.fetch(target, "/", timeout_s=5) == (200, b"ok")
         assert len(connections) == 2
+
+
+async def test_servers_that_the_system_trusts_are_asked_over_tls(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await asks(reader)
+            writer.write(PLAIN)
+
+    certificate, key = await self_signed(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    async with server(serve, tls) as (target, connections):
+        stranger = Upstream()
+        with pytest.raises(UpstreamError, match=r"no connection: .*certificate verify failed") as caught:
+            await stranger.fetch(target, "/", timeout_s=5)
+        assert not caught.value.reached
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        for _ in range(2):
+            assert await upstream.fetch(target, "/", timeout_s=5) == (200, b"ok")
+        assert len(connections) == 1  # one whose handshake fails is none
+        await upstream.close()
 
 
 async def test_an_answer_may_end_with_its_connection(upstream: Upstream) -> None:

@@ -309,8 +309,8 @@ MUTANTS = (
     _planner(
         "one sequence more begins than the engine takes",
         "starting",
-        "begun >= machine.max_sequences",
-        "begun > machine.max_sequences",
+        "begun >= max_sequences",
+        "begun > max_sequences",
         f"{SLACK}no_more_sequences_begin_than_the_engine_takes",
     ),
     _planner(

@@ -15,7 +15,7 @@ from slosgate.planner.budget import (
 )
 from slosgate.planner.jobs import JobTable
 from tests.planner.cases import H200, random_jobs
-from tests.planner.references import admit_by_brute_force, admit_greedily, feasible, worth
+from tests.planner.references import admit_by_brute_force, admit_greedily, feasible, forced, worth
 
 
 def random_problems(seed: int, cases: int, acceptance: float) -> list[Problem]:
@@ -100,9 +100,9 @@ def test_what_is_guaranteed_stays_in_and_only_candidates_are_admitted() -> None:
         assert not (admission.accepted & ~candidate).any()
         for problem in problems(rows, candidate, H200, 0.0, 200):
             chosen, value, _ = solve(problem.table, problem.load_left)
-            assert value < 0 or chosen[problem.forced].all()
+            assert value < 0 or chosen[forced(problem)].all()
             free = problem._replace(table=problem.table * (np.arange(problem.table.shape[1]) != FORCED))
-            worth_more_without += value >= 0 and not solve(free.table, free.load_left)[0][problem.forced].all()
+            worth_more_without += value >= 0 and not solve(free.table, free.load_left)[0][forced(problem)].all()
     assert worth_more_without > 20
 
 

@@ -41,6 +41,11 @@ def load_of(question: Question, rate_rps: float, seed: int) -> Load:
     return _load(question.scenario, question.hardware, rate_rps, seed, slices)
 
 
+def source_of(question: Question) -> str:
+    """Where its requests come from, in a phrase."""
+    return load_of(question, float(question.replicas), 0).trace_source
+
+
 @lru_cache(maxsize=16)
 def _load(scenario: str, hardware: str, rate_rps: float, seed: int, slices: int) -> Load:
     moved = scenarios.later(scenarios.load(scenario), slices)
@@ -186,7 +191,7 @@ def bound_rps_per_gpu(question: Question, target: float) -> float:
             acceptance=acceptance,
         )
 
-    source = load_of(question, float(question.replicas), 0).trace_source
+    source = source_of(question)
     asked = {
         "bound": question.scenario, "hardware": question.hardware, "replicas": question.replicas, "target": target,
         "acceptance": acceptance, "source": source, **_files(question),

@@ -25,7 +25,7 @@ from slosgate.gateway.decisions.headroom import Headroom
 from slosgate.gateway.decisions.lengths import Lengths
 from slosgate.gateway.decisions.planning import Planning
 from slosgate.gateway.decisions.tokenizing import Tokenizers
-from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
+from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable, some
 from slosgate.gateway.http.headers import tracing, visible_id
 from slosgate.gateway.http.keys import Holder, Keys
 from slosgate.gateway.http.overflow import Overflow
@@ -225,6 +225,7 @@ class Gateway:
             longest_tokens=longest,
             prompt_is_exact=size.unit == "exact" and completion.truncate_tokens is None,
             size=size,
+            replicas=replicas,
             session=session,
             key=holder.name if holder else "",
             # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
@@ -242,7 +243,7 @@ class Gateway:
         if not models:
             raise Unavailable("no replica is up; try again shortly", code="no_replica")
         if len(models) > 1:
-            raise InvalidRequest(f"model is missing: name one of {', '.join(models)}", param="model")
+            raise InvalidRequest(f"model is missing: name one of {some(models)}", param="model")
         return replace(completion, model=models[0])
 
     def _candidates(self, model: str, contract: Contract) -> list[Replica]:

@@ -73,9 +73,9 @@ def _bars_of(rows: Sequence[Row], colours: dict[str, str]) -> str:
 
 def _panel(rows: Sequence[Row], colours: dict[str, str], width: float) -> Drawing:
     high = max([r["capacity_rps_per_gpu"] for r in rows] + [r.get("bound_rps_per_gpu") or 0.0 for r in rows]) or 1.0
-    drawing = Drawing(width, (BAR + GAP) * len(rows) + 44, f"Capacity on {rows[0]['scenario']}")
+    drawing = Drawing(width, (BAR + GAP) * len(rows) + 48, f"Capacity on {rows[0]['scenario']}")
     left = 14.0 + max(text_width(_bar_name(r)) for r in rows)
-    right, bottom = drawing.width - 54, drawing.height - 36
+    right, bottom = drawing.width - 54, drawing.height - 40
     x = linear_scale((0.0, high * 1.02), (left, right))
     axis = Frame(drawing, left, 2, right, bottom, x, lambda value: value)
     axis.x_axis([(v, number(v)) for v in linear_ticks(high * 1.02, 4)], "requests per second and GPU")

@@ -51,7 +51,7 @@ def _card(s: Series, several: bool) -> str:
     r = s.row
     name = f"{s.name}, {said_load(r)}" if several else s.name
     asked = r.get("request_goodput")
-    judged = f"<span>{escape(goodput_said(r))}</span>" if asked is not None else ""
+    judged = f"<span>{escape(_goodput_said(r))}</span>" if asked is not None else ""
     return (
         f'<div class="card" style="--mark: var(--{s.colour})"><span>{escape(name)}</span>'
         f"<b>{percent(r['attainment'])}</b><span>{r['attained']:,} of {r['offered']:,} requests attained their SLOs"
@@ -59,7 +59,7 @@ def _card(s: Series, several: bool) -> str:
     )
 
 
-def goodput_said(row: Row) -> str:
+def _goodput_said(row: Row) -> str:
     """What `--goodput` asked for and gave, in words."""
     limits = ", ".join(f"{name} {number(value)} ms" for name, value in row["goodput_slo_ms"].items())
     return f"goodput ({limits}): {number(row['request_goodput'])} req/s"

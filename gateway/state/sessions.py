@@ -89,14 +89,17 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def session_id(headers: Mapping[bytes, bytes], cache_key: str | None, holder: str) -> str:
-    """The session that a call belongs to; "" for none. Nobody can name another holder's. Raises InvalidRequest."""
-    name = next((headers[header] for header in SESSION_HEADERS if headers.get(header)), b"")
-    name = name or (cache_key or "").encode(errors="replace")
+    """The session that a call belongs to; "" for none. Nobody can name another holder's. Raises InvalidRequest.
+
+    Only the header that is slosgate's own is held to its length: what others put into theirs is no fault of a call.
+    """
+    own = headers.get(SESSION_HEADERS[0], b"")
+    if len(own) > LONGEST_NAME:
+        said = SESSION_HEADERS[0].decode()
+        raise InvalidRequest(f"{said} must have at most {LONGEST_NAME} bytes, not {len(own)}", param=said)
+    name = own or headers.get(SESSION_HEADERS[1], b"") or (cache_key or "").encode(errors="replace")
     if not name:
         return ""
-    if len(name) > LONGEST_NAME:
-        said = SESSION_HEADERS[0].decode()
-        raise InvalidRequest(f"{said} must have at most {LONGEST_NAME} bytes, not {len(name)}", param=said)
     return blake2b(name, key=blake2b(holder.encode(), digest_size=32).digest(), digest_size=16).hexdigest()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -113,15 +111,3 @@ def test_what_is_wrong_with_them_is_said_in_a_sentence(
     done = CliRunner().invoke(app, ["run", "--scenario", "coder", "--system", "vllm", "--rate", "2", *options])
     assert done.exit_code == 2
     assert said in " ".join(done.output.split())
-
-
-def test_fitting_without_scipy_says_what_to_install(here: Path) -> None:
-    program = (
-        "import importlib.util as u; find = u.find_spec;"
-        "u.find_spec = lambda name, package=None: None if name == 'scipy' else find(name, package);"
-        "from slosgate.bench.cli import main; main()"
-    )
-    command = [sys.executable, "-c", program, "profile", "fit", str(MEASURED)]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
-    assert done.returncode == 2
-    assert "fitting a profile needs scipy, which is not installed: pip install 'slosgate[bench]'" in done.stderr

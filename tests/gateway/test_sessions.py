@@ -33,6 +33,14 @@ def test_a_session_is_its_holders_own_whatever_says_its_name() -> None:
         session_id({b"x-slo-session": b"x" * 513}, None, "")
 
 
+def test_only_slosgates_own_header_is_held_to_its_length() -> None:
+    long = b"x" * 1000
+    with pytest.raises(InvalidRequest, match="x-slo-session must have at most 512 bytes"):
+        session_id({b"x-slo-session": long}, None, "")
+    assert session_id({b"x-session-id": long}, None, "") != session_id({b"x-session-id": long + b"y"}, None, "")
+    assert session_id({}, "y" * 1000, "")
+
+
 def test_what_is_remembered_of_a_session_does_not_grow() -> None:
     session = Session(id="s")
     for n in range(100):

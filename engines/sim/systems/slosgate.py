@@ -235,7 +235,7 @@ class PlannedSystem:
             return state
         known = self._known[number]
         known.looked(state.jobs, self.replicas[number].state.hits)
-        return replace(state, cached=known.prefixes.cached(seen, arrival.prompt_tokens))
+        return msgspec.structs.replace(state, cached=known.prefixes.cached(seen, arrival.prompt_tokens))
 
     def _state(self, number: int, now_s: float) -> ReplicaState:
         """The replica by its latest report: as it will be once the iteration in flight has ended."""

@@ -122,8 +122,7 @@ def loop(arrival_s: float) -> Offered:
     """Four calls that go on from each other, with SLOs that a CPU can keep."""
     calls, context = [], 0
     for new, output in ((300, 20), (40, 10), (60, 10), (50, 30)):
-        slos = {"ttft_slo_s": 30.0, "tpot_slo_s": 5.0}
-        calls.append(Call(new, output, cached_tokens=context, gap_s=0.2, **slos))
+        calls.append(Call(new, output, ttft_slo_s=30.0, tpot_slo_s=5.0, cached_tokens=context, gap_s=0.2))
         context += new + output
     return Offered(arrival_s, tuple(calls), "loops")
 

@@ -34,14 +34,18 @@ class PerfModel(msgspec.Struct, frozen=True, cache_hash=True):
 
     def iteration_s(self, new_tokens: int, context_tokens: int, sequences: int, draft_steps: int = 0) -> float:
         """T(x, c, n, v) in seconds."""
-        return max(
-            t.per_new_token_s * new_tokens
-            + t.per_context_token_s * context_tokens
-            + t.per_sequence_s * sequences
-            + t.per_draft_step_s * draft_steps
-            + t.constant_s
-            for t in self.terms
-        )
+        longest_s = 0.0
+        for t in self.terms:  # a loop, for this is asked several times for every replica that a request could go to
+            term_s = (
+                t.per_new_token_s * new_tokens
+                + t.per_context_token_s * context_tokens
+                + t.per_sequence_s * sequences
+                + t.per_draft_step_s * draft_steps
+                + t.constant_s
+            )
+            if term_s > longest_s:
+                longest_s = term_s
+        return longest_s
 
     def coefficients(self) -> NDArray[np.float64]:
         """Shape (terms, 5): new token, context token, sequence, draft step, constant; for compiled kernels."""

@@ -27,6 +27,7 @@ class Residents(NamedTuple):
     remaining: Ints  # output tokens still to come
     context: Ints  # KV tokens once the prompt is computed
     number: int
+    tokens: int  # the sum of `context`
 
 
 class Room(NamedTuple):
@@ -88,7 +89,7 @@ def residents(jobs: Jobs, block_tokens: int, free_blocks: int) -> tuple[Resident
     """(jobs that hold memory and may run, sequences that have begun, tokens that all of them may fill)."""
     remaining, context = np.empty(len(jobs), np.int64), np.empty(len(jobs), np.int64)
     capacity = free_blocks * block_tokens
-    count, begun = 0, 0
+    count, begun, tokens = 0, 0, 0
     for row in range(len(jobs)):
         job = jobs[row]
         if job.context == 0:
@@ -99,10 +100,11 @@ def residents(jobs: Jobs, block_tokens: int, free_blocks: int) -> tuple[Resident
         capacity += blocks_for(job.context, block_tokens) * block_tokens
         remaining[count] = still_to_emit(job)
         context[count] = job.context + job.prompt_left
+        tokens += context[count]
         count += 1
     order = np.argsort(-remaining[:count])
     remaining[:count], context[:count] = remaining[:count][order], context[:count][order]
-    return Residents(remaining, context, count), begun, capacity
+    return Residents(remaining, context, count, tokens), begun, capacity
 
 
 @compiled
@@ -134,7 +136,7 @@ def live_tokens(jobs: Jobs) -> int:
 @compiled
 def with_waiting_guarantees(jobs: Jobs, prefill: Ints, here: Residents) -> Residents:
     """The residents and every guaranteed prefill that has not begun."""
-    sure = Residents(here.remaining.copy(), here.context.copy(), here.number)
+    sure = Residents(here.remaining.copy(), here.context.copy(), here.number, here.tokens)
     for i in range(len(prefill)):
         job = jobs[prefill[i]]
         if job.guaranteed and job.context == 0:
@@ -146,7 +148,7 @@ def with_waiting_guarantees(jobs: Jobs, prefill: Ints, here: Residents) -> Resid
 def joined(here: Residents, job: Any) -> Residents:
     """The residents with one more; writes to their arrays."""
     insert_sorted(here.remaining, here.context, here.number, still_to_emit(job), job.prompt_left)
-    return Residents(here.remaining, here.context, here.number + 1)
+    return Residents(here.remaining, here.context, here.number + 1, here.tokens + job.prompt_left)
 
 
 @compiled
@@ -162,5 +164,5 @@ def guarantee_fits(here: Residents, job: Any, capacity: int, block_tokens: int) 
     Most outputs end sooner than planned, so it also starts where the prompts fit and can grow a little.
     """
     growing = here.number * GROWING_BLOCKS * block_tokens
-    fits = here.context[: here.number].sum() + job.prompt_left + growing <= capacity
+    fits = here.tokens + job.prompt_left + growing <= capacity
     return bool(fits or peak_with(here, job, block_tokens) <= capacity)

@@ -23,6 +23,8 @@ from slosgate.bench.show import plain_table
 
 COLUMNS = {
     "requests_per_s": "requests\n/s",
+    "mean_ms": "mean\nms",
+    "ratio_to_one": "x one",
     "p50_ms": "p50\nms",
     "p95_ms": "p95\nms",
     "added_p50_ms": "added\np50",
@@ -39,6 +41,7 @@ MODES = {
     "stream": "Streams, to their first byte",
     "announced": "Announcements: from a request's first byte at the engine until the plug-in has heard of it",
     "ratio": "slosgate's values over the other's",
+    "decision, 1 replicas": "Decisions among one replica, from the parsed request to its place",
 }
 
 
@@ -66,9 +69,9 @@ def gateway_bench(
     result = results.begin("gateway-bench", dataclasses.asdict(workload), seed=0, hardware="this machine")
     result.rows += measure.run(workload)
     console = Console()
-    for mode, title in MODES.items():
-        if some := [row for row in result.rows if row["mode"] == mode]:
-            console.print(_table(some, title), "")
+    for mode in dict.fromkeys(str(row["mode"]) for row in result.rows if "why" not in row):
+        some = [row for row in result.rows if row["mode"] == mode]
+        console.print(_table(some, MODES.get(mode, mode.capitalize())), "")
     for row in result.rows:
         if "why" in row:
             console.print(f"{row['target']} was not measured: {row['why']}", markup=False, highlight=False)

@@ -12,12 +12,14 @@ import asyncio
 import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import httptools
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.errors import error_body
 from slosgate.gateway.http.pipelining import PipelinedProtocol
 
@@ -233,6 +235,16 @@ class LimitedProtocol(PipelinedProtocol):
             self._write_timer.cancel()
             self._write_timer = None
         super().resume_writing()
+
+
+def limits_of(config: ServerConfig) -> Limits:
+    """What a configuration allows each connection."""
+    return Limits(config.max_header_bytes, config.header_timeout_s, config.request_timeout_s)
+
+
+def limited(limits: Limits) -> type[asyncio.Protocol]:
+    """What uvicorn makes a connection with."""
+    return cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits))
 
 
 def _head_problem(headers: list[tuple[bytes, bytes]]) -> _Refused | None:

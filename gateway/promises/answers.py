@@ -66,8 +66,33 @@ class Seen:
     client_fault: bool = False  # the error is a 4xx: another replica would say the same
 
 
+# The event of one token: what stands before its text, the text, and what stands behind it. No text with an escape.
+_TOKEN = re.compile(
+    rb"""(data: ?\{[^\r\n]*"(?:content|text|reasoning_content|reasoning)":\s*")([^"\\\r\n]+)("[^\r\n]*\n\n)"""
+)
+_PLAIN = re.compile(rb"""[^"\\\r\n]+""")
 _DECODER = msgspec.json.Decoder(_Answer)
 _USAGE: msgspec.json.Decoder[Usage | None] = msgspec.json.Decoder(Usage | None)
+
+
+class Events:
+    """Reads one stream. Tokens' events mostly differ in their text alone: such a one says what the last one said, and
+    is looked at no further."""
+
+    def __init__(self) -> None:
+        self._before = self._behind = b""  # the text of the last token
+        self._thoughts = 0
+
+    def seen(self, events: bytes) -> Seen:
+        """What more whole events say; the same as `in_events`."""
+        before, behind = self._before, self._behind
+        alike = before and events.startswith(before) and events.endswith(behind)
+        if alike and _PLAIN.fullmatch(events, len(before), len(events) - len(behind)):
+            return Seen(1, self._thoughts)
+        seen = in_events(events)
+        if seen.tokens == 1 and seen.usage is None and not seen.error and (token := _TOKEN.fullmatch(events)):
+            self._before, self._behind, self._thoughts = token[1], token[3], seen.thoughts
+        return seen
 
 
 def in_events(events: bytes) -> Seen:

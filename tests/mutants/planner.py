@@ -167,9 +167,9 @@ MUTANTS = (
     ),
     _planner(
         "a promise is given although it would break an older one",
-        "controller",
-        "    if broken.any() and (",
-        "    if False and (",
+        "judging",
+        "    if broken.any():",
+        "    if False:",
         f"{DECIDE}nobody_is_promised_what_would_break_an_older_promise",
     ),
     _planner(

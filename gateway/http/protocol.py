@@ -30,6 +30,7 @@ FRAMING_BYTES = 64 * 1024  # chunk sizes, extensions and trailers, beside FRAMIN
 FRAMING_SHARE = 8  # of a body in chunks of one byte
 HOP_BY_HOP = (b"upgrade", b"http2-settings")
 IDLE_S = 1.0  # a client that asks again has done so by then
+SILENT_S = 5.0  # one that has connected to ask has asked by then, however busy its machine
 _HEAD = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
 _REASONS = {
     400: b"Bad Request",
@@ -73,7 +74,7 @@ class LimitedProtocol(PipelinedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, transport))  # uvloop's is none by inheritance
-        self._idle_since_s = self.loop.time()
+        self._idle_since_s = self.loop.time() + SILENT_S - IDLE_S  # it has longer than one that has had an answer
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,12 +1,13 @@
 """The bound: a rate that no scheduler can exceed on a hardware profile, not even one that knows the future.
 
 *Work.* An iteration lasts at least as long as each single term of the roofline. For a term, hand its time out to the
-requests in the iteration: each pays for its new tokens, the context tokens read for it and its sequence, and of the
-constant the share context / M, where M tokens of KV memory hold the context of any iteration: no more is handed out
-than the iteration takes. So prefilling p tokens behind q cached ones costs at least a p + (c + b / M) (q + p) + s
-seconds of a replica, and the decode step at context k costs a + (c + b / M) k + s. With d drafts of acceptance alpha a
-step verifies d + 1 tokens, pays its share of d draft steps, and keeps A = (1 - alpha^(d+1)) / (1 - alpha) tokens on
-average; every token is charged what it costs with the d that suits it best.
+requests in the iteration: each pays for its new tokens, the context tokens read for it, its pairs and its sequence, and
+of the constant the share context / M, where M tokens of KV memory hold the context of any iteration: no more is handed
+out than the iteration takes. So prefilling p tokens behind q cached ones costs at least a p + (c + b / M) (q + p) + s
+seconds of a replica and what their pairs take, however they are divided into chunks, and the decode step at context k
+costs a + (c + b / M) k + s. With d drafts of acceptance alpha a step verifies d + 1 tokens, pays its share of d draft
+steps, and keeps A = (1 - alpha^(d+1)) / (1 - alpha) tokens on average; every token is charged what it costs with the d
+that suits it best.
 
 *Deadlines.* To be attained by the paper's rule a request has its first token 1.05 TTFT SLOs after its arrival at the
 latest, and token k (every 20th, and the last) 1.05 k TPOT SLOs after that; a later call arrives no later than the gap
@@ -41,7 +42,7 @@ from slosgate.bench.attainment import PAPER, ROUNDING_S
 from slosgate.bench.load import Load
 from slosgate.engines.sim.systems import Call, Offered
 from slosgate.planner.compiling import compiled
-from slosgate.planner.perf_model import Term
+from slosgate.planner.perf_model import Term, pairs_of
 from slosgate.planner.profile import HardwareProfile
 
 PROMPTS_WITHIN_S = 30.0  # Moore-Hodgson windows longer than this add little and cost much
@@ -117,9 +118,10 @@ class _Work:
         """The least time of a replica that each piece takes, by one term of the roofline."""
         drafts = range(profile.max_drafts + 1) if acceptance > 0 else range(1)
         decode: Floats = np.min([self._decode_s(term, profile, acceptance, d) for d in drafts], axis=0)
+        pairs = pairs_of(self.context - self.new_tokens, self.new_tokens)
         prompt = (
             term.per_new_token_s * self.new_tokens + term.per_sequence_s + _per_context_s(term, profile) * self.context
-        )
+        ) + term.per_pair_s * pairs
         return np.where(self.steps > 0, decode, prompt)
 
     def _decode_s(self, term: Term, profile: HardwareProfile, acceptance: float, drafts: int) -> Floats:
@@ -220,6 +222,7 @@ class _Prompts:
         prompt = np.array([c.prompt_tokens for c in first])
         context = prompt + np.array([c.cached_tokens for c in first])
         cost_s = term.per_new_token_s * prompt + term.per_context_token_s * context + term.per_sequence_s
+        cost_s = cost_s + term.per_pair_s * pairs_of(context - prompt, prompt)
         return cls(
             arrival_s,
             due_s,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,19 +35,22 @@ class Fitted:
             {"phase": e.phase, "mape": e.mape, "median_error": e.median, "r2": e.r2, "iterations": e.iterations}
             for e in self.errors
         ]
-        names = ("per_new_token_s", "per_context_token_s", "per_sequence_s", "per_draft_step_s", "constant_s")
-        terms: list[dict[str, Any]] = [dict(zip(names, map(float, t), strict=True)) for t in self.model.coefficients()]
+        terms: list[dict[str, Any]] = [msgspec.structs.asdict(term) for term in self.model.terms]
         return rows + [{"phase": "model", "mape": None, "r2": None, "term": i, **t} for i, t in enumerate(terms)]
 
 
-def fit_file(path: Path, terms: int, seed: int) -> Fitted:
+def fit_file(path: Path, terms: int, seed: int, towards: PerfModel | None = None) -> Fitted:
     """Fit 70 % of a file's iterations and judge the model on the other 30 %. Raises ValueError for a bad file.
 
-    Mistimed iterations (`planner.fit.timing_faults`) are left out of the fit and of every phase but the last.
+    What the file leaves open is as in `towards` (`planner.fit.fit`). Mistimed iterations (`planner.fit.timing_faults`)
+    are left out of the fit and of every phase but the last.
     """
     data = read_measurements(path)
-    test, mistimed = held_out(data, seed), timing_faults(data)
-    model = fit(data.subset(~test & ~mistimed), terms, seed=seed)
+    test, like = held_out(data, seed), None
+    if data.attends:
+        like = towards or fit(data, terms, seed=seed, starts=2)
+    mistimed = timing_faults(data, like)
+    model = fit(data.subset(~test & ~mistimed), terms, seed=seed, towards=towards)
     phases = {
         "all": test & ~mistimed,
         "prefill": test & ~mistimed & data.prefill,

@@ -8,6 +8,7 @@ is repeated until time is up. Requests carry no SLO, so the replica's scheduler 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import itertools
 import time
@@ -29,6 +30,8 @@ from slosgate.planner.profile import HardwareProfile
 ROUNDS = 3
 SETTLE_S = 2.0  # how long the telemetry of a burst that has ended is waited for
 STEPS = 40  # output tokens of a decode burst
+LONG = 2048  # tokens: a longer prompt may take much of the time there is
+LONGEST_S = 6.0  # that the prompts of a burst may take
 SHARE = 0.8  # of the KV memory and of a prompt's limit that a burst may use
 TOKEN_IDS = (1000, 20_000)  # ordinary tokens of every vocabulary in use
 
@@ -65,14 +68,16 @@ class Measured:
 
 def program(profile: HardwareProfile) -> list[Burst]:
     """The bursts of one round, small ones first; leaves out those that do not fit into the replica's memory."""
-    longest = int(SHARE * profile.max_model_tokens)
+    window = range(int(SHARE * profile.max_model_tokens) + 1)
+    longest = bisect.bisect_right(window, LONGEST_S, key=profile.zero_load_ttft_s) - 1
     lone = [Burst(min(16 * 2**n, longest)) for n in range(7) for _ in range(2)] + [Burst(longest), Burst(longest)]
+    lone += [Burst(2**n) for n in range(11, 17) if 2**n < longest]
     pairs = [Burst(min(length, longest), count=count) for length, count in ((64, 8), (256, 4), (700, 3), (1400, 2))]
     sizes = [2**n for n in range(10)]
     decodes = [Burst(length, STEPS, n) for length in (32, 300, longest // 2) for n in sizes]
     beside = (40, 150, 400, 800, longest)
     mixed = [Burst(200, 3 * STEPS, n, tuple(min(p, longest) for p in beside)) for n in (4, 32, 100)]
-    return [burst for burst in (*lone, *pairs, *decodes, *mixed) if _fits(burst, profile)]
+    return [burst for burst in (*lone, *pairs, *decodes, *mixed) if _fits(burst, profile) and _quick(burst, profile)]
 
 
 async def measure(url: str, redis_url: str, seconds: float, seed: int) -> Measured:
@@ -198,11 +203,17 @@ def _fits(burst: Burst, profile: HardwareProfile) -> bool:
     return burst.count <= profile.max_sequences and tokens <= SHARE * profile.kv_blocks * profile.block_tokens
 
 
+def _quick(burst: Burst, profile: HardwareProfile) -> bool:
+    """Whether its prompts leave time for others, where they are long ones."""
+    return burst.prompt_tokens <= LONG or burst.count * profile.zero_load_ttft_s(burst.prompt_tokens) <= LONGEST_S
+
+
 def _line(iteration: IterationReport) -> dict[str, float]:
     return {
         "new_tokens": iteration.new_tokens,
         "sequences": iteration.sequences,
         "context_tokens": iteration.context_tokens,
         "draft_steps": iteration.draft_steps,
+        "pairs": iteration.pairs,
         "ms": round(iteration.duration_s * 1e3, 3),
     }

@@ -69,7 +69,7 @@ def speculates(system: str) -> bool:
 def budget_within(profile: HardwareProfile, tpot_s: float) -> int:
     """Sarathi-Serve's one budget: the largest of those to tune by whose iteration lasts no longer than a TPOT SLO."""
     budgets = sorted(BUDGETS["sarathi"])
-    meeting = [n for n in budgets if profile.perf.iteration_s(n, n, 1) <= tpot_s]
+    meeting = [n for n in budgets if profile.perf.chunk_s(n) <= tpot_s]
     return meeting[-1] if meeting else budgets[0]
 
 

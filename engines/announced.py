@@ -30,7 +30,7 @@ class Announced:
 
     def add(self, coming: Announcement, admitted_s: float, profile: HardwareProfile) -> None:
         """A request is on its way since then."""
-        own_s = profile.perf.iteration_s(coming.prompt_tokens, coming.prompt_tokens, 1)
+        own_s = profile.perf.chunk_s(coming.prompt_tokens)
         self._times[coming.request_id] = _Times(
             admitted_s + profile.request_overhead_s, admitted_s + coming.ttft_s - own_s
         )

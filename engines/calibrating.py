@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slosgate.engines.messages import IterationReport
 from slosgate.planner.perf_model import PerfModel
-from slosgate.planner.recalibration import Recalibration
+from slosgate.planner.recalibration import ByKind
 
 EVERY = 8  # iterations between two looks at the model
 WORTH = 0.01  # relative change of an iteration's time that is worth a new model
@@ -15,16 +15,23 @@ class Calibrator:
 
     def __init__(self, fitted: PerfModel) -> None:
         self._fitted = fitted
-        self._learned = Recalibration()
+        self._learned = ByKind()
         self._in_use = fitted
+        self._latest: dict[bool, IterationReport] = {}  # of those that prefill, and of those that only decode
 
     def __call__(self, report: IterationReport) -> PerfModel | None:
-        did = report.new_tokens, report.context_tokens, report.sequences, report.draft_steps
-        self._learned = self._learned.update(self._fitted.iteration_s(*did), report.duration_s)
+        prefills = report.pairs > 0.0
+        self._latest[prefills] = report
+        self._learned = self._learned.update(
+            self._fitted.iteration_s(*report.size), report.duration_s, prefills=prefills
+        )
         if self._learned.seen % EVERY:
             return None
         better = self._learned.model(self._fitted)
-        if abs(better.iteration_s(*did) / self._in_use.iteration_s(*did) - 1.0) < WORTH:
+        if not any(self._differs(better, latest) for latest in self._latest.values()):
             return None
         self._in_use = better
         return better
+
+    def _differs(self, better: PerfModel, report: IterationReport) -> bool:
+        return abs(better.iteration_s(*report.size) / self._in_use.iteration_s(*report.size) - 1.0) >= WORTH

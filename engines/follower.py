@@ -339,7 +339,7 @@ class PlanFollower:
         load = weight.load
         if not load.new or load.new > planned.token_budget or weight.blocks > free_blocks:
             return None
-        duration_s = self.profile.perf.iteration_s(load.new, load.context, load.sequences, load.drafts)
+        duration_s = self.profile.perf.iteration_s(load.new, load.context, load.sequences, load.drafts, load.pairs)
         if duration_s > max(weight.slack_s, 0.0):
             return None
         return Batch(decode=decode, drafts=drafts, prefill=prefill, tokens=tokens, duration_s=duration_s)

@@ -22,6 +22,7 @@ Epoch = Annotated[int, Meta(ge=0, le=1 << 52)]  # Redis's scripts count in doubl
 Moment = Annotated[float, Meta(ge=-1e11, le=1e11)]  # on a wall clock
 Due = Annotated[float, Meta(ge=-1e11)]  # on a wall clock; inf: never
 Share = Annotated[float, Meta(ge=0, le=1)]
+Pairs = Annotated[float, Meta(ge=0, le=1e15)]
 Weight = Annotated[float, Meta(ge=0, le=1e9)]
 
 MOST_REQUESTS = 1 << 14  # on one replica: reading a report must not hold up a gateway's streams
@@ -61,6 +62,12 @@ class IterationReport(msgspec.Struct, frozen=True, array_like=True):
     context_tokens: Annotated[int, Meta(ge=0, le=1 << 40)]  # of all sequences
     sequences: Count
     draft_steps: Count = 0
+    pairs: Pairs = 0.0  # see planner/perf_model.py; 0 without prefill, and where a replica of before doesn't say
+
+    @property
+    def size(self) -> tuple[int, int, int, int, float]:
+        """What the performance model makes a duration of: new tokens, context, sequences, draft steps, pairs."""
+        return self.new_tokens, self.context_tokens, self.sequences, self.draft_steps, self.pairs
 
 
 class DraftReport(msgspec.Struct, frozen=True, array_like=True):

@@ -15,7 +15,7 @@ an iteration loses to being one (`unused_s`), and n_j(t) tokens of the running j
 output does. An accepted candidate takes its prompt x once and decodes from its deadline on, so a set S is feasible when
 for every k in S
 
-    sum_{j in S, j <= k} (p_j + u_j (d_k - d_j)) <= P_k                 p_j = a x_j + c (context_j + x_j)
+    sum_{j in S, j <= k} (p_j + u_j (d_k - d_j)) <= P_k                 p_j = a x_j + c (context_j + x_j) + p pairs_j
     sum_{j in S, j <= k} m_j <= M_k                                     memory over time
     U_running + sum_{j in S} u_j <= 1 - T(0, 0, 0, s) / tau             the decodes alone can be sustained
 
@@ -41,11 +41,13 @@ from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import first_token_open, in_time
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import (
+    PAIR,
     Bools,
     Floats,
     Ints,
     blocks_for,
     iteration_s,
+    pairs_of,
     still_to_emit,
     tier_s,
     token_budget,
@@ -218,7 +220,11 @@ def unused_s(coef: Floats, big: int, tau_s: float, drafts: int) -> float:
     More than that term's own constant where another one limits an iteration as short as this.
     """
     tokens = token_budget(coef, tau_s, 0.0, 0.0, 1.0, float(drafts))
-    return tau_s - max(0.0, tokens) * slope_of(coef, big) if tokens < np.inf else 0.0
+    if tokens == np.inf:
+        return 0.0
+    tokens = max(0.0, tokens)
+    work_s = tokens * slope_of(coef, big) + coef[big, PAIR] * pairs_of(0.0, tokens)
+    return tau_s - work_s  # type: ignore[no-any-return]
 
 
 @compiled
@@ -258,6 +264,7 @@ def demands(scene: Scene, machine: Machine, pattern: Pattern, row: Ints, tightes
         decode_s = token_cost_s(coef, context + 0.5 * job.output, drafts_of(job, pattern), job.acceptance)
         table[k, DEADLINE] = min(job.deadline_s - now_s, FAR_S)
         table[k, PREFILL] = coef[big, 0] * job.prompt_left + coef[big, 1] * context
+        table[k, PREFILL] += coef[big, PAIR] * pairs_of(job.context, job.prompt_left)
         table[k, LOAD] = decode_s / strictest_s(job)
         table[k, MEMORY] = blocks_for(context + job.output, block_tokens) * block_tokens
         if midway(job, now_s):

@@ -28,7 +28,7 @@ from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import in_time
 from slosgate.planner.jobs import Jobs, JobTable, describe
 from slosgate.planner.judging import Judgement, Moment, blocks_short, judge, keeping_promises
-from slosgate.planner.kernels import Bools, token_due_s
+from slosgate.planner.kernels import Bools, pairs_of, token_due_s
 from slosgate.planner.machine import delays_of, machine_of
 from slosgate.planner.memory import first_to_yield
 from slosgate.planner.plans import PlannedIteration, ReplicaPlan
@@ -55,7 +55,7 @@ class ReplicaState(msgspec.Struct, frozen=True):
     cached: Cached = NOT_CACHED  # of this arrival's prompt (`planner.prefixes`)
     patience: Patience = msgspec.field(default_factory=Patience)  # of the latest arrivals there
     firm_tokens: float = math.inf  # prompt tokens left, per unit of weight, up to which a request is promised its SLO
-    waiting: tuple[int, int, int] | None = None  # `waiting_load` of the jobs, where that is known already
+    waiting: tuple[int, int, int, float] | None = None  # `waiting_load` of the jobs, where that is known already
     registered: HardwareProfile | None = None  # what it began with, where `profile` has what it learned since
 
 
@@ -151,11 +151,12 @@ def possible(arrival: Arrival, profile: HardwareProfile) -> bool:
 def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
     """The cost that orders replicas: prefill work queued there and our own, beside one step of its decodes."""
     own = max(1, arrival.prompt_tokens - replica.cached.likely)
-    queued, decodes, context = replica.waiting or waiting_load(replica.jobs.rows)
+    queued, decodes, context, pairs = replica.waiting or waiting_load(replica.jobs.rows)
     perf = replica.profile.perf
     step_s = perf.iteration_s(decodes, context + decodes, decodes) if decodes else 0.0
     attended = queued + own + replica.cached.likely
-    work_s = replica.profile.request_overhead_s + perf.iteration_s(queued + own, attended, 1)
+    pairs += pairs_of(replica.cached.likely, own)
+    work_s = replica.profile.request_overhead_s + perf.iteration_s(queued + own, attended, 1, 0, pairs)
     return replica.busy_for_s + step_s + work_s
 
 
@@ -209,15 +210,16 @@ def rehearsed(
 
 
 @compiled
-def waiting_load(jobs: Jobs) -> tuple[int, int, int]:
-    """(prompt tokens still to be computed, sequences that decode, their context)."""
-    queued, decodes, context = 0, 0, 0
+def waiting_load(jobs: Jobs) -> tuple[int, int, int, float]:
+    """(prompt tokens still to be computed, sequences that decode, their context, pairs of the prompts)."""
+    queued, decodes, context, pairs = 0, 0, 0, 0.0
     for row in range(len(jobs)):
         queued += jobs[row].prompt_left
+        pairs += pairs_of(jobs[row].context, jobs[row].prompt_left)
         if jobs[row].prompt_left == 0:
             decodes += 1
             context += jobs[row].context
-    return queued, decodes, context
+    return queued, decodes, context, pairs
 
 
 def with_arrival(arrival: Arrival, replica: ReplicaState, now_s: float) -> Jobs:

@@ -1,15 +1,21 @@
 """Fitting the performance model to measured iterations.
 
-    minimize over non-negative terms      sum of rho(T(x, c, n, v) / measured - 1),       T = max over terms
+    minimize over non-negative terms      sum of rho(T(x, c, n, v, q) / measured - 1),       T = max over terms
 
 rho is the soft absolute value (quadratic within 3 %, linear beyond), so that relative errors count and stray timings
 don't. A maximum of K planes has local minima: it starts from several partitions of the data by prefill size, each
 fitted by non-negative least squares, and the best of all descents is kept. Needs scipy (`slosgate[bench]`).
 
+Where pairs were measured, what an iteration attends to comes on top of whatever else it takes: c and p are the same in
+all terms. Otherwise a term that large prefills alone touch, whose tokens are their own context, may be given any c, and
+speaks nonsense of a batch of long decodes. And what was measured may hardly depend on one of them (contexts that were
+all short): then it is what a derived model says, from which a fit can be held (`towards`).
+
 Under asynchronous scheduling an engine notes some completions late, which lengthens one iteration and shortens
-another: a *timing fault*. `timing_faults` finds them without a model, by comparing an iteration with the median of
-those most like it; they are left out of the fit, and errors are reported with and without them. Among 1,612 iterations
-of the H200 it finds 87, 44 of them long and 43 short; half have the opposite one right beside them.
+another: a *timing fault*. `timing_faults` finds them by comparing an iteration with the median of those most like it,
+without a model where contexts are short; they are left out of the fit, and errors are reported with and without them.
+Among 1,612 iterations of the H200 it finds 87, 44 of them long and 43 short; half have the opposite one right beside
+them.
 """
 
 from __future__ import annotations
@@ -22,15 +28,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from slosgate.planner.kernels import DECODING, PAIR
 from slosgate.planner.perf_model import PerfModel, Term
 
 Floats = NDArray[np.float64]
 
-COLUMNS = 5  # new tokens, context tokens, sequences, draft steps, one
-SCALE = np.array([1e-5, 1e-7, 1e-5, 1e-3, 1e-3])  # typical sizes of the coefficients, so that steps are even
+COLUMNS = 6  # new tokens, context tokens, sequences, draft steps, one, pairs
+SCALE = np.array([1e-5, 1e-7, 1e-5, 1e-3, 1e-3, 1e-9])  # typical sizes of the coefficients, so that steps are even
 SOFT = 0.03  # relative error beyond which the loss grows only linearly
 NEIGHBOURS = 16
 FAULT = 0.25  # an iteration this far off the median of its neighbours was mistimed
+ATTENTION = [1, 5]  # columns of what an iteration attends to: context tokens, pairs
+TRUST = 0.3  # in a derived coefficient: twice as much is as bad as so many iterations that are 100 % off
 BLOCK = 20  # consecutive iterations that are held out together: neighbours in time resemble each other
 
 
@@ -40,7 +49,7 @@ class MalformedMeasurement(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """Iterations: `features` of shape (n, 5) as the model's coefficients read them, `seconds` of shape (n,)."""
+    """Iterations: `features` of shape (n, 6) as the model's coefficients read them, `seconds` of shape (n,)."""
 
     features: Floats
     seconds: Floats
@@ -50,6 +59,11 @@ class Measurements:
         """Iterations that computed more than a token per sequence (and draft)."""
         new, sequences, drafts = self.features[:, 0], self.features[:, 2], self.features[:, 3]
         return np.asarray(new > sequences * (1 + drafts))
+
+    @property
+    def attends(self) -> bool:
+        """Whether it was noted what prompts attend to."""
+        return bool(self.features[:, PAIR].any())
 
     def subset(self, mask: NDArray[np.bool_]) -> Measurements:
         return Measurements(self.features[mask], self.seconds[mask])
@@ -67,12 +81,22 @@ class Errors:
 
 
 def read_measurements(path: Path) -> Measurements:
-    """Lines of {"new_tokens", "sequences", "context_tokens", "ms", "draft_steps" (optional)}."""
-    rows = [parse(number, line) for number, line in enumerate(path.read_text().splitlines(), start=1) if line.strip()]
+    """Lines of {"new_tokens", "sequences", "context_tokens", "ms", and optionally "draft_steps" and "pairs"}."""
+    lines = enumerate(path.read_text().splitlines(), start=1)
+    rows = [parse(number, line) for number, line in lines if line.strip() and not assumed(line)]
     if len(rows) < 4 * BLOCK:
         raise MalformedMeasurement(f"{path.name}: {len(rows)} iterations are too few to fit, {4 * BLOCK} are needed")
     table = np.array(rows)
     return Measurements(table[:, :COLUMNS], table[:, COLUMNS])
+
+
+def assumed(line: str) -> bool:
+    """Whether an engine did not see how long that iteration took, and noted what it expected."""
+    try:
+        record = json.loads(line)
+        return bool(record.get("assumed", record["ms"] == record.get("expected_ms")))
+    except (json.JSONDecodeError, AttributeError, KeyError):
+        return False  # not this one's to judge
 
 
 def parse(number: int, line: str) -> tuple[float, ...]:
@@ -80,7 +104,7 @@ def parse(number: int, line: str) -> tuple[float, ...]:
     try:
         record = json.loads(line)
         row = [float(record[name]) for name in ("new_tokens", "context_tokens", "sequences")]
-        row += [float(record.get("draft_steps", 0)), 1.0, float(record["ms"]) / 1e3]
+        row += [float(record.get("draft_steps", 0)), 1.0, float(record.get("pairs", 0)), float(record["ms"]) / 1e3]
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise MalformedMeasurement(
             f"line {number}: expected a JSON object with numbers new_tokens, sequences, context_tokens and ms ({error})"
@@ -90,13 +114,18 @@ def parse(number: int, line: str) -> tuple[float, ...]:
     return tuple(row)
 
 
-def timing_faults(data: Measurements) -> NDArray[np.bool_]:
-    """Iterations whose duration is more than 25 % off the median of the 16 most like them (in log size)."""
+def timing_faults(data: Measurements, like: PerfModel | None = None) -> NDArray[np.bool_]:
+    """Iterations whose duration is more than 25 % off the median of the 16 most like them (in log size).
+
+    Behind long contexts even those differ by more than that: there durations are compared relative to those of a model
+    that is `like` the engine.
+    """
     from scipy.spatial import cKDTree  # optional: slosgate[bench]
 
     shape = np.log2(data.features[:, [0, 1, 2]] + np.array([16.0, 256.0, 4.0]))
     _, nearest = cKDTree(shape).query(shape, k=min(NEIGHBOURS, len(shape)))
-    return np.asarray(np.abs(data.seconds / np.median(data.seconds[nearest], axis=1) - 1) > FAULT)
+    seconds = data.seconds if like is None else data.seconds / predict(like, data)
+    return np.asarray(np.abs(seconds / np.median(seconds[nearest], axis=1) - 1) > FAULT)
 
 
 def held_out(data: Measurements, seed: int, share: float = 0.3) -> NDArray[np.bool_]:
@@ -105,15 +134,20 @@ def held_out(data: Measurements, seed: int, share: float = 0.3) -> NDArray[np.bo
     return np.asarray((np.random.default_rng(seed).random(blocks[-1] + 1) < share)[blocks])
 
 
-def fit(data: Measurements, terms: int = 3, *, seed: int = 0, starts: int = 6) -> PerfModel:
-    """The model with the least robust relative error over all iterations given."""
-    candidates = [descend(data, start) for start in starting_points(data, terms, seed, starts)]
+def fit(
+    data: Measurements, terms: int = 3, *, seed: int = 0, starts: int = 6, towards: PerfModel | None = None
+) -> PerfModel:
+    """The model with the least robust relative error over all iterations given.
+
+    Where they leave open what attending to long contexts takes, it is near to `towards`.
+    """
+    candidates = [descend(data, start, towards) for start in starting_points(data, terms, seed, starts)]
     best = min(candidates, key=lambda found: found[0])[1]
     return PerfModel(tuple(as_term(row) for row in best[np.argsort(best[:, 0])]))
 
 
 def starting_points(data: Measurements, terms: int, seed: int, starts: int) -> Iterable[Floats]:
-    """Planes fitted to parts of the data, cut at random prefill sizes; shape (terms, 5)."""
+    """Planes fitted to parts of the data, cut at random prefill sizes; shape (terms, 6)."""
     rng = np.random.default_rng(seed)
     prefill = data.features[:, 0] - data.features[:, 2]
     for _ in range(starts):
@@ -130,43 +164,69 @@ def plane(data: Measurements) -> Floats:
     return np.asarray(nnls(weighted, np.ones(len(data.seconds)))[0] * SCALE)
 
 
-def descend(data: Measurements, start: Floats) -> tuple[float, Floats]:
-    """(robust cost, coefficients of shape (terms, 5)) from a starting point; what was never varied stays zero."""
+def descend(data: Measurements, start: Floats, towards: PerfModel | None = None) -> tuple[float, Floats]:
+    """(robust cost, coefficients of shape (terms, 6)) from a starting point; what was never varied stays zero."""
     from scipy.optimize import least_squares  # optional: slosgate[bench]
 
     seen = data.features.any(axis=0)
-    scaled = (data.features * SCALE / data.seconds[:, None])[:, seen]  # a plane's value relative to the measurement
-    width, rows = scaled.shape[1], np.arange(len(scaled))
+    common = np.isin(np.arange(COLUMNS), ATTENTION) & seen & data.attends
+    own = seen & ~common
+    scaled = data.features * SCALE / data.seconds[:, None]  # a plane's value relative to the measurement
+    planes, above, width, rows = scaled[:, own], scaled[:, common], int(own.sum()), np.arange(len(scaled))
+    expected, trust = expectations(towards, common)
+
+    def parts(flat: Floats) -> tuple[Floats, Floats]:
+        return flat[: width * len(start)].reshape(-1, width), flat[width * len(start) :]
 
     def residuals(flat: Floats) -> Floats:
-        return np.asarray((scaled @ flat.reshape(-1, width).T).max(axis=1) - 1)
+        each, shared = parts(flat)
+        off = (planes @ each.T).max(axis=1) + above @ shared - 1
+        return np.concatenate([off, trust * (shared - expected)])
 
     def slopes(flat: Floats) -> Floats:
-        jacobian = np.zeros((len(scaled), flat.size // width, width))
-        jacobian[rows, (scaled @ flat.reshape(-1, width).T).argmax(axis=1)] = scaled
-        return jacobian.reshape(len(scaled), -1)
+        each, shared = parts(flat)
+        jacobian = np.zeros((len(scaled) + len(shared), flat.size))
+        steps = jacobian[: len(scaled), : each.size].reshape(len(scaled), -1, width)
+        steps[rows, (planes @ each.T).argmax(axis=1)] = planes
+        jacobian[: len(scaled), : each.size] = steps.reshape(len(scaled), -1)
+        jacobian[: len(scaled), each.size :] = above
+        jacobian[len(scaled) :, each.size :] = np.diag(trust)
+        return jacobian
 
+    begin = np.concatenate([(start / SCALE)[:, own].ravel(), (start / SCALE)[:, common].mean(axis=0)]) + 1e-6
     found = least_squares(
-        residuals, (start / SCALE)[:, seen].ravel() + 1e-6, jac=slopes, bounds=(0, np.inf), loss="soft_l1",
-        f_scale=SOFT, max_nfev=60,
+        residuals, begin, jac=slopes, bounds=(0, np.inf), loss="soft_l1", f_scale=SOFT, max_nfev=60
     )  # fmt: skip
+    each, shared = parts(found.x)
     coefficients = np.zeros_like(start)
-    coefficients[:, seen] = found.x.reshape(-1, width) * SCALE[seen]
+    coefficients[:, own], coefficients[:, common] = each * SCALE[own], shared * SCALE[common]
     return float(found.cost), coefficients
+
+
+def expectations(towards: PerfModel | None, common: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """(what the common coefficients are held towards, how firmly), in units of SCALE; without a model not at all."""
+    if towards is None:
+        return np.zeros(common.sum()), np.zeros(common.sum())
+    expected = (towards.coefficients()[:, :COLUMNS].mean(axis=0) / SCALE)[common]
+    return expected, TRUST / np.where(expected > 0, expected, 1.0)
 
 
 def as_term(row: Floats) -> Term:
     """Coefficients with four digits; those below any effect are zero."""
-    new, context, sequence, draft, constant = (float(f"{v:.4g}") if v > 1e-12 else 0.0 for v in row)
+    kept = row > [1e-12, 1e-12, 1e-12, 1e-12, 1e-12, 1e-14]
+    new, context, sequence, draft, constant, pair = (float(f"{v:.4g}") for v in np.where(kept, row, 0.0))
     return Term(
         per_new_token_s=new, per_context_token_s=context, per_sequence_s=sequence, per_draft_step_s=draft,
-        constant_s=constant,
+        constant_s=constant, per_pair_s=pair,
     )  # fmt: skip
 
 
 def predict(model: PerfModel, data: Measurements) -> Floats:
     """T of every iteration, seconds."""
-    return np.asarray((data.features @ model.coefficients().T).max(axis=1))
+    coef, prefills = model.coefficients(), data.features[:, PAIR] > 0
+    prefilling, decoding = coef[:, :COLUMNS], np.column_stack([coef[:, DECODING:], coef[:, PAIR]])
+    seconds = [(data.features @ terms.T).max(axis=1) for terms in (prefilling, decoding)]
+    return np.asarray(np.where(prefills, *seconds))
 
 
 def errors(model: PerfModel, data: Measurements, phase: str) -> Errors:

@@ -1,7 +1,8 @@
 """Arithmetic that every compiled part of the planner shares: time, budgets, due times and memory.
 
-`coef` is `PerfModel.coefficients()`: one row (a, c, s, v, b) per term of
-T(x, c, n, v) = max_i (a x + c c + s n + v v + b).
+`coef` is `PerfModel.coefficients()`: one row (a, c, s, v, b, p) per term of
+T(x, c, n, v, q) = max_i (a x + c c + s n + v v + b + p q), and behind that (a, c, s, v, b) for iterations without
+prefill, which are those without pairs q.
 """
 
 from __future__ import annotations
@@ -11,20 +12,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from slosgate.planner import perf_model
 from slosgate.planner.compiling import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+PAIR, DECODING = 5, 6  # columns of `coef`: p, and the first of those for iterations without prefill
+
+
+pairs_of = compiled(perf_model.pairs_of)
+
 
 @compiled
-def iteration_s(coef: Floats, new: float, context: float, sequences: float, drafts: float) -> float:
-    """T(x, c, n, v), seconds."""
-    longest = 0.0
+def iteration_s(coef: Floats, new: float, context: float, sequences: float, drafts: float, pairs: float = 0.0) -> float:
+    """T(x, c, n, v, q), seconds."""
+    longest, at = 0.0, 0 if pairs > 0.0 else DECODING
     for i in range(len(coef)):
-        a, c, s, v, b = coef[i]
-        longest = max(longest, a * new + c * context + s * sequences + v * drafts + b)
+        a, c, s, v, b = coef[i, at], coef[i, at + 1], coef[i, at + 2], coef[i, at + 3], coef[i, at + 4]
+        longest = max(longest, a * new + c * context + s * sequences + v * drafts + b + coef[i, PAIR] * pairs)
     return longest
 
 
@@ -35,6 +42,7 @@ class Load(NamedTuple):
     context: int  # KV entries attended to, the new ones included
     sequences: int
     drafts: int  # sequential draft steps: the longest draft
+    pairs: float  # of prompt tokens and what they attend to; only an iteration without prefill has none
 
 
 @compiled
@@ -42,27 +50,54 @@ def load_s(coef: Floats, load: Load) -> float:
     """T of a load, seconds; nothing takes no time."""
     if load.sequences == 0:
         return 0.0
-    return iteration_s(coef, load.new, load.context, load.sequences, load.drafts)
+    return iteration_s(coef, load.new, load.context, load.sequences, load.drafts, load.pairs)
 
 
 @compiled
 def with_decode(load: Load, job: Any, drafts: int) -> Load:
     """The load with one more decode, which verifies `drafts` draft tokens."""
     new, context = 1 + drafts, job.context + 1 + drafts
-    return Load(load.new + new, load.context + context, load.sequences + 1, max(load.drafts, drafts))
+    return Load(
+        load.new + new, load.context + context, load.sequences + 1, max(load.drafts, drafts), load.pairs
+    )  # fmt: skip
 
 
 @compiled
-def token_budget(coef: Floats, tau_s: float, new: float, context: float, sequences: float, drafts: float) -> float:
-    """The most further tokens y with T(new + y, context + y, n, v) <= tau; -1 when even y = 0 takes longer."""
+def with_chunk(load: Load, before: int, tokens: int) -> Load:
+    """The load with `tokens` more tokens of a prompt, behind those whose KV is there."""
+    pairs = load.pairs + pairs_of(before, tokens)
+    return Load(load.new + tokens, load.context + before + tokens, load.sequences + 1, load.drafts, pairs)
+
+
+@compiled
+def chunk_s(coef: Floats, before: int, tokens: int) -> float:
+    """How long so many tokens of one prompt take in an iteration of their own, seconds."""
+    return load_s(coef, with_chunk(Load(0, 0, 0, 0, 0.0), before, tokens))
+
+
+@compiled
+def token_budget(
+    coef: Floats, tau_s: float, new: float, context: float, sequences: float, drafts: float, pairs: float = 0.0,
+    before: float = 0.0,
+) -> float:  # fmt: skip
+    """The most further tokens y of one prompt, behind `before` of it, with T(new + y, context + y, n, v, pairs + those
+    of y) <= tau; -1 when even y = 0 takes longer.
+
+    In every term they take g y + p y^2 / 2 seconds, g = a + c + p before, of what is left.
+    """
     budget = np.inf
     for i in range(len(coef)):
-        a, c, s, v, b = coef[i]
-        rest_s = tau_s - (a * new + c * context + s * sequences + v * drafts + b)
+        a, c, s, v, b, p = coef[i, 0], coef[i, 1], coef[i, 2], coef[i, 3], coef[i, 4], coef[i, PAIR]
+        rest_s = tau_s - (a * new + c * context + s * sequences + v * drafts + b + p * pairs)
         if rest_s < -1e-12:
             return -1.0
-        if a + c > 0.0:
-            budget = min(budget, np.floor(rest_s / (a + c) + 1e-9))
+        slope = a + c + p * before
+        if p > 0.0:
+            # The root as it is exact for small p, too.
+            root = slope + np.sqrt(max(0.0, slope * slope + 2.0 * p * rest_s))
+            budget = min(budget, np.floor(2.0 * rest_s / root + 1e-9)) if root > 0.0 else 0.0
+        elif slope > 0.0:
+            budget = min(budget, np.floor(rest_s / slope + 1e-9))
     return budget
 
 

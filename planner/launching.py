@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from slosgate.planner.compiling import compiled
-from slosgate.planner.kernels import Floats, Ints, Load
+from slosgate.planner.kernels import PAIR, Floats, Ints, Load
 from slosgate.planner.pacing import slope_of, steepest_term
 from slosgate.planner.profile import Launches
 
@@ -65,4 +65,5 @@ def goes_just_beyond(load: Load, decodes: int, sizes: Sizes, coef: Floats) -> bo
     beyond = load.new - sizes.captured_tokens
     if sizes.captured_tokens == 0 or beyond <= 0 or decodes >= sizes.captured_tokens:
         return False
-    return bool(beyond * slope_of(coef, steepest_term(coef)) < sizes.extra_s)
+    big = steepest_term(coef)
+    return bool(beyond * (slope_of(coef, big) + coef[big, PAIR] * load.pairs / load.new) < sizes.extra_s)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slosgate.planner.compiling import compiled
-from slosgate.planner.kernels import Floats, iteration_s
+from slosgate.planner.kernels import Floats, chunk_s
 from slosgate.planner.launching import BEYOND, CAPTURED, KINDS, MARGIN_S, Sizes, sizes_of
 from slosgate.planner.perf_model import PerfModel
 from slosgate.planner.profile import HardwareProfile, Launches
@@ -48,7 +48,7 @@ def launching_within(machine: Machine, delays: Delays, within_s: float, least: i
     """
     captured_tokens = machine.sizes.captured_tokens
     waits_s = delays.launch_s[BEYOND] - max(within_s, delays.launch_s[CAPTURED])
-    if captured_tokens == 0 or waits_s <= iteration_s(machine.coef, 1, 1, 1, 0):
+    if captured_tokens == 0 or waits_s <= chunk_s(machine.coef, 0, 1):
         return machine
     most = min(machine.max_tokens, max(captured_tokens, least))
     return Machine(

@@ -8,7 +8,7 @@ import numpy as np
 
 from slosgate.planner.compiling import compiled
 from slosgate.planner.jobs import Jobs
-from slosgate.planner.kernels import Floats, Ints, Load, blocks_for, tier_s, token_due_s, with_decode
+from slosgate.planner.kernels import Floats, Ints, Load, blocks_for, tier_s, token_due_s, with_chunk, with_decode
 
 SAME_TIER_S = 1e-6  # tiers closer than this are one
 
@@ -48,14 +48,14 @@ def weigh(
     jobs: Jobs, decode: Ints, drafts: Ints, prefill: Ints, tokens: Ints, block_tokens: int, now_s: float
 ) -> Weight:
     """An iteration of these decodes and prefills."""
-    load, blocks = Load(0, 0, 0, 0), 0
+    load, blocks = Load(0, 0, 0, 0, 0.0), 0
     for i in range(len(decode)):
         job = jobs[decode[i]]
         load = with_decode(load, job, drafts[i])
         blocks += blocks_for(job.context + 1 + drafts[i], block_tokens) - blocks_for(job.context, block_tokens)
     for i in range(len(prefill)):
         held = jobs[prefill[i]].context
-        load = Load(load.new + tokens[i], load.context + held + tokens[i], load.sequences + 1, load.drafts)
+        load = with_chunk(load, held, tokens[i])
         blocks += blocks_for(held + tokens[i], block_tokens) - blocks_for(held, block_tokens)
     return Weight(load, blocks, promised_slack_s(jobs, now_s))
 

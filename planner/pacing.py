@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from slosgate.planner.compiling import compiled
-from slosgate.planner.kernels import Floats
+from slosgate.planner.kernels import PAIR, Floats
 
 SHORTEST = 0.9  # share of the best prefill rate that an iteration reaches in any case
 LONGEST = 0.98  # beyond this share longer iterations gain hardly anything
@@ -39,13 +39,17 @@ def rated_s(coef: Floats, share: float) -> float:
 
 
 @compiled
-def rate_share(coef: Floats, tau_s: float) -> float:
-    """The inverse of `rated_s`: at which share of the best rate iterations of tau prefill."""
-    steepest = float(slope_of(coef, steepest_term(coef)))
-    share = 1.0
+def rate_share(coef: Floats, tau_s: float, depth: float) -> float:
+    """The inverse of `rated_s`: at which share of the best rate iterations of tau prefill.
+
+    `depth` is how many tokens each attends to, on average.
+    """
+    big, share = steepest_term(coef), 1.0
+    steepest = slope_of(coef, big) + coef[big, PAIR] * depth
     for i in range(len(coef)):
-        if tau_s < np.inf and slope_of(coef, i) > 0.0:
-            share = min(share, (tau_s - constant_s(coef, i)) / slope_of(coef, i) * steepest / tau_s)
+        slope = slope_of(coef, i) + coef[i, PAIR] * depth
+        if tau_s < np.inf and slope > 0.0:
+            share = min(share, (tau_s - constant_s(coef, i)) / slope * steepest / tau_s)
     return share
 
 
@@ -73,7 +77,7 @@ def steepest_term(coef: Floats) -> int:
 
 @compiled
 def slope_of(coef: Floats, term: int) -> float:
-    """Seconds for each prompt token more."""
+    """Seconds for each prompt token more, but for what it attends to."""
     return coef[term, 0] + coef[term, 1]  # type: ignore[no-any-return]
 
 

@@ -79,7 +79,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True
 
     def soonest_s(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
         """The least TTFT of so many prompt tokens from now on, behind cached ones: in an iteration of their own."""
-        return self.request_overhead_s + self.perf.iteration_s(prompt_tokens, cached_tokens + prompt_tokens, 1)
+        return self.request_overhead_s + self.perf.chunk_s(prompt_tokens, cached_tokens)
 
     def blocks_for(self, tokens: int) -> int:
         """KV blocks that hold `tokens` tokens."""
@@ -92,6 +92,6 @@ def _zero_load_ttft_s(profile: HardwareProfile, prompt_tokens: int, cached_token
     done, total_s = 0, profile.request_overhead_s
     while done < prompt_tokens:
         chunk = min(profile.max_batched_tokens, prompt_tokens - done)
+        total_s += profile.perf.chunk_s(chunk, cached_tokens + done)
         done += chunk
-        total_s += profile.perf.iteration_s(chunk, cached_tokens + done, 1)
     return total_s

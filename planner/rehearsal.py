@@ -17,7 +17,7 @@ from slosgate.planner.arrivals import ANNOUNCED_S, awaited
 from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
 from slosgate.planner.jobs import Jobs
-from slosgate.planner.kernels import Bools, Floats, blocks_for, iteration_s
+from slosgate.planner.kernels import Bools, Floats, blocks_for, iteration_s, pairs_of
 from slosgate.planner.launching import CAPTURED, kind_of
 from slosgate.planner.machine import Delays, Machine, launching_within
 from slosgate.planner.memory import recompute, yielding
@@ -147,7 +147,8 @@ def last_awaited_s(
         job = jobs[row]
         if not hidden[row] or job.arrival_s + ANNOUNCED_S > known_s:
             continue
-        latest_s = job.deadline_s - iteration_s(coef, job.prompt_left, job.prompt_left, 1, 0)
+        pairs = pairs_of(job.context, job.prompt_left)
+        latest_s = job.deadline_s - iteration_s(coef, job.prompt_left, job.prompt_left, 1, 0, pairs)
         if awaited(job.arrival_s + delays.overhead_s, latest_s, start_s, next_s, delays.decide_s):
             last_s = max(last_s, job.arrival_s)
     return last_s

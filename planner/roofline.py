@@ -1,8 +1,10 @@
 """Profiles for hardware that was not measured for us: the roofline, with the efficiencies of the measured H200.
 
-    T = max(t_weights, (2/3) t_weights + (2/3) x t_token, x t_token) + c t_kv + n t_seq + v t_draft + t_host, roughly:
+    T = max(t_weights, (2/3) t_weights + (2/3) x t_token, x t_token) + c t_kv + q t_pair + n t_seq + v t_draft + t_host,
+    roughly:
     t_weights = parameter bytes / (bandwidth 80 %)     t_token = 2 FLOP a parameter / (peak 64 %)
     t_kv = KV bytes a token / (bandwidth 96 %)         t_seq, t_host: vLLM's own cost, as measured
+    t_pair = 4 FLOP a value of the queries and layer / (16-bit peak 66 %)
 
 Vendors' figures are dense 16-bit tensor FLOP/s and memory bandwidth. Tensor parallelism over g devices multiplies both
 by g and adds two all-reduces a layer. Of a mixture of experts all weights are read, as a full batch does, and each
@@ -18,6 +20,7 @@ from slosgate.planner.shapes import Model
 
 BANDWIDTH_SHARE = 0.80  # of the peak while weights are read: 25.7 GB in 6.7 ms on the H200
 KV_SHARE = 0.96  # of the peak while KV is read: 819,200 bytes in 0.177 us
+ATTENTION_SHARE = 0.66  # of the 16-bit peak FLOP/s while long prompts attend: 0.8 ns a pair (Llama-3.1-8B, to 100k)
 COMPUTE_SHARE = 0.64  # of the peak FLOP/s in large prefills: 40.8 us a token
 SEQUENCE_S = 16e-6  # per sequence: sampling and bookkeeping
 REQUEST_S = 0.0053  # per request: HTTP, tokens, waking an idle engine
@@ -45,6 +48,7 @@ def derive(name: str, model: Model, device: Device, gpus: int = 1) -> HardwarePr
         "per_context_token_s": significant(kv_bytes / (bandwidth * KV_SHARE)),
         "per_sequence_s": SEQUENCE_S,
         "per_draft_step_s": device.draft_step_s,
+        "per_pair_s": significant(model.pair_flop / (gpus * device.flops * ATTENTION_SHARE)),
     }
     terms = (
         Term(per_new_token_s=significant(token_s / 10), constant_s=significant(weights_s + host_s), **shared),
@@ -65,7 +69,8 @@ def derive(name: str, model: Model, device: Device, gpus: int = 1) -> HardwarePr
         source=(
             f"derived (planner/roofline.py): {model.parameters / 1e9:.2f} G parameters in {model.weight_bits:.3g} bit "
             f"on {gpus} x {flops / gpus / 1e12:.0f} TFLOP/s and {device.bytes_per_s / 1e12:.3g} TB/s, "
-            f"{model.kv_bytes_per_token} KV bytes a token; shares of the peaks as measured with OPT-13B on an H200; "
+            f"{model.kv_bytes_per_token} KV bytes a token; shares of the peaks as measured with OPT-13B on an H200, "
+            f"of attention (per_pair_s) with Llama-3.1-8B's shape there, at contexts of up to 100k; "
             f"not measured on this device. Rates per GPU divide by {gpus}."
         ),
     )

@@ -35,6 +35,7 @@ class Model:
     weight_bits: float = 16.0  # mean over all parameters
     computes_in_8_bit: bool = False
     kv_values: int = 0  # per token and layer, where that is not keys and values of all heads
+    query_values: int = 0  # per token and layer: what all heads ask with; 0: as many as the keys have
 
     @property
     def weight_bytes(self) -> float:
@@ -45,14 +46,19 @@ class Model:
         """Keys and values of all layers, 16 bit."""
         return 2 * self.layers * (self.kv_values or 2 * self.kv_heads * self.head_size)
 
+    @property
+    def pair_flop(self) -> int:
+        """FLOP for a token to attend to another one: a product with its key and one with its value, in all layers."""
+        return 4 * self.layers * (self.query_values or self.kv_heads * self.head_size)
+
 
 OPT_7B = Model("facebook/opt-6.7b", 6.66e9, 32, 32, 128, 2048)
 OPT_13B = Model("facebook/opt-13b", 12.85e9, 40, 40, 128, 2048)
 OPT_30B = Model("facebook/opt-30b", 29.97e9, 48, 56, 128, 2048)
 TOOLLLAMA_7B = Model("ToolBench/ToolLLaMA-2-7b-v2", 6.74e9, 32, 32, 128, 8192)
-LLAMA_31_8B = Model("meta-llama/Llama-3.1-8B-Instruct", 8.03e9, 32, 8, 128, 131072)
-QWEN_25_7B = Model("Qwen/Qwen2.5-7B-Instruct", 7.62e9, 28, 4, 128, 32768)
-QWEN_3_32B = Model("Qwen/Qwen3-32B", 32.76e9, 64, 8, 128, 40960)
+LLAMA_31_8B = Model("meta-llama/Llama-3.1-8B-Instruct", 8.03e9, 32, 8, 128, 131072, query_values=4096)
+QWEN_25_7B = Model("Qwen/Qwen2.5-7B-Instruct", 7.62e9, 28, 4, 128, 32768, query_values=3584)
+QWEN_3_32B = Model("Qwen/Qwen3-32B", 32.76e9, 64, 8, 128, 40960, query_values=8192)
 
 KNOWN = (OPT_7B, OPT_13B, OPT_30B, TOOLLLAMA_7B, LLAMA_31_8B, QWEN_25_7B, QWEN_3_32B)
 
@@ -94,6 +100,7 @@ def shape(name: str, config: Mapping[str, Any], *, quantization: str | None = No
         weight_bits=(bits * embedding + quantized_bits * (parameters - embedding)) / parameters,
         computes_in_8_bit=in_8_bit,
         kv_values=sizes.latent,
+        query_values=sizes.queries,
     )
 
 
@@ -127,6 +134,14 @@ class _Sizes:
         if not value:
             raise UnknownModel(f"model {self._name}: its config has no {' or '.join(names)}")
         return value
+
+    @property
+    def queries(self) -> int:
+        """What all heads of one layer ask with; with latent attention half of queries and values, which differ."""
+        if not self.latent:
+            return self.heads * self.head_size
+        sizes = self.need("qk_nope_head_dim") + self.need("qk_rope_head_dim") + self.need("v_head_dim")
+        return self.heads * sizes // 2
 
     @property
     def attention(self) -> int:

@@ -24,7 +24,17 @@ from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import first_due_s, first_token_open, next_due_s
 from slosgate.planner.jobs import Jobs
-from slosgate.planner.kernels import Floats, Ints, Load, blocks_for, load_s, tier_s, token_budget, with_decode
+from slosgate.planner.kernels import (
+    Floats,
+    Ints,
+    Load,
+    blocks_for,
+    load_s,
+    tier_s,
+    token_budget,
+    with_chunk,
+    with_decode,
+)
 from slosgate.planner.launching import goes_just_beyond
 from slosgate.planner.machine import Machine, delays_of, launching_within, machine_of
 from slosgate.planner.memory import grows, growth, memory_share
@@ -86,7 +96,7 @@ def choose(jobs: Jobs, machine: Machine, now_s: float, free_blocks: int, patienc
     order, n_urgent = startable(jobs, prefill, chosen, machine, free_blocks, now_s)
     if n_urgent and (count == 0 or prompts_s(jobs, order[:n_urgent], coef, cap_s) <= slack_s):
         spare = free_blocks - growth(jobs, machine.block_tokens)
-        load, taken = filled(jobs, order, machine, now_s, min(slack_s, cap_s), Load(0, 0, 0, 0), spare)
+        load, taken = filled(jobs, order, machine, now_s, min(slack_s, cap_s), Load(0, 0, 0, 0, 0.0), spare)
         if load.new > 0:
             return Batch(order[:0], order[:0], order[taken > 0], taken[taken > 0], load_s(coef, load))
     beside_s = balanced_s(coef, patience_s, step_s)
@@ -141,7 +151,7 @@ def period_s(jobs: Jobs, decodes: Decodes) -> float:
 @compiled
 def step_load(jobs: Jobs, decodes: Decodes, until_s: float) -> Load:
     """A decode step over the rows due by `until_s`, without drafts."""
-    load = Load(0, 0, 0, 0)
+    load = Load(0, 0, 0, 0, 0.0)
     for i in range(len(decodes.rows)):
         if decodes.due_s[i] <= until_s:
             load = with_decode(load, jobs[decodes.rows[i]], 0)
@@ -179,7 +189,7 @@ def carried_tokens(jobs: Jobs, prefill: Ints, coef: Floats, period: float, step:
 def slack_of(jobs: Jobs, decodes: Decodes, lengths: Ints, coef: Floats, now_s: float) -> float:
     """How long the decodes that don't run now can wait: min_i (due_i - now - T(the first i by due time))."""
     slack_s = np.inf
-    load = Load(0, 0, 0, 0)
+    load = Load(0, 0, 0, 0, 0.0)
     for i in range(len(decodes.rows)):
         if decodes.due_s[i] == np.inf:
             break
@@ -201,7 +211,7 @@ def due_now(
     """
     rows, due, coef, block_tokens = decodes.rows, decodes.due_s, machine.coef, machine.block_tokens
     lengths = np.full(len(rows), -1)
-    load = Load(0, 0, 0, 0)
+    load = Load(0, 0, 0, 0, 0.0)
     for i in range(len(rows)):
         job, due_s = jobs[rows[i]], due[i]
         if due_s > until_s and not (due_s == np.inf and job.guaranteed):
@@ -246,12 +256,14 @@ def fill(
     for i in range(len(order)):
         job = jobs[order[i]]
         in_block = blocks_for(job.context, block_tokens) * block_tokens - job.context
-        fits = token_budget(coef, tau_s, load.new, load.context + job.context, load.sequences + 1, load.drafts)
+        fits = token_budget(
+            coef, tau_s, load.new, load.context + job.context, load.sequences + 1, load.drafts, load.pairs, job.context
+        )  # fmt: skip
         take = int(min(job.prompt_left, fits, most - load.new, free_blocks * block_tokens + in_block))
         if take <= 0:
             continue
         taken[i] = take
-        load = Load(load.new + take, load.context + job.context + take, load.sequences + 1, load.drafts)
+        load = with_chunk(load, job.context, take)
         free_blocks -= blocks_for(job.context + take, block_tokens) - blocks_for(job.context, block_tokens)
         left_s = first_due_s(job, now_s + load_s(coef, load)) - now_s
         if take == job.prompt_left and load_s(coef, load) <= left_s:

@@ -11,7 +11,7 @@ import numpy as np
 
 from slosgate.planner.compiling import compiled
 from slosgate.planner.jobs import Jobs
-from slosgate.planner.kernels import Floats, Ints, Load, load_s
+from slosgate.planner.kernels import DECODING, PAIR, Floats, Ints, Load, chunk_s, load_s, pairs_of
 
 SLOWER = 1.25  # how much longer tokens may take than with the fastest length, for shorter steps
 
@@ -45,7 +45,15 @@ def mean_acceptance(jobs: Jobs, decode: Ints) -> float:
 def with_drafts(step: Load, drafts: int) -> Load:
     """A step in which every sequence verifies `drafts` tokens."""
     more = step.sequences * drafts
-    return Load(step.new + more, step.context + more, step.sequences, drafts)
+    return Load(step.new + more, step.context + more, step.sequences, drafts, step.pairs)
+
+
+@compiled
+def carrying(step: Load, carried: int) -> Load:
+    """A step in which so many prompt tokens go along, as if a prompt began with them."""
+    return Load(
+        step.new + carried, step.context + carried, step.sequences, 0, step.pairs + pairs_of(0.0, carried)
+    )  # fmt: skip
 
 
 @compiled
@@ -60,7 +68,7 @@ def best_drafts(coef: Floats, step: Load, acceptance: float, most: int, carried:
     if acceptance <= 0.0 or step.sequences == 0:
         return 0
     fastest = fastest_drafts(coef, step, acceptance, most, carried)
-    loaded = Load(step.new + carried, step.context + carried, step.sequences, 0)
+    loaded = carrying(step, carried)
     step_s = load_s(coef, with_drafts(loaded, fastest))
     rate = step.sequences * expected_tokens(acceptance, fastest) / step_s
     best, best_s = fastest, step_s
@@ -79,8 +87,8 @@ def fastest_drafts(coef: Floats, step: Load, acceptance: float, most: int, carri
     A step that carries x prefill tokens costs the decodes only what it takes longer than the prefill alone:
     minimize (T(x + n (1 + s), ...) - T(x)) / A(s). In a busy prefill every draft token is paid for in full.
     """
-    alone_s = load_s(coef, Load(carried, carried, 1, 0)) if carried else 0.0
-    loaded = Load(step.new + carried, step.context + carried, step.sequences, 0)
+    alone_s = chunk_s(coef, 0, carried) if carried else 0.0
+    loaded = carrying(step, carried)
     best, best_s = 0, load_s(coef, loaded) - alone_s
     for drafts in range(1, most + 1):
         per_token_s = (load_s(coef, with_drafts(loaded, drafts)) - alone_s) / expected_tokens(acceptance, drafts)
@@ -98,13 +106,14 @@ def settled_s(coef: Floats, step: Load, drafts: int, steps_per_s: float, carried
     Infinite when a second is too short for the steps of one.
     """
     context = step.context / step.sequences
-    longest = 0.0
+    longest, at = 0.0, 0 if carried else DECODING
     for i in range(len(coef)):
-        a, c, s, v, b = coef[i]
+        a, c, s, v, b = coef[i, at], coef[i, at + 1], coef[i, at + 2], coef[i, at + 3], coef[i, at + 4]
         share = steps_per_s * (a * (1 + drafts) + c * (context + drafts) + s)
         if share >= 1.0:
             return np.inf
-        longest = max(longest, (b + v * drafts + (a + c) * carried) / (1.0 - share))
+        carried_s = (a + c) * carried + coef[i, PAIR] * pairs_of(0.0, carried)
+        longest = max(longest, (b + v * drafts + carried_s) / (1.0 - share))
     return longest
 
 
@@ -149,7 +158,7 @@ def least_lengths(tiers: Floats, acceptance: Floats, tau_s: float, most: int) ->
 
 @compiled
 def prefill_rate(coef: Floats, counts: Floats, context: float, lengths: Ints, tau_s: float) -> float:
-    """R(s): prompt tokens per second beside the decodes; negative when not even those fit."""
+    """R(s): prompt tokens per second beside the decodes, of short prompts; negative when not even those fit."""
     sequences, tokens, drafts = 0.0, 0.0, 0
     for tier in range(len(counts)):
         sequences += counts[tier]
@@ -158,7 +167,7 @@ def prefill_rate(coef: Floats, counts: Floats, context: float, lengths: Ints, ta
             drafts = max(drafts, lengths[tier])
     budget = np.inf
     for i in range(len(coef)):
-        a, c, s, v, b = coef[i]
+        a, c, s, v, b = coef[i, 0], coef[i, 1], coef[i, 2], coef[i, 3], coef[i, 4]
         rest_s = tau_s - (a * tokens + c * (context + tokens) + s * sequences + v * drafts + b)
         if a + c > 0.0:
             budget = min(budget, rest_s / (a + c))

@@ -14,7 +14,7 @@ import numpy as np
 from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import first_due_s, first_token_open
 from slosgate.planner.jobs import Jobs
-from slosgate.planner.kernels import Bools, Floats, Ints, Load, iteration_s, load_s, token_budget
+from slosgate.planner.kernels import Bools, Floats, Ints, Load, iteration_s, load_s, pairs_of, token_budget, with_chunk
 from slosgate.planner.pacing import LONGEST, rate_share, rated_s
 
 SURE = 1.1  # so much more time than it should take is kept free for guaranteed prompts
@@ -35,24 +35,29 @@ def stretch_of(coef: Floats, period: float, step: Load) -> float:
     if step.sequences == 0 or period == np.inf:
         return 1.0
     tokens = token_budget(coef, period, step.new, step.context, step.sequences, 0.0)
-    work_s = iteration_s(coef, tokens, tokens, 1.0, 0.0) - iteration_s(coef, 0.0, 0.0, 0.0, 0.0)
+    # With a token's pairs, as an iteration that prefills nothing may be another matter.
+    empty_s = iteration_s(coef, 0.0, 0.0, 0.0, 0.0, pairs_of(0.0, 1.0))
+    work_s = iteration_s(coef, tokens, tokens, 1.0, 0.0, pairs_of(0.0, tokens)) - empty_s
     return period / work_s if tokens > 0.0 and work_s > 0.0 else np.inf
 
 
 @compiled
 def with_prompt(load: Load, job: Any, sign: int) -> Load:
     """The load with a job's whole remaining prompt added (sign 1) or taken out again (-1)."""
-    context = job.context + job.prompt_left
-    return Load(load.new + sign * job.prompt_left, load.context + sign * context, load.sequences + sign, load.drafts)
+    own = with_chunk(Load(0, 0, 0, 0, 0.0), job.context, job.prompt_left)
+    return Load(
+        load.new + sign * own.new, load.context + sign * own.context, load.sequences + sign, load.drafts,
+        load.pairs + sign * own.pairs,
+    )  # fmt: skip
 
 
 @compiled
 def urgent(jobs: Jobs, prefill: Ints, coef: Floats, now_s: float, pace: Pace) -> Bools:
     """Which of `prefill`, which stand by deadline, to serve in time."""
-    nothing = Load(0, 0, 0, 0)
+    nothing = Load(0, 0, 0, 0, 0.0)
     cost = np.empty(len(prefill))
     chosen = np.zeros(len(prefill), np.bool_)
-    work, share = nothing, rate_share(coef, pace.cap_s)
+    work = nothing
     for i in range(len(prefill)):
         job = jobs[prefill[i]]
         if job.deadline_s == np.inf:
@@ -64,7 +69,7 @@ def urgent(jobs: Jobs, prefill: Ints, coef: Floats, now_s: float, pace: Pace) ->
         chosen[i] = True
         work = with_prompt(work, job, 1)
         sure = SURE if job.guaranteed else 1.0
-        while now_s + finish_s(sure * broken_up_s(load_s(coef, work), pace.cap_s, share), pace) > due_s:
+        while now_s + finish_s(sure * broken_up_s(coef, pace.cap_s, work), pace) > due_s:
             longest = costliest(jobs, prefill, cost, chosen, i)
             if longest < 0:
                 break
@@ -116,13 +121,14 @@ def finish_s(work_s: float, pace: Pace) -> float:
 @compiled
 def prompts_s(jobs: Jobs, prefill: Ints, coef: Floats, cap_s: float) -> float:
     """How long all of these prompts take in iterations of `cap_s`."""
-    work = Load(0, 0, 0, 0)
+    work = Load(0, 0, 0, 0, 0.0)
     for i in range(len(prefill)):
         work = with_prompt(work, jobs[prefill[i]], 1)
-    return broken_up_s(load_s(coef, work), cap_s, rate_share(coef, cap_s))
+    return broken_up_s(coef, cap_s, work)
 
 
 @compiled
-def broken_up_s(whole_s: float, cap_s: float, share: float) -> float:
-    """How long prefill work takes in iterations of `cap_s`, which prefill at this share of the best rate."""
-    return whole_s if whole_s <= cap_s else whole_s / share
+def broken_up_s(coef: Floats, cap_s: float, work: Load) -> float:
+    """How long prefill work takes in iterations of `cap_s`."""
+    whole_s = load_s(coef, work)
+    return whole_s if whole_s <= cap_s else whole_s / rate_share(coef, cap_s, work.pairs / work.new)

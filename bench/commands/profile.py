@@ -90,7 +90,7 @@ def run(
         lines.parent.mkdir(parents=True, exist_ok=True)
         lines.write_bytes(measured.lines())
         try:
-            fitted = fit_file(lines, terms, seed)
+            fitted = fit_file(lines, terms, seed, measured.info.profile.perf)
         except ValueError as error:
             raise RunError(f"cannot fit what {measured.info.name} reported: {error}") from None
     console = Console()
@@ -122,10 +122,13 @@ def show(fitted: Fitted, console: Console) -> None:
 
 def terms_table(model: PerfModel) -> Table:
     """The fitted coefficients, in microseconds a unit."""
-    heads = "us/new token", "us/context token", "us/sequence", "us/draft step", "constant ms"
+    heads = "us/new token", "us/context token", "us/sequence", "us/draft step", "constant ms", "ns/pair"
     table = plain_table(heads, title="T = max over terms")
-    for a, c, s, v, b in model.coefficients():
-        table.add_row(f"{a * 1e6:.3f}", f"{c * 1e6:.4f}", f"{s * 1e6:.2f}", f"{v * 1e6:.1f}", f"{b * 1e3:.3f}")
+    for t in model.terms:
+        table.add_row(
+            f"{t.per_new_token_s * 1e6:.3f}", f"{t.per_context_token_s * 1e6:.4f}", f"{t.per_sequence_s * 1e6:.2f}",
+            f"{t.per_draft_step_s * 1e6:.1f}", f"{t.constant_s * 1e3:.3f}", f"{t.per_pair_s * 1e9:.3f}",
+        )  # fmt: skip
     return table
 
 

@@ -48,7 +48,9 @@ class InFlight(NamedTuple):
     def report(self) -> IterationReport:
         """What it computes, and how long that takes."""
         load = self.load
-        return IterationReport(self.end_s - self.start_s, load.new, load.context, load.sequences, load.drafts)
+        return IterationReport(
+            self.end_s - self.start_s, load.new, load.context, load.sequences, load.drafts, load.pairs
+        )
 
 
 class Totals(NamedTuple):
@@ -82,7 +84,9 @@ def repeat(engine: Engine, flight: InFlight, until_s: float, log: TokenLog, paus
             sequences[decode[i]].blocks += needs
         rounds, taken, load, busy_s = rounds + 1, taken + needed, wider, busy_s + end_s - start_s
         start_s = end_s + pause_s
-        end_s = start_s + iteration_s(engine.coef, load.new, load.context, load.sequences, load.drafts)
+        end_s = start_s + iteration_s(
+            engine.coef, load.new, load.context, load.sequences, load.drafts, load.pairs
+        )  # fmt: skip
     return Totals(rounds, busy_s, 0, total, taken), InFlight(batch, start_s, end_s, load, 0, False)
 
 
@@ -97,7 +101,7 @@ def next_step(sequences: Sequences, batch: SlotBatch, emitted: Slots, block_toke
         new += wanted
         context += sequences[decode[i]].context + emitted[i] + wanted
         steps = max(steps, drafts[i])
-    return needed, Load(new, context, len(decode), steps)
+    return needed, Load(new, context, len(decode), steps, 0.0)
 
 
 @compiled

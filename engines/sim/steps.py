@@ -8,7 +8,7 @@ import numpy as np
 
 from slosgate.engines.sim.state import Sequences, Slots
 from slosgate.planner.compiling import compiled
-from slosgate.planner.kernels import Floats, Load, iteration_s
+from slosgate.planner.kernels import Floats, Load, iteration_s, with_chunk, with_decode
 
 
 @compiled
@@ -55,7 +55,7 @@ def place(sequences: Sequences, batch: SlotBatch, free: int, block_tokens: int, 
     What is left moves to the front of the batch's arrays.
     """
     decode, drafts, prefill, tokens = batch.decode, batch.drafts, batch.prefill, batch.tokens
-    taken, new, prompt, context, steps, n, m = 0, 0, 0, 0, 0, 0, 0
+    load, taken, prompt, n, m = Load(0, 0, 0, 0, 0.0), 0, 0, 0, 0
     for i in range(len(decode)):
         slot, wanted = decode[i], drafts[i] + 1
         blocks = blocks_needed(sequences, slot, wanted, block_tokens)
@@ -63,9 +63,7 @@ def place(sequences: Sequences, batch: SlotBatch, free: int, block_tokens: int, 
             continue
         taken += blocks
         sequences[slot].blocks += blocks
-        new += wanted
-        context += sequences[slot].context + wanted
-        steps = max(steps, drafts[i])
+        load = with_decode(load, sequences[slot], drafts[i])
         decode[n], drafts[n] = slot, drafts[i]
         n += 1
     for i in range(len(prefill)):
@@ -75,13 +73,12 @@ def place(sequences: Sequences, batch: SlotBatch, free: int, block_tokens: int, 
             continue
         taken += blocks
         sequences[slot].blocks += blocks
-        new += wanted
+        load = with_chunk(load, sequences[slot].context, wanted)
         prompt += wanted
-        context += sequences[slot].context + wanted
         prefill[m], tokens[m] = slot, wanted
         m += 1
-    load = Load(new, context, n + m, steps)
-    return Placed(n, m, taken, prompt, load, iteration_s(coef, new, context, n + m, steps))
+    duration_s = iteration_s(coef, load.new, load.context, load.sequences, load.drafts, load.pairs)
+    return Placed(n, m, taken, prompt, load, duration_s)
 
 
 @compiled

@@ -38,10 +38,12 @@ class Flight:
     sequences: int
     draft_steps: int
     put_off: bool  # decided only after the one before it had ended: its time has the pause for that in it
+    pairs: float = 0.0  # as `planner.perf_model` counts; only without prefill there are none
     first_tokens: list[Any] = field(default_factory=list)  # requests whose first token this iteration makes
     launch_s: float = 0.0  # how long it took to choose and launch, as far as vLLM lets us know
     lead_s: float = 0.0  # how long before its start it was to be chosen
     held: bool = False  # it waited for that time, so it could have been chosen earlier
+    assumed: bool = False  # nobody saw when it began or ended: how long it took was guessed
     tells: bool = False  # how long it took is how long the device computed: known once it has landed
 
     @property
@@ -155,6 +157,7 @@ class Flights:
         flight = self._flights.popleft()
         # An iteration that was scheduled ahead starts when the one before it ends.
         started_s = max(flight.scheduled_at_s, self._last_end_s)
+        flight.assumed = self._guessed
         flight.tells = flight.tells and not self._guessed
         end_s, self._guessed = now_s, False
         if self._flights:
@@ -163,7 +166,8 @@ class Flights:
             unseen = 0.0 <= now_s - follower.launched_at_s < (SEEN_S if doubtful else SEEN_AT_ONCE_S)
             self._lead.ended(unseen=unseen and follower.held)
             if unseen and now_s >= flight.expected_end_s:
-                end_s, self._guessed, flight.tells = max(started_s, flight.expected_end_s), True, False
+                end_s, self._guessed = max(started_s, flight.expected_end_s), True
+                flight.assumed, flight.tells = True, False
         self._last_end_s = end_s
         self._shift(end_s - flight.expected_end_s)
         report = IterationReport(
@@ -172,6 +176,7 @@ class Flights:
             context_tokens=flight.context_tokens,
             sequences=flight.sequences,
             draft_steps=flight.draft_steps,
+            pairs=flight.pairs,
         )
         return flight, report
 

@@ -12,7 +12,7 @@ from typing import Any
 from slosgate.engines import profiles
 from slosgate.planner.profile import HardwareProfile
 
-FORMAT = 1  # goes up when what is measured, or how, makes older files useless
+FORMAT = 2  # goes up when what is measured, or how, makes older files useless
 UNTOLD = ("_name_or_path", "transformers_version")  # in a model's config, and no part of its shape
 
 

@@ -44,7 +44,7 @@ from slosgate.engines.vllm.reporter import Reporter
 from slosgate.engines.vllm.settings import ReplicaSettings
 from slosgate.engines.vllm.starting import starting_profile
 from slosgate.engines.vllm.thinking import Thinking
-from slosgate.engines.vllm.tracker import RUNNING, Selection, Tracker, advance_rows
+from slosgate.engines.vllm.tracker import RUNNING, Attended, Selection, Tracker, advance_rows, attended_by
 from slosgate.planner.batch import Batch
 from slosgate.planner.profile import HardwareProfile
 
@@ -291,23 +291,23 @@ class SyncSloScheduler(ClampedScheduler):
         ends = True  # unless known better
         as_selected = selection.scheduled(scheduled, output.total_num_scheduled_tokens)
         if as_selected and not output.preempted_req_ids:
-            first, context, ends = self._tracker.advance(selection.batch, self._starting, start_s + expected_s)
+            first, attended, ends = self._tracker.advance(selection.batch, self._starting, start_s + expected_s)
         else:
             strayed = [self.requests[r] for r in output.preempted_req_ids or () if r in self.requests]
             touched = {r.request_id: r for r in [*selection.requests, *strayed]}
             first = [r for r in touched.values() if self._tracker.sync(r, start_s + expected_s)]
-            context = sum([self.requests[r].num_computed_tokens for r in scheduled])
+            attended = attended_by((self.requests[r], tokens) for r, tokens in scheduled.items())
         for request in self._starting:
             tokens = scheduled.get(request.request_id, 0)
             if tokens and not request.num_preemptions and request in self._tracker:
                 self._reporter.took_in(self._tracker.prefix_of(request, tokens))
         if scheduled:
-            self._launch(output, context, now_s, start_s, expected_s, first)
+            self._launch(output, attended, now_s, start_s, expected_s, first)
         if ends:
             self._tracker.forget_complete()
 
     def _launch(
-        self, output: Any, context_tokens: int, now_s: float, start_s: float, expected_s: float, first: list[Any]
+        self, output: Any, attended: Attended, now_s: float, start_s: float, expected_s: float, first: list[Any]
     ) -> None:
         scheduled = output.num_scheduled_tokens
         drafts = output.scheduled_spec_decode_tokens
@@ -319,10 +319,11 @@ class SyncSloScheduler(ClampedScheduler):
                 expected_s=expected_s,
                 expected_end_s=start_s + expected_s,
                 new_tokens=output.total_num_scheduled_tokens,
-                context_tokens=context_tokens,
+                context_tokens=attended.context,
                 sequences=len(scheduled),
                 draft_steps=max(map(len, drafts.values())) if drafts else 0,
                 put_off=self._put_off,
+                pairs=attended.pairs,
                 first_tokens=first,
                 lead_s=self._lead_s,
             )

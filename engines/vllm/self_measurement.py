@@ -1,14 +1,16 @@
 """A replica measures itself before it registers: requests of chosen sizes through its own port, and a fit.
 
-Lone prompts of all lengths and decode batches of all sizes, twice, or as many as there is time for: however slow the
-device is, requests are sent for MEASURE_S and the fit may take FIT_S. The scheduler notes what its iterations took in a
-file; what is fitted to them is left in another, and kept for the next start. When anything fails, the replica serves
-with what it was derived from, and says so.
+Lone prompts of all lengths and decode batches of all sizes, then decodes and prompts behind a prefix as long as window
+and time allow (it is computed once where prefixes are cached), then the first of them again. As many as there is time
+for: however slow the device is, requests are sent for MEASURE_S and the fit may take FIT_S. The scheduler notes what
+its iterations took in a file; what is fitted to them is left in another, and kept for the next start. When anything
+fails, the replica serves with what it was derived from, and says so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slosgate.engines.vllm import kept
-from slosgate.planner.fit import COLUMNS, MalformedMeasurement, Measurements, fit, parse, predict, timing_faults
+from slosgate.planner.fit import (
+    COLUMNS,
+    MalformedMeasurement,
+    Measurements,
+    assumed,
+    fit,
+    parse,
+    predict,
+    timing_faults,
+)
 from slosgate.planner.perf_model import PerfModel
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.recalibration import recalibrated
@@ -30,14 +41,15 @@ TASK, ITERATIONS, RESULT = "task.json", "iterations.jsonl", "profile.json"  # in
 POLL_S = 0.2
 MEASURE_S = 16.0  # requests are sent for so long at most; those that run then are given up
 FIT_S = 8.0  # a fit that takes longer is given up for a scaled model; it takes a second or two on an idle core
-ROUNDS = 2
 SETTLE_S = 1.0
 STEPS = 24  # output tokens of a decode burst
 SHARE = 0.8  # of the window and of the KV memory that a burst may use
-LONGEST_PROMPT_S = 2.0
+LONGEST_PROMPT_S = 1.0  # of those that are sent in each round
+DEEPEST_PROMPT_S = 5.0  # of the one that is sent once
 MOST_DECODES = 256
 FEW, ENOUGH = 10, 80  # iterations to scale a derived model by, and to fit one of its own to
-EACH = 12  # iterations of one size that a fit takes: a burst of decodes has as many as it has tokens, a prompt has one
+BEHIND = (16, 256, 1024, 2048)  # tokens of the prompts that follow on the longest one
+EACH = 6  # iterations of a kind that a fit takes: a burst of decodes has as many as it has tokens, a prompt has one
 FIRST_TOKEN_ID, LAST_TOKEN_ID = 1000, 20_000  # ordinary tokens of every large vocabulary
 
 
@@ -60,10 +72,11 @@ class Burst:
     prompt_tokens: int
     output_tokens: int = 1
     count: int = 1
+    behind_tokens: int = 0  # of a prefix: the same for all of that length
 
     @property
     def computed_tokens(self) -> int:
-        """What the engine computes for it: an answer's last token is never an input."""
+        """What the engine computes for it, where it has the prefix: an answer's last token is never an input."""
         return self.count * (self.prompt_tokens + self.output_tokens - 1)
 
 
@@ -125,16 +138,27 @@ def program(profile: HardwareProfile) -> list[Burst]:
     return sorted(fitting, key=lambda burst: burst.computed_tokens)
 
 
+def deep(profile: HardwareProfile) -> list[Burst]:
+    """Bursts behind the longest prefix that there is room and time for; the first of them has it computed."""
+    room = int(SHARE * min(profile.max_model_tokens, profile.kv_blocks * profile.block_tokens)) - BEHIND[-1] - STEPS
+    depth = bisect.bisect_right(range(room), DEEPEST_PROMPT_S, key=profile.zero_load_ttft_s) - 1
+    if depth <= BEHIND[-1]:
+        return []
+    decodes = [Burst(BEHIND[0], STEPS, n, depth) for n in (1, 2)]
+    bursts = [*decodes, *(Burst(tokens, behind_tokens=depth) for tokens in BEHIND)]
+    return [burst for burst in bursts if _fits(burst, profile)]
+
+
 def _fits(burst: Burst, profile: HardwareProfile) -> bool:
-    tokens = burst.prompt_tokens + burst.output_tokens
+    tokens = burst.behind_tokens + burst.prompt_tokens + burst.output_tokens
     in_memory = burst.count * tokens <= SHARE * profile.kv_blocks * profile.block_tokens
     return in_memory and tokens <= profile.max_model_tokens
 
 
 async def measured(client: _Client, task: Task) -> HardwareProfile:
     """The task's profile with what was measured. Raises MeasurementFailed, and what the client raises."""
-    await client.play(program(task.profile))
-    rows = np.array([parse(number, line) for number, line in enumerate(client.lines(), start=1)])
+    await client.play(program(task.profile), deep(task.profile))
+    rows = np.array([parse(number, line) for number, line in enumerate(client.lines(), start=1) if not assumed(line)])
     if len(rows) < FEW:
         raise MeasurementFailed(f"only {len(rows)} iterations ran in {MEASURE_S:.0f} s, {FEW} are needed")
     data = Measurements(rows[:, :COLUMNS], rows[:, COLUMNS])
@@ -152,7 +176,7 @@ async def measured(client: _Client, task: Task) -> HardwareProfile:
 def fitted(data: Measurements, derived: PerfModel) -> PerfModel:
     """The model fitted to what was measured; the derived one, scaled, where that is too little for a fit."""
     if len(data.seconds) >= ENOUGH:
-        model = fit(data.subset(~timing_faults(data) & _evened_out(data)), terms=3, starts=3)
+        model = fit(data.subset(~timing_faults(data, derived) & _evened_out(data)), terms=3, starts=3, towards=derived)
         if any(term.constant_s > 0 for term in model.terms):
             return model
     return scaled(data, derived)
@@ -165,10 +189,13 @@ def scaled(data: Measurements, derived: PerfModel) -> PerfModel:
 
 
 def _evened_out(data: Measurements) -> NDArray[np.bool_]:
-    """Some iterations of every size, spread over the time in which they ran: decodes would outvote prompts else."""
+    """Some iterations of every size and depth, spread over the time in which they ran: decodes would outvote prompts
+    else, and short contexts long ones."""
     taken = np.zeros(len(data.seconds), np.bool_)
-    for size in np.unique(data.features[:, 0]):
-        those = np.flatnonzero(data.features[:, 0] == size)
+    kind = np.column_stack([data.features[:, 0], np.log2(data.features[:, 1]).astype(np.int64) // 2])
+    kinds, kind_of = np.unique(kind, axis=0, return_inverse=True)
+    for number in range(len(kinds)):
+        those = np.flatnonzero(kind_of.ravel() == number)
         taken[those[np.linspace(0, len(those) - 1, min(EACH, len(those))).astype(np.int64)]] = True
     return taken
 
@@ -193,21 +220,21 @@ class _Client:
         """What iterations took since the warm-up."""
         return self.iterations.read_text().splitlines()[self._skipped :]
 
-    async def play(self, bursts: list[Burst]) -> None:
-        """Send all of them, ROUNDS times, or as many as there is time for."""
+    async def play(self, bursts: list[Burst], deep_ones: list[Burst]) -> None:
+        """Send all of them, those of the first list twice, or as many as there is time for."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MEASURE_S):
                 await self.send(Burst(64, 4))  # connections, first times of everything
                 await self.send(max(bursts, key=lambda burst: burst.prompt_tokens))
                 self._skipped = len(self.lines())
-                for burst in bursts * ROUNDS:
+                for burst in (*bursts, *deep_ones, *bursts):
                     await self._play(burst)
 
     async def _play(self, burst: Burst) -> None:
         seen = len(self.lines())
         took_s = await self.send(burst)
         busy_s = await self._busy_s(seen, burst.computed_tokens)
-        if burst.count == burst.output_tokens == 1:
+        if burst.count == burst.output_tokens == 1 and not burst.behind_tokens:
             self._overheads_s.append(took_s - busy_s)
 
     async def send(self, burst: Burst) -> float:
@@ -215,7 +242,7 @@ class _Client:
         started_s = time.perf_counter()
         async with asyncio.TaskGroup() as tasks:
             for _ in range(burst.count):
-                tasks.create_task(self._complete(burst.prompt_tokens, burst.output_tokens))
+                tasks.create_task(self._complete(burst))
         return time.perf_counter() - started_s
 
     async def _busy_s(self, seen: int, tokens: int) -> float:
@@ -227,11 +254,15 @@ class _Client:
                 return sum(row[-1] for row in noted)
             await asyncio.sleep(0.002)
 
-    async def _complete(self, prompt_tokens: int, output_tokens: int) -> None:
+    def _tokens(self, rng: np.random.Generator, count: int) -> list[int]:
         last = min(LAST_TOKEN_ID, self.task.vocabulary)
-        prompt = self._rng.integers(min(FIRST_TOKEN_ID, last // 2), last, prompt_tokens).tolist()
+        return rng.integers(min(FIRST_TOKEN_ID, last // 2), last, count).tolist()  # type: ignore[no-any-return]
+
+    async def _complete(self, burst: Burst) -> None:
+        prefix = self._tokens(np.random.default_rng(burst.behind_tokens), burst.behind_tokens)
+        prompt = prefix + self._tokens(self._rng, burst.prompt_tokens)
         body = {
-            "model": self.task.profile.model, "prompt": prompt, "max_tokens": output_tokens, "ignore_eos": True,
+            "model": self.task.profile.model, "prompt": prompt, "max_tokens": burst.output_tokens, "ignore_eos": True,
             "temperature": 0,
         }  # fmt: skip
         async with self.session.post(f"{self.url}/v1/completions", json=body) as response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import due_base_s
 from slosgate.planner.jobs import Jobs
-from slosgate.planner.kernels import Ints
+from slosgate.planner.kernels import Ints, pairs_of
 from slosgate.planner.memory import keeping
 
 RUNNING = RequestStatus.RUNNING  # looked up once: enum members are slow to reach
@@ -37,6 +37,13 @@ class Selection:
         if self.budget == len(self.allowance):  # one for each
             return len(tokens) == total == self.budget
         return tokens == self.allowance
+
+
+class Attended(NamedTuple):
+    """What an iteration attends to, as `planner.perf_model` counts."""
+
+    context: int  # KV entries that its requests have then
+    pairs: float
 
 
 class Tracker:
@@ -159,24 +166,27 @@ class Tracker:
         allowance = dict(zip(map(self._ids.__getitem__, rows), tokens, strict=True))
         return Selection(batch, requests, allowance, sum(tokens))
 
-    def advance(self, batch: Batch, started: list[Any], expected_end_s: float) -> tuple[list[Any], int, bool]:
+    def advance(self, batch: Batch, started: list[Any], expected_end_s: float) -> tuple[list[Any], Attended, bool]:
         """Count an iteration that vLLM scheduled just as selected; `started` are those that waited before.
 
-        Returns the requests whose first token it makes, the KV entries that its rows have then, and whether it may
-        make the last token of any.
+        Returns the requests whose first token it makes, what it attends to, and whether it may make the last token of
+        any.
         """
         rows, prefill, tokens = self.follower.table.rows, batch.prefill, batch.tokens
-        first = []
+        first, pairs_started = [], 0.0
         if started:  # only vLLM knows how much of them its prefix cache had
             first = [request for request in started if self.sync(request, expected_end_s)]
             begun = np.isin(prefill, self._rows_of(started), invert=True)
+            own = tokens[~begun]
+            pairs_started = float(pairs_of(rows["context"][prefill[~begun]] - own, own).sum())
             prefill, tokens = prefill[begun], tokens[begun]
-        context, ends = advance_rows(rows, self._most, batch.decode, batch.drafts, prefill, tokens)
+        context, pairs, ends = advance_rows(rows, self._most, batch.decode, batch.drafts, prefill, tokens)
         for row in prefill[rows["prompt_left"][prefill] <= 0].tolist() if prefill.size else ():
             if self._emit(rows[row], int(rows["generated"][row]) + 1, expected_end_s):
                 first.append(self._requests[row])
             ends |= rows["generated"][row] >= self._most[row]
-        return first, context + sum(r.num_computed_tokens for r in started), bool(ends or started)
+        attended = Attended(context + sum(r.num_computed_tokens for r in started), pairs + pairs_started)
+        return first, attended, bool(ends or started)
 
     def _rows_of(self, requests: list[Any]) -> list[int]:
         return [self.follower.table.row_of(self._job_of[request.request_id]) for request in requests]
@@ -234,6 +244,17 @@ class Tracker:
         return bool(first)
 
 
+def attended_by(scheduled: Iterable[tuple[Any, int]]) -> Attended:
+    """What requests attend to that have just been given so many tokens each."""
+    context, pairs = 0, 0.0
+    for request, tokens in scheduled:
+        context += request.num_computed_tokens
+        before = request.num_computed_tokens - tokens
+        if before < request.num_prompt_tokens:  # else it decodes
+            pairs += pairs_of(before, tokens)
+    return Attended(context, pairs)
+
+
 def slo_args(request: Any) -> SloArgs:
     """The SLO that came with a request; without one it is best effort under its own id."""
     sampling = request.sampling_params
@@ -245,12 +266,15 @@ def _start_due_times(job: Any, at_s: float) -> None:
 
 
 @compiled
-def advance_rows(jobs: Jobs, most: Ints, decode: Ints, drafts: Ints, prefill: Ints, tokens: Ints) -> tuple[int, bool]:
+def advance_rows(
+    jobs: Jobs, most: Ints, decode: Ints, drafts: Ints, prefill: Ints, tokens: Ints
+) -> tuple[int, float, bool]:
     """Count an iteration's tokens as computed.
 
-    Returns the KV entries that its rows have then, and whether a decode of them has as many tokens as it may (`most`).
+    Returns the KV entries that its rows have then, the pairs of its prompts, and whether a decode of them has as many
+    tokens as it may (`most`).
     """
-    context, ends = 0, False
+    context, pairs, ends = 0, 0.0, False
     for i in range(len(decode)):
         job = jobs[decode[i]]
         job.context += 1 + drafts[i]
@@ -259,7 +283,8 @@ def advance_rows(jobs: Jobs, most: Ints, decode: Ints, drafts: Ints, prefill: In
         context += job.context
     for i in range(len(prefill)):
         job = jobs[prefill[i]]
+        pairs += pairs_of(job.context, tokens[i])
         job.context += tokens[i]
         job.prompt_left -= tokens[i]
         context += job.context
-    return context, ends
+    return context, pairs, ends

@@ -32,7 +32,7 @@ class Iterations:
         self.count = 0
         self.took_s = 0.0  # of all
         self.planned_s = 0.0
-        self.last_size = (1, 1, 1, 0)  # new tokens, context, sequences, draft steps
+        self.last_size = (1, 1, 1, 0, 0.0)  # new tokens, context, sequences, draft steps, pairs
         self._latest: deque[Ran] = deque(maxlen=KEPT)
 
     def note(self, reports: Iterable[IterationReport], perf: PerfModel, heard_s: float) -> None:
@@ -40,7 +40,7 @@ class Iterations:
         reports = tuple(reports)
         ended_s = heard_s - sum(report.duration_s for report in reports)
         for report in reports:
-            size = self.last_size = report.new_tokens, report.context_tokens, report.sequences, report.draft_steps
+            size = self.last_size = report.size
             planned_s, ended_s = perf.iteration_s(*size), ended_s + report.duration_s
             self.count += 1
             self.took_s += report.duration_s

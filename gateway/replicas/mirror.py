@@ -86,7 +86,7 @@ class Mirror:
         self._busy_for_s = 0.0
         self._difference = ClockDifference()
         self._clock_ahead_s = 0.0  # our clock less the replica's
-        self._waiting: tuple[int, int, int] | None = None  # of the jobs as they are; None: to be counted anew
+        self._waiting: tuple[int, int, int, float] | None = None  # of the jobs as they are; None: to be counted anew
         self._shown: set[str] = set()  # ids that telemetry has shown
         self._ended: dict[str, float] = {}  # ids that ended here, and when
 
@@ -95,7 +95,7 @@ class Mirror:
         return max(0.0, self._busy_for_s - (now_s - self.heard_s))
 
     @property
-    def waiting(self) -> tuple[int, int, int]:
+    def waiting(self) -> tuple[int, int, int, float]:
         """What its jobs have to do (`planner.controller.waiting_load`), counted once for all decisions that ask."""
         if self._waiting is None:
             self._waiting = waiting_load(self.jobs.rows)

@@ -12,6 +12,7 @@ from slosgate.engines.calibrating import Calibrator
 from slosgate.engines.messages import IterationReport
 from slosgate.engines.vllm.flight import LONGEST_MARGIN_S, Flight, Flights
 from slosgate.planner.launching import CAPTURED, DECODES, MARGIN_S
+from slosgate.planner.perf_model import pairs_of
 
 PROFILE = profiles.load("h200-llama-3.1-8b")
 
@@ -112,13 +113,14 @@ def test_expectations_stay_true_while_launches_hide_ends(prefills_share: float) 
     for _ in range(4000):
         new = int(rng.choice([200, 200, 200, 1000, 1800])) if rng.random() < prefills_share else 12
         launch_s = 0.0015 if new == 12 else 0.009 if new <= 1024 else 0.024
-        expected_s, start_s = model.iteration_s(new, 12_000, 12, 0), flights.expected_end_s(host_s)
+        size = new, 12_000, 12, 0, 0.0 if new == 12 else pairs_of(0, new)
+        expected_s, start_s = model.iteration_s(*size), flights.expected_end_s(host_s)
         flight = Flight(
             object(), host_s, expected_s, start_s + expected_s, new, context_tokens=12_000, sequences=12,
-            draft_steps=0, put_off=False, lead_s=flights.lead_s(CAPTURED),
+            draft_steps=0, put_off=False, pairs=size[-1], lead_s=flights.lead_s(CAPTURED),
         )  # fmt: skip
         flights.launch(flight)
-        took_s = truth.iteration_s(new, 12_000, 12, 0) * rng.normal(1.0, 0.02)
+        took_s = truth.iteration_s(*size) * rng.normal(1.0, 0.02)
         device_s = max(device_s, host_s + min(launch_s, 0.002)) + took_s
         device_s = max(device_s, host_s + launch_s)  # it is not over before all of it was launched
         host_s += launch_s
@@ -133,4 +135,5 @@ def test_expectations_stay_true_while_launches_hide_ends(prefills_share: float) 
                 model = learns(landed[1]) or model
             host_s += flights.undecided_s(host_s, CAPTURED)
     for new in (12, 1000, 1800):
-        assert 0.85 < model.iteration_s(new, 12_000, 12, 0) / truth.iteration_s(new, 12_000, 12, 0) < 1.35
+        size = new, 12_000, 12, 0, 0.0 if new == 12 else pairs_of(0, new)
+        assert 0.85 < model.iteration_s(*size) / truth.iteration_s(*size) < 1.35

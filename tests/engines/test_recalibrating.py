@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from slosgate.engines import profiles
+from slosgate.engines.calibrating import Calibrator
+from slosgate.engines.messages import IterationReport
 from slosgate.engines.sim import systems
 from slosgate.engines.sim.cluster import Run, simulate
 from slosgate.engines.sim.realtime import faster
 from slosgate.engines.sim.systems import Call, Offered, Settings, StageJob
+from slosgate.planner.perf_model import pairs_of
 from slosgate.planner.profile import HardwareProfile
 
 SLOWDOWN = 1.2
@@ -79,6 +82,29 @@ def test_the_model_that_is_planned_with_comes_near_to_what_iterations_take(slowd
     simulate(system, offered(2.0))
     report = system.replicas[0].telemetry("a", math.inf)
     learned = report.perf or A100.perf
-    for size in ((8, 4000, 8), (600, 5000, 8)):
+    for size in ((8, 4000, 8), (600, 5000, 8, 0, 600 * 300.0)):
         assert learned.iteration_s(*size) == pytest.approx(slowdown * A100.perf.iteration_s(*size), rel=0.05)
     assert (report.perf is None) == (slowdown == 1.0)
+
+
+def test_decodes_that_are_much_faster_than_the_profile_says_leave_prefills_as_they_are() -> None:
+    profile = profiles.load("h200-llama-3.1-8b")
+    learns, model, rng = Calibrator(profile.perf), profile.perf, np.random.default_rng(8)
+
+    def ran(new: int, context: int, sequences: int, pairs: float) -> None:
+        nonlocal model
+        size = new, context, sequences, 0, pairs
+        took_s = profile.perf.iteration_s(*size) * float(rng.normal(1.0, 0.02)) * (1.0 if pairs else 0.2)
+        model = learns(IterationReport(took_s, *size)) or model
+
+    for n in range(300):
+        decodes = int(rng.integers(1, 12))
+        if n % 6 == 0:
+            new, before = int(rng.integers(64, 4096)), int(rng.integers(0, 100_000))
+            ran(new + decodes, before + new + decodes * 40_000, 1 + decodes, pairs_of(before, new))
+        else:
+            ran(decodes, decodes * 40_000, decodes, 0.0)
+    for tokens, before in ((500, 0), (8192, 90_000)):
+        assert model.chunk_s(tokens, before) == pytest.approx(profile.perf.chunk_s(tokens, before), rel=0.08)
+    decode = 8, 320_000, 8
+    assert 1.0 <= model.iteration_s(*decode) / (0.2 * profile.perf.iteration_s(*decode)) < 1.15  # with its margin

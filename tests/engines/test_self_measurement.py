@@ -16,7 +16,8 @@ from aiohttp import web
 from slosgate.engines import profiles
 from slosgate.engines.vllm import kept
 from slosgate.engines.vllm.self_measurement import ITERATIONS, RESULT, TASK, Task, at_start
-from slosgate.planner.perf_model import PerfModel, Term
+from slosgate.planner.perf_model import PerfModel, Term, pairs_of
+from slosgate.planner.profile import HardwareProfile
 
 TRUE = PerfModel(
     (
@@ -28,13 +29,23 @@ DERIVED = msgspec.structs.replace(
     profiles.load("h200-opt-13b"), model="mine", kv_blocks=4000, max_model_tokens=4096, max_sequences=64
 )
 
+CHUNK = 8192
 FIRST_ONES = 5  # requests before those that count
 
 
 class Engine:
     """Answers at once, and says of every token how long TRUE takes for it."""
 
-    def __init__(self, folder: Path, status: int = 200, noted: int = 1_000_000, slow_from: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        status: int = 200,
+        noted: int = 1_000_000,
+        slow_from: int = 1 << 30,
+        truth: PerfModel = TRUE,
+    ) -> None:
+        self.truth = truth
+        self.prefixes: set[tuple[int, ...]] = set()  # that it has cached
         self.iterations = folder / ITERATIONS
         self.slow_from = slow_from  # longer prompts take forever
         self.status = status
@@ -48,14 +59,23 @@ class Engine:
         self.asked.append((prompt, request.headers.get("authorization")))
         if prompt > self.slow_from and len(self.asked) > FIRST_ONES:
             await asyncio.sleep(3600)
-        steps = [(prompt, prompt), *((1, prompt + n) for n in range(1, output))][: self.noted]
+        steps = [*self.chunks(body["prompt"]), *((1, prompt + n, 0.0) for n in range(1, output))][: self.noted]
         self.noted -= len(steps)
         with self.iterations.open("a") as file:
-            for new, context in steps:
-                ms = TRUE.iteration_s(new, context, 1) * 1e3
-                line = {"new_tokens": new, "context_tokens": context, "sequences": 1, "ms": ms}
+            for new, context, pairs in steps:
+                ms = self.truth.iteration_s(new, context, 1, 0, pairs) * 1e3
+                line = {"new_tokens": new, "context_tokens": context, "sequences": 1, "pairs": pairs, "ms": ms}
                 file.write(json.dumps(line) + "\n")
         return web.json_response({}, status=self.status)
+
+    def chunks(self, prompt: list[int]) -> list[tuple[int, int, float]]:
+        """The iterations of a prompt behind what is cached of it: new tokens, context, pairs."""
+        cached = max((len(known) for known in self.prefixes if tuple(prompt[: len(known)]) == known), default=0)
+        if len(prompt) > 4 * CHUNK:
+            self.prefixes.add(tuple(prompt[:-16]))
+        begins = range(cached, len(prompt), CHUNK)
+        ends = [min(begin + CHUNK, len(prompt)) for begin in begins]
+        return [(end - begin, end, pairs_of(begin, end - begin)) for begin, end in zip(begins, ends, strict=True)]
 
 
 @asynccontextmanager
@@ -63,7 +83,7 @@ async def serving(engine: Engine) -> AsyncIterator[str]:
     async def health(_request: web.Request) -> web.Response:
         return web.Response()
 
-    app = web.Application()
+    app = web.Application(client_max_size=1 << 24)
     app.add_routes([web.get("/health", health), web.post("/v1/completions", engine.complete)])
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
@@ -81,8 +101,8 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def asks(folder: Path) -> None:
-    task = Task(profile=DERIVED, key="k", vocabulary=32_000)
+def asks(folder: Path, derived: HardwareProfile = DERIVED) -> None:
+    task = Task(profile=derived, key="k", vocabulary=32_000)
     (folder / TASK).write_bytes(msgspec.json.encode(task))
 
 
@@ -98,6 +118,22 @@ async def test_what_is_measured_is_fitted_handed_over_and_kept(tmp_path: Path) -
     assert {key for _, key in engine.asked} == {"Bearer abc"}
     assert engine.asked[-1][0] == 1  # wakes the engine, so that it looks for the result
     assert "predicted within 0.0%" in said[0]
+
+
+async def test_a_long_window_is_measured_at_its_depth(tmp_path: Path) -> None:
+    derived = profiles.load("h200-llama-3.1-8b")
+    truth = PerfModel(
+        tuple(msgspec.structs.replace(t, per_context_token_s=4.2e-8, per_pair_s=1.1e-9) for t in derived.perf.terms)
+    )
+    asks(tmp_path, derived)
+    async with serving(Engine(tmp_path, truth=truth)) as url:
+        await at_start(tmp_path, url, {}, lambda _: None)
+    found = profiles.load(str(tmp_path / RESULT)).perf
+    for tokens, before in ((64, 0), (8192, 0), (1024, 60_000), (8192, 90_000)):
+        assert found.chunk_s(tokens, before) == pytest.approx(truth.chunk_s(tokens, before), rel=0.05)
+    for decodes in (1, 10):
+        size = decodes, decodes * 60_000, decodes
+        assert found.iteration_s(*size) == pytest.approx(truth.iteration_s(*size), rel=0.1)
 
 
 async def test_few_iterations_scale_what_was_derived(tmp_path: Path) -> None:

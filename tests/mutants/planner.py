@@ -394,8 +394,8 @@ MUTANTS = (
     _planner(
         "draft steps add up instead of running side by side",
         "kernels",
-        "max(load.drafts, drafts))",
-        "load.drafts + drafts)",
+        "max(load.drafts, drafts), load.pairs",
+        "load.drafts + drafts, load.pairs",
         f"{KERNELS}a_decode_computes_its_token_and_its_drafts_behind_all_that_it_has",
     ),
     # Rehearsal and roll-forward

@@ -23,7 +23,7 @@ def test_only_named_tiers_decode_with_no_more_drafts_than_the_engine_makes() -> 
 
 def test_an_iteration_weighs_its_tokens_and_the_blocks_it_takes() -> None:
     weight = weigh(jobs().rows, np.array([0]), np.array([2]), np.array([2]), np.array([20]), 16, 1.0)
-    assert weight.load == Load(new=3 + 20, context=35 + 30, sequences=2, drafts=2)
+    assert weight.load == Load(new=3 + 20, context=35 + 30, sequences=2, drafts=2, pairs=20 * (10 + 10))
     assert weight.blocks == 1 + 1  # from 32 to 35 tokens, from 10 to 30
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from slosgate.planner.recalibration import Recalibration
+from slosgate.planner.recalibration import ByKind, Recalibration
 from tests.planner.cases import H200
 
 
@@ -41,3 +41,19 @@ def test_one_stray_iteration_does_not_upset_the_plan() -> None:
     state = learned([(p, p) for p in predictions(300)])
     assert state.update(0.01, 2.0).expected_s(0.05) == pytest.approx(0.05, rel=0.05)
     assert state.update(0.01, 0.0) == state
+
+
+def test_decodes_that_are_five_times_faster_than_the_fit_says_leave_prefills_as_they_are() -> None:
+    learned, rng = ByKind(), np.random.default_rng(4)
+    prefill, decode = (2100, 90_000, 9, 0, 2000 * 50_000.0), (9, 400_000, 9)
+    for n in range(400):
+        prefills = n % 5 == 0
+        predicted_s = H200.perf.iteration_s(*(prefill if prefills else decode))
+        measured_s = predicted_s * float(rng.normal(1.0, 0.02)) * (1.0 if prefills else 0.2)
+        learned = learned.update(predicted_s, measured_s, prefills=prefills)
+    model = learned.model(H200.perf)
+    assert model.iteration_s(*prefill) == pytest.approx(H200.perf.iteration_s(*prefill), rel=0.1)
+    assert model.iteration_s(*decode) == pytest.approx(0.2 * H200.perf.iteration_s(*decode), rel=0.15)
+    again = learned.model(model)  # what was learned of a model that knows of both stands beside that
+    assert again.iteration_s(*prefill) == pytest.approx(H200.perf.iteration_s(*prefill), rel=0.2)
+    assert again.iteration_s(*decode) == pytest.approx(0.04 * H200.perf.iteration_s(*decode), rel=0.3)

@@ -1,13 +1,18 @@
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slosgate.engines import profiles
 from slosgate.planner.batch import Batch
 from slosgate.planner.jobs import Jobs, JobTable
-from slosgate.planner.kernels import token_budget
-from slosgate.planner.slack import next_batch
+from slosgate.planner.kernels import Load, load_s, token_budget
+from slosgate.planner.machine import machine_of
+from slosgate.planner.slack import fill, next_batch
 from tests.planner.cases import H200, random_jobs, rolled
+
+LONG = profiles.load("h200-llama-3.1-8b")
 
 
 def names(jobs: JobTable, rows: np.ndarray) -> list[str]:
@@ -257,6 +262,40 @@ def took_s(jobs: Jobs, batch: Batch) -> float:
     context += int((jobs["context"][batch.prefill] + batch.tokens).sum())
     sequences = batch.decode.size + batch.prefill.size
     return H200.perf.iteration_s(new_tokens(batch), context, sequences, int(batch.drafts.max(initial=0)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    tau_s=st.floats(0.005, 1.0),
+    prompts=st.lists(st.tuples(st.integers(0, 120_000), st.integers(1, 20_000)), min_size=1, max_size=5),
+    decodes=st.integers(0, 30),
+)
+def test_prompts_behind_long_contexts_are_given_all_that_ends_in_time(
+    tau_s: float, prompts: list[tuple[int, int]], decodes: int
+) -> None:
+    table = JobTable()
+    for n, (context, left) in enumerate(prompts):
+        table.add(str(n), deadline_s=np.inf, tpot_s=np.inf, prompt_left=left, context=context, output=1,
+                  guaranteed=False)  # fmt: skip
+    machine = machine_of(LONG)
+    start = Load(decodes, decodes * 20_000, decodes, 0, 0.0)
+    order = np.arange(len(prompts))
+    load, taken = fill(table.rows, order, machine, 0.0, tau_s, start, 100_000, machine.max_tokens)
+
+    def takes_s(tokens: list[int]) -> float:
+        run = [(before, n) for (before, _), n in zip(prompts, tokens, strict=True) if n]
+        new, context = sum(n for _, n in run), sum(before + n for before, n in run)
+        pairs = sum(n * before + n * n / 2 for before, n in run)
+        return LONG.perf.iteration_s(decodes + new, start.context + context, decodes + len(run), 0, pairs)
+
+    given_ = taken.tolist()
+    assert load.new == decodes + sum(given_)
+    if sum(given_):
+        assert load_s(machine.coef, load) == pytest.approx(takes_s(given_))
+        assert takes_s(given_) <= tau_s + 1e-9
+    for n, (_, left) in enumerate(prompts):
+        if given_[n] < left and load.new < machine.max_tokens:
+            assert takes_s([*given_[:n], given_[n] + 1, *given_[n + 1 :]]) > tau_s - 1e-9
 
 
 def blocks(jobs: Jobs, batch: Batch) -> int:

@@ -79,6 +79,6 @@ def test_drafts_keep_the_fastest_rate_up_with_the_shortest_steps(
     rate = sequences * gained[fastest] / step_s[fastest]
     settled = [settles_at_s(profile, s, gained[s], context, rate) for s in range(fastest)] + [step_s[fastest]]
     slower = [settled[s] / gained[s] / (step_s[fastest] / gained[fastest]) for s in range(fastest + 1)]
-    chosen = best_drafts(coef, Load(sequences, sequences * context, sequences, 0), acceptance, 6, 0)
+    chosen = best_drafts(coef, Load(sequences, sequences * context, sequences, 0, 0.0), acceptance, 6, 0)
     assert slower[chosen] <= 1.251
     assert settled[chosen] <= 1.0001 * min(settled[s] for s in range(fastest + 1) if slower[s] < 1.249)

@@ -113,6 +113,26 @@ def test_a_new_plan_takes_effect_in_the_middle_of_a_prefill(make_engine: MakeEng
     assert [step.tokens for step in engine.steps] == [{"a": 40}, {"a": 40}, {"b": 33}]
 
 
+def test_an_iteration_says_what_its_prompts_attend_to(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log = tmp_path / "iterations.jsonl"
+    monkeypatch.setenv("SLOSGATE_ITERATION_LOG", str(log))
+    engine = make_engine(token_budget=128)
+    prompt = list(range(300))
+    engine.add("whole", prompt, 4)
+    engine.run()
+    engine.add("continued", [*prompt, *range(500, 600)], 4)
+    engine.run()
+    engine.scheduler.shutdown()
+    noted = [msgspec.json.decode(line) for line in log.read_bytes().splitlines()]
+    prefills = [line["pairs"] for line in noted if line["new_tokens"] > 1]
+    cached = 288  # whole blocks of the first prompt
+    assert prefills[:3] == [128 * 64, 128 * (128 + 64), 44 * (256 + 22)]
+    assert sum(prefills[3:]) == 112 * (cached + 56)
+    assert all(line["pairs"] == 0 for line in noted if line["new_tokens"] == 1)
+
+
 def test_the_earliest_deadline_goes_first_also_before_a_running_prefill(make_engine: MakeEngine) -> None:
     engine = make_engine(token_budget=128)
     engine.add("late", 500, 2, slo_ttft_ms=5000, slo_tpot_ms=100, slo_guaranteed=1)

@@ -21,18 +21,22 @@ from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import TOLERANCE, next_late_s
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import (
+    PAIR,
     Bools,
     Floats,
     Ints,
     Load,
     blocks_for,
     load_s,
+    pairs_of,
     tier_s,
     token_budget,
     token_due_s,
+    with_chunk,
     with_decode,
 )
 from slosgate.planner.machine import Machine, machine_of
+from slosgate.planner.pacing import slope_of, steepest_term
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.starting import PLANNED_SHARE, Residents, joined, peak_with, residents
 
@@ -121,24 +125,41 @@ def period_s(jobs: Jobs, rows: Ints, due: Floats) -> float:
 @compiled
 def step_of(jobs: Jobs, rows: Ints, drafts: int) -> Load:
     """An iteration of these decodes alone."""
-    step = Load(0, 0, 0, 0)
+    step = Load(0, 0, 0, 0, 0.0)
     for i in range(len(rows)):
         step = with_decode(step, jobs[rows[i]], drafts)
     return step
 
 
+class Speed(NamedTuple):
+    """How prompts get on beside the decodes: wall time."""
+
+    token_s: float  # per prompt token
+    pair_s: float  # per pair of one and a token that it attends to
+
+
 @compiled
-def token_s(jobs: Jobs, rows: Ints, due: Floats, at: Limits, now_s: float) -> float:
-    """Wall time per prompt token while every iteration carries all decodes, as far as their slack lets it be long."""
+def speed_of(jobs: Jobs, rows: Ints, due: Floats, at: Limits, now_s: float) -> Speed:
+    """Where every iteration carries all decodes, as far as their slack lets it be long."""
     step = step_of(jobs, rows, at.drafts)
     period = period_s(jobs, rows, due)
     tau_s = IDLE_TAU_S if period == np.inf else max(period, due[0] - now_s)
     room = token_budget(at.machine.coef, tau_s, step.new, step.context, step.sequences + 1, step.drafts)
-    return tau_s / room if room > 0 else np.inf
+    if room <= 0:
+        return Speed(np.inf, 0.0)
+    big, token_s = steepest_term(at.machine.coef), tau_s / room
+    pair_s = at.machine.coef[big, PAIR]
+    return Speed(token_s, pair_s * token_s / slope_of(at.machine.coef, big) if pair_s > 0.0 else 0.0)
 
 
 @compiled
-def in_time(jobs: Jobs, rows: Ints, per_token_s: float, now_s: float) -> Bools:
+def takes_s(job: Any, speed: Speed) -> float:
+    """Until what is left of a prompt is computed."""
+    return job.prompt_left * speed.token_s + speed.pair_s * pairs_of(job.context, job.prompt_left)  # type: ignore[no-any-return]
+
+
+@compiled
+def in_time(jobs: Jobs, rows: Ints, speed: Speed, now_s: float) -> Bools:
     """Moore and Hodgson (1968): which of the prefills, by deadline, to serve so that the fewest are late.
 
     Counted by weight: the one that takes longest for its weight is the first to go.
@@ -147,7 +168,7 @@ def in_time(jobs: Jobs, rows: Ints, per_token_s: float, now_s: float) -> Bools:
     work_s = 0.0
     for i in range(len(rows)):
         job = jobs[rows[i]]
-        own_s = job.prompt_left * per_token_s
+        own_s = takes_s(job, speed)
         if job.deadline_s == np.inf or now_s + own_s > last_s(job):
             continue
         chosen[i] = True
@@ -158,7 +179,7 @@ def in_time(jobs: Jobs, rows: Ints, per_token_s: float, now_s: float) -> Bools:
                 if chosen[j] and (longest < 0 or costs_more(jobs[rows[j]], jobs[rows[longest]])):
                     longest = j
             chosen[longest] = False
-            work_s -= jobs[rows[longest]].prompt_left * per_token_s
+            work_s -= takes_s(jobs[rows[longest]], speed)
     return chosen
 
 
@@ -194,7 +215,7 @@ def decoding(jobs: Jobs, runs: Ints, at: Limits, now_s: float) -> tuple[Ints, Lo
 
     What has lost its SLO runs only where that makes none late that hasn't.
     """
-    load, free, block_tokens = Load(0, 0, 0, 0), at.free_blocks, at.machine.block_tokens
+    load, free, block_tokens = Load(0, 0, 0, 0, 0.0), at.free_blocks, at.machine.block_tokens
     decode, n = np.empty(len(runs), np.int64), 0
     live, first_due_s = 0, np.inf
     while live < len(runs) and due_s(jobs[runs[live]], now_s) < np.inf:
@@ -216,7 +237,7 @@ def decoding(jobs: Jobs, runs: Ints, at: Limits, now_s: float) -> tuple[Ints, Lo
 @compiled
 def slack_s(jobs: Jobs, runs: Ints, waits: Ints, at: Limits, now_s: float) -> float:
     """How long an iteration may last: no decode in it is late, and those that wait can still follow."""
-    slack, load = np.inf, Load(0, 0, 0, 0)
+    slack, load = np.inf, Load(0, 0, 0, 0, 0.0)
     for i in range(len(runs)):
         due = due_s(jobs[runs[i]], now_s)
         if due > now_s:
@@ -248,7 +269,10 @@ def fill(
         ):
             blocked = blocked or wanted
             continue
-        room = token_budget(machine.coef, tau_s, load.new, load.context + job.context, load.sequences + 1, load.drafts)
+        room = token_budget(
+            machine.coef, tau_s, load.new, load.context + job.context, load.sequences + 1, load.drafts, load.pairs,
+            job.context,
+        )  # fmt: skip
         in_block = blocks_for(job.context, block_tokens) * block_tokens - job.context
         take = int(min(job.prompt_left, room, machine.max_tokens - load.new, free * block_tokens + in_block))
         if take <= 0:
@@ -258,7 +282,7 @@ def fill(
         rows[n], tokens[n] = ranked.order[i], take
         n += 1
         free -= blocks_for(job.context + take, block_tokens) - blocks_for(job.context, block_tokens)
-        load = Load(load.new + take, load.context + job.context + take, load.sequences + 1, load.drafts)
+        load = with_chunk(load, job.context, take)
         left_s = last_s(job) - now_s
         if wanted and take == job.prompt_left and load_s(machine.coef, load) <= left_s:
             tau_s = min(tau_s, left_s)

@@ -61,5 +61,5 @@ class DecodePolicy(FcfsPolicy):
 def saturating_tokens(profile: HardwareProfile) -> int:
     """The least prompt tokens an iteration computes at nearly the best rate, in steps of 64."""
     sizes = range(64, max(64, profile.max_batched_tokens) + 1, 64)
-    best = max(size / profile.perf.iteration_s(size, size, 1) for size in sizes)
-    return next(size for size in sizes if size / profile.perf.iteration_s(size, size, 1) >= SATURATED * best)
+    best = max(size / profile.perf.chunk_s(size) for size in sizes)
+    return next(size for size in sizes if size / profile.perf.chunk_s(size) >= SATURATED * best)

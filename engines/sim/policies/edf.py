@@ -18,8 +18,8 @@ from slosgate.engines.sim.policies.deadlines import (
     period_s,
     prefills,
     ranked_by,
+    speed_of,
     step_of,
-    token_s,
 )
 from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
@@ -57,7 +57,7 @@ def choose(jobs: Jobs, at: Limits, now_s: float, defer_below: float) -> Batch:
     """What to run now."""
     rows, due = decodes(jobs, now_s)
     waiting = prefills(jobs)
-    chosen = in_time(jobs, waiting, token_s(jobs, rows, due, at, now_s), now_s)
+    chosen = in_time(jobs, waiting, speed_of(jobs, rows, due, at, now_s), now_s)
     return deferring(jobs, rows, due, ranked_by(waiting, chosen, jobs["deadline_s"][waiting]), at, now_s, defer_below)
 
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from slosgate.engines.sim.policies.deadlines import (
+    Speed,
     decodes,
     in_time,
     last_s,
     limits,
     prefills,
     ranked_by,
-    token_s,
+    speed_of,
+    takes_s,
 )
 from slosgate.engines.sim.policies.edf import deferring
 from slosgate.planner.batch import Batch
@@ -55,28 +57,28 @@ class JitServe:
         at = limits(profile, free_blocks, self.budget, self.drafts)
         rows, due = decodes(jobs, now_s)
         waiting = prefills(jobs)
-        per_token_s = token_s(jobs, rows, due, at, now_s)
-        order = waiting, in_time(jobs, waiting, per_token_s, now_s), -self._scored(jobs, waiting, per_token_s, now_s)
+        speed = speed_of(jobs, rows, due, at, now_s)
+        order = waiting, in_time(jobs, waiting, speed, now_s), -self._scored(jobs, waiting, speed, now_s)
         return deferring(jobs, rows, due, ranked_by(*order), at, now_s, self.defer_below)
 
-    def _scored(self, jobs: Jobs, waiting: Ints, per_token_s: float, now_s: float) -> Floats:
+    def _scored(self, jobs: Jobs, waiting: Ints, speed: Speed, now_s: float) -> Floats:
         """The score of each prefill: of the last ranking, if it was there then."""
         known_by = list(zip(jobs["arrival_s"][waiting].tolist(), jobs["deadline_s"][waiting].tolist(), strict=True))
-        fresh = dict(zip(known_by, gain_per_s(jobs, waiting, per_token_s, now_s).tolist(), strict=True))
+        fresh = dict(zip(known_by, gain_per_s(jobs, waiting, speed, now_s).tolist(), strict=True))
         self.scores = fresh if self.calls % self.every == 0 else {**fresh, **self.scores}
         self.calls += 1
         return np.array([self.scores[each] for each in known_by])
 
 
 @compiled
-def gain_per_s(jobs: Jobs, rows: Ints, per_token_s: float, now_s: float) -> Floats:
+def gain_per_s(jobs: Jobs, rows: Ints, speed: Speed, now_s: float) -> Floats:
     """The score of each prefill; 0 for one that can't be in time."""
     score = np.zeros(len(rows))
     for i in range(len(rows)):
         job = jobs[rows[i]]
-        takes_s = max(1e-6, job.prompt_left * per_token_s)
+        own_s = max(1e-6, takes_s(job, speed))
         left_s = last_s(job) - now_s
-        if job.deadline_s < np.inf and takes_s <= left_s:
+        if job.deadline_s < np.inf and own_s <= left_s:
             gain = job.weight * (job.context + job.prompt_left + OUTPUT_WEIGHT * job.output)
-            score[i] = gain * min(1.0, SAFE * left_s / takes_s) ** POWER / left_s
+            score[i] = gain * min(1.0, SAFE * left_s / own_s) ** POWER / left_s
     return score

@@ -17,7 +17,8 @@ from slosgate.engines.sim.policies.deadlines import (
     limits,
     prefills,
     ranked_by,
-    token_s,
+    speed_of,
+    takes_s,
 )
 from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
@@ -51,12 +52,12 @@ def choose(jobs: Jobs, at: Limits, now_s: float, work_weight: float) -> Batch:
     """What to run now."""
     rows, due = decodes(jobs, now_s)
     waiting = prefills(jobs)
-    per_token_s = token_s(jobs, rows, due, at, now_s)
-    chosen = in_time(jobs, waiting, per_token_s, now_s)
+    speed = speed_of(jobs, rows, due, at, now_s)
+    chosen = in_time(jobs, waiting, speed, now_s)
     key = np.empty(len(waiting))
     for i in range(len(waiting)):
         job = jobs[waiting[i]]
         # Where decodes leave no time, a token takes infinitely long: only the deadline tells prompts apart then.
-        work_s = job.prompt_left * per_token_s if per_token_s < np.inf else 0.0
+        work_s = takes_s(job, speed) if speed.token_s < np.inf else 0.0
         key[i] = job.deadline_s + work_weight * work_s
     return carry_out(jobs, rows, rows[:0], ranked_by(waiting, chosen, key), at, now_s)

@@ -22,7 +22,7 @@ from slosgate.engines.sim.policies.deadlines import (
     period_s,
     prefills,
     ranked_by,
-    token_s,
+    speed_of,
 )
 from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
@@ -59,9 +59,9 @@ def choose(jobs: Jobs, at: Limits, now_s: float, iteration: int) -> Batch:
     """What to run now."""
     rows, due = decodes(jobs, now_s)
     waiting = prefills(jobs)
-    per_token_s = token_s(jobs, rows, due, at, now_s)
+    speed = speed_of(jobs, rows, due, at, now_s)
     tightest_s = period_s(jobs, rows, due)
-    accepted = in_time(jobs, waiting, per_token_s, now_s)
+    accepted = in_time(jobs, waiting, speed, now_s)
     paced(jobs, waiting, accepted, virtual_batch(jobs, rows, due, tightest_s), tightest_s, at)
     ranked = ranked_by(waiting, accepted, jobs["deadline_s"][waiting])
     runs = credited(jobs, rows, due, tightest_s, iteration)

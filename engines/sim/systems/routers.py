@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from slosgate.engines.sim.policies.deadlines import decodes, limits, token_s
+from slosgate.engines.sim.policies.deadlines import decodes, limits, speed_of
 from slosgate.planner.jobs import Jobs, JobTable
+from slosgate.planner.perf_model import pairs_of
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.starting import PLANNED_SHARE
 
@@ -116,15 +117,18 @@ def standing(request: Candidate, jobs: Jobs, profile: HardwareProfile, now_s: fl
     """What a replica with these jobs is to a request."""
     at = limits(profile, 0, None, 0)
     rows, due_s = decodes(jobs, now_s)
-    per_token_s = token_s(jobs, rows, due_s, at, now_s)
-    left = jobs["prompt_left"]
-    before = int(left[jobs["deadline_s"] <= request.deadline_s].sum()) + request.prompt_tokens
+    speed = speed_of(jobs, rows, due_s, at, now_s)
+    left, first = jobs["prompt_left"], jobs["deadline_s"] <= request.deadline_s
+    pairs, own = pairs_of(jobs["context"], left), pairs_of(0, request.prompt_tokens)
+    before = int(left[first].sum()) + request.prompt_tokens
+    before_s = before * speed.token_s + speed.pair_s * float(pairs[first].sum() + own)
     held = int((jobs["context"] + left).sum()) + request.prompt_tokens
     tier_s = float(jobs["tpot_s"].min()) if len(jobs) else np.inf
     step_s = profile.perf.iteration_s(len(jobs) + 1, held, len(jobs) + 1)  # once all of them decode
     feasible = (
-        now_s + before * per_token_s <= request.deadline_s
+        now_s + before_s <= request.deadline_s
         and step_s <= min(tier_s, request.tpot_s)
         and held <= PLANNED_SHARE * profile.kv_blocks * profile.block_tokens
     )
-    return Standing((int(left.sum()) + request.prompt_tokens) * per_token_s, feasible, tier_s)
+    work_s = (int(left.sum()) + request.prompt_tokens) * speed.token_s + speed.pair_s * float(pairs.sum() + own)
+    return Standing(work_s, feasible, tier_s)

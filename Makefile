@@ -6,6 +6,9 @@ VERSIONS ?= 0.25.1 0.32.0 0.33.0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
+RIVALS_VENV ?= .venv-rivals
+RIVALS_STAMP := $(RIVALS_VENV)/.installed
+RIVALS := 'vllm-router==0.1.17' 'litellm[proxy]==1.83.0'
 
 REPRODUCTIONS := headline scaling ablation burst overhead predictor fidelity
 SCENARIOS := chatbot coder summarizer mixed tool-calling reasoning
@@ -40,7 +43,7 @@ test-vllm test-vllm-fleet compat: export HF_HUB_OFFLINE := 1
 test-vllm test-vllm-fleet compat: export VLLM_LOGGING_LEVEL := ERROR
 test-vllm: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m tests.vllm.compatibility $(VERSIONS)
-	$(VLLM_VENV)/bin/python -m pytest -W default tests/vllm/test_serving.py
+	$(VLLM_VENV)/bin/python -m pytest -W default tests/vllm/test_serving.py tests/vllm/test_agents.py
 
 # Two real vLLM replicas as a fleet.
 test-vllm-fleet: $(VLLM_STAMP)
@@ -94,10 +97,16 @@ $(SCENARIOS:%=scenario-%): scenario-%: $(STAMP)
 		--json out/scenario-$*.json
 	$(BIN)/slosbench report out/scenario-$*.json --out out/scenario-$*.html --title "Capacity: $*"
 
+# The proxies that gateway-bench compares with, in an environment of their own: LiteLLM's needs other versions of what we use.
+$(RIVALS_STAMP): Makefile
+	$(PYTHON) -m venv $(RIVALS_VENV)
+	$(RIVALS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(RIVALS)
+	touch $@
+
 # What planning a call and passing through the gateway cost on this machine.
-bench: $(STAMP)
+bench: $(STAMP) $(RIVALS_STAMP)
 	$(BIN)/slosbench plan-bench --json out/bench/plan.json
-	$(BIN)/slosbench gateway-bench --against vllm-router,litellm --json out/bench/gateway.json
+	PATH="$(abspath $(RIVALS_VENV))/bin:$$PATH" $(BIN)/slosbench gateway-bench --against vllm-router,litellm --json out/bench/gateway.json
 	$(BIN)/slosbench report out/bench/plan.json out/bench/gateway.json --out out/bench/report.html \
 		--title "What slosgate costs"
 

@@ -57,6 +57,10 @@ class StageOutcome:
     prompt_tokens: int = 0
     known_tokens: int = 0  # of the prompt, those that earlier calls had computed
     cached_tokens: int | None = None  # of the prompt, those that the server had cached; None: it didn't tell
+    e2e_slo_s: float = math.inf  # of the last token, from the arrival
+    replica: str = ""  # which served it, where that is told
+    admission: str = UNSAID
+    predicted_ttft_s: float = math.nan  # as the answer told it
 
 
 @dataclass(slots=True)
@@ -85,6 +89,7 @@ class Served:
     tpot_slo_s: Floats  # m
     switch_at: Ints  # m
     next_tpot_slo_s: Floats  # m
+    e2e_slo_s: Floats  # m
     expected: Ints  # m, output tokens asked for
     tokens: Ints  # m, output tokens that came
     token_s: Floats  # t
@@ -111,6 +116,7 @@ def collect(outcomes: Iterable[RequestOutcome]) -> Served:
         tpot_slo_s=np.array([s.tpot_slo_s for _, s in stages], dtype=np.float64),
         switch_at=np.array([s.switch_at for _, s in stages], dtype=np.int64),
         next_tpot_slo_s=np.array([s.next_tpot_slo_s for _, s in stages], dtype=np.float64),
+        e2e_slo_s=np.array([s.e2e_slo_s for _, s in stages], dtype=np.float64),
         expected=np.array([s.output_tokens for _, s in stages], dtype=np.int64),
         tokens=np.array([len(t) for t in times], dtype=np.int64),
         token_s=np.concatenate(times) if times else np.zeros(0),
@@ -123,24 +129,29 @@ def attained(served: Served, rule: Rule) -> Bools:
     result[[e != "" for e in served.error]] = False
     reached = np.zeros(len(result), dtype=np.bool_)
     reached[served.request] = True
-    np.logical_and.at(result, served.request, _stage_attained(served, rule))
+    np.logical_and.at(result, served.request, stages_attained(served, rule))
     return result & reached
 
 
-def _stage_attained(served: Served, rule: Rule) -> Bools:
-    """Per stage: complete, first token in time, every checked token in time."""
+def stages_attained(served: Served, rule: Rule) -> Bools:
+    """Per stage: complete, first token in time, every checked token in time, and the last one of the whole call."""
     complete = (served.tokens >= served.expected) & (served.tokens > 0)
-    first_s = first_token_s(served)
-    ttft_s = first_s - served.arrival_s
+    ttft_s = first_token_s(served) - served.arrival_s
     result = complete & (ttft_s <= rule.tolerance * served.ttft_slo_s + ROUNDING_S)
-    due_s = served.arrival_s + np.where(np.isfinite(served.ttft_slo_s), served.ttft_slo_s, 0.0)
-    base_s = np.maximum(due_s, first_s)
+    result &= last_token_s(served) - served.arrival_s <= rule.tolerance * served.e2e_slo_s + ROUNDING_S
 
     stage, k = _checked(served, rule)
-    due_s = base_s[stage] + rule.tolerance * _pace_s(served, stage, k)
+    due_s = _base_s(served)[stage] + rule.tolerance * _pace_s(served, stage, k)
     late = served.token_s[served.stage_start[stage] + k] > due_s + ROUNDING_S
     result[stage[late]] = False
     return result
+
+
+def _base_s(served: Served) -> Floats:
+    """Per stage: when its first token was due, or came if that was later; nan when none came."""
+    due_s = served.arrival_s + np.where(np.isfinite(served.ttft_slo_s), served.ttft_slo_s, 0.0)
+    base_s: Floats = np.maximum(due_s, first_token_s(served))
+    return base_s
 
 
 def judged(served: Served, rule: Rule) -> Ints:
@@ -180,6 +191,14 @@ def first_token_s(served: Served) -> Floats:
     return first_s
 
 
+def last_token_s(served: Served) -> Floats:
+    """Per stage, shape (m,): when the last token so far came; nan when none did."""
+    last_s = np.full(len(served.tokens), np.nan)
+    begun = served.tokens > 0
+    last_s[begun] = served.token_s[(served.stage_start + served.tokens - 1)[begun]]
+    return last_s
+
+
 def ttft_s(served: Served) -> Floats:
     """Per stage that got a first token: time to it."""
     waits: Floats = first_token_s(served) - served.arrival_s
@@ -212,6 +231,20 @@ def tpot_share(served: Served) -> Floats:
     start = served.stage_start[done]
     last = served.tokens[done] - 1
     share[done] = (served.token_s[start + last] - served.token_s[start]) / _pace_s(served, done, last)
+    return share[np.isfinite(served.tpot_slo_s) & (served.expected > 1)]
+
+
+def pace_share(served: Served, rule: Rule) -> Floats:
+    """By what the pace of a stage is judged: of the tokens that the rule checks, the latest one's time since the first
+    was due or came, over what the TPOT SLO gives it. In time is what is at most the rule's tolerance.
+
+    A stage that did not finish counts as inf; one without an SLO, or with a single token, is left out.
+    """
+    stage, k = _checked(served, rule)
+    since_s = served.token_s[served.stage_start[stage] + k] - _base_s(served)[stage]
+    share = np.full(len(served.tokens), -np.inf)
+    np.maximum.at(share, stage, since_s / _pace_s(served, stage, k))
+    share = np.where(served.tokens < served.expected, np.inf, np.maximum(share, 0.0))
     return share[np.isfinite(served.tpot_slo_s) & (served.expected > 1)]
 
 

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from slosgate.bench.commands import capacity, gateway_bench, plan_bench, profile, report, reproduce, run, traces
 from slosgate.bench.errors import InputError, RunError
+from slosgate.bench.spread import Spreading
 from slosgate.engines.options import version_of
 
 
@@ -54,11 +55,11 @@ def slosbench(
 
 
 # One line per command: app.command("NAME")(MODULE.FUNCTION), or app.add_typer(MODULE.app, name="NAME")
-app.command("run")(run.run)
+app.command("run", cls=Spreading)(run.run)
 app.command("capacity")(capacity.capacity)
 app.command("reproduce")(reproduce.reproduce)
 app.add_typer(traces.app, name="traces")
-app.command("report")(report.report)
+app.command("report", cls=Spreading)(report.report)
 app.command("gateway-bench")(gateway_bench.gateway_bench)
 app.command("plan-bench")(plan_bench.plan_bench)
 app.add_typer(profile.app, name="profile")

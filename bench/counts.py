@@ -23,6 +23,7 @@ from slosgate.bench.questions import Question
 from slosgate.bench.results import Row
 from slosgate.bench.virtual import VirtualRun
 from slosgate.engines.sim.systems import Settings
+from slosgate.traces.sources import OWN_FILE
 
 ACCEPTANCE = 0.7  # of drafted tokens, in every comparison with speculation
 AT_ARRIVAL_S = 0.1  # what is told within it counts as promised at arrival
@@ -39,6 +40,11 @@ LOAD_MODULES = (
 def load_of(question: Question, rate_rps: float, seed: int) -> Load:
     slices = seed if question.other_slices else 0
     return _load(question.scenario, question.hardware, rate_rps, seed, slices)
+
+
+def source_of(question: Question) -> str:
+    """Where its requests come from, in a phrase."""
+    return load_of(question, float(question.replicas), 0).trace_source
 
 
 @lru_cache(maxsize=16)
@@ -129,15 +135,16 @@ def _remembered(
 ) -> Any:
     asked = {**more, **dataclasses.asdict(question), "rate_rps": rate_rps, "seed": seed, "source": load.trace_source}
     del asked["seeds"]  # how many runs are pooled changes none of them
-    asked |= _files(question)
+    asked |= _files(question, load)
     return cache.remembered(
         asked, (*LOAD_MODULES, tuning.module(question.system)), tell, alone=("slosgate.bench.virtual",), enough=enough
     )
 
 
-def _files(question: Question) -> Row:
-    """The text of a user's own scenario and hardware files, where the question names any."""
+def _files(question: Question, load: Load) -> Row:
+    """The text of a user's own scenario and hardware files, and the checksums of own traces, where there are any."""
     found = [Path(name).read_text(encoding="utf-8") for name in (question.scenario, question.hardware) if is_file(name)]
+    found += [origin["detail"] for origin in load.record.get("provenance", ()) if origin["source"] == OWN_FILE]
     return {"files": found} if found else {}
 
 
@@ -186,10 +193,10 @@ def bound_rps_per_gpu(question: Question, target: float) -> float:
             acceptance=acceptance,
         )
 
-    source = load_of(question, float(question.replicas), 0).trace_source
+    load = load_of(question, float(question.replicas), 0)
     asked = {
         "bound": question.scenario, "hardware": question.hardware, "replicas": question.replicas, "target": target,
-        "acceptance": acceptance, "source": source, **_files(question),
+        "acceptance": acceptance, "source": load.trace_source, **_files(question, load),
     }  # fmt: skip
     return float(
         cache.remembered(asked, ("slosgate.bench.bound", "slosgate.bench.load", "slosgate.engines.profiles"), compute)

@@ -54,7 +54,6 @@ def demo(
     console = Console()
     profile = profiles.load(HARDWARE)
     load = offer(scenario(), profile, RATE_RPS, seed=seed, seconds=SECONDS)
-    announce(load, console)
     experiment = Experiment(
         scenario="coder",
         system="",
@@ -66,6 +65,7 @@ def demo(
         seed=seed,
         drain_s=DRAIN_S,
     )
+    announce(load, console, experiment)
     config = {"slice_s": SLICE_S, "rate": RATE_RPS, "seconds": SECONDS, "replicas": REPLICAS, "mode": mode}
     result = results.begin("demo", config, seed=seed, hardware=HARDWARE)
     result.rows += [measure(dataclasses.replace(experiment, system=s), load, profile, console) for s in SYSTEMS]

@@ -1,4 +1,5 @@
-"""An open-loop client: it sends each request when the trace says, whatever became of the requests before it.
+"""An open-loop client: it sends each request when the trace says, whatever became of the requests before it. In a
+closed loop users send their next request when the last one has ended.
 
 Times are measured here, from the moment a request was *due* to leave, so that a client that falls behind makes its
 results worse and never better; how far it fell behind is reported. Prompts are token ids, so that their lengths are
@@ -8,11 +9,13 @@ exact. Nothing is parsed per token beyond finding the end of an event.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import itertools
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,15 +108,49 @@ async def replay(
 ) -> LiveRun:
     """Send every request when it is due; requests still running `drain_s` after the last arrival, and the pauses of the
     longest, are given up."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
-    outcomes = [unserved(request) for request in load.requests]
-    run = LiveRun(outcomes)
-    headers = _authorization(target.api_key)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
+    run = LiveRun([unserved(request) for request in load.requests])
+    async with _session(target) as session:
         client = _Client(session, target, np.random.default_rng(seed), time.perf_counter, run)
         await client.play(load, drain_s, on_done)
     return run
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A closed loop: so many users at a time, each sending its next request `think_s` after its last one has ended.
+
+    They begin within one think time, evenly. `until_s`: when the last request is sent, the requests being taken from
+    the start again as long as that takes; inf: each of them once.
+    """
+
+    users: int
+    think_s: float = 0.0
+    until_s: float = math.inf
+
+
+async def replay_closed(
+    load: Load,
+    target: Target,
+    loop: Loop,
+    *,
+    seed: int,
+    drain_s: float = 60.0,
+    on_done: Callable[[RequestOutcome], None] = lambda _: None,
+) -> tuple[Load, LiveRun]:
+    """Send requests in a closed loop; one that takes longer than `drain_s` and its pauses is given up. The load is
+    returned as it was offered."""
+    run, sent = LiveRun([]), []
+    async with _session(target) as session:
+        client = _Client(session, target, np.random.default_rng(seed), time.perf_counter, run)
+        sent = await client.loop(load, loop, drain_s, on_done)
+        ended_s = client.now_s()
+    return load.as_offered(sent, loop.until_s if math.isfinite(loop.until_s) else ended_s), run
+
+
+def _session(target: Target) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+    return aiohttp.ClientSession(connector=connector, timeout=timeout, headers=_authorization(target.api_key))
 
 
 def _authorization(api_key: str) -> dict[str, str]:
@@ -169,21 +206,44 @@ class _Client:
         self._start_s = self._clock() + 0.2  # time to get going
         running: set[asyncio.Task[None]] = set()
         for request, outcome in zip(load.requests, self._run.outcomes, strict=True):
-            await asyncio.sleep(max(0.0, request.arrival_s - self._now_s()))
+            await asyncio.sleep(max(0.0, request.arrival_s - self.now_s()))
             task = asyncio.create_task(self._request(request, outcome))
             running.add(task)
             task.add_done_callback(running.discard)
             task.add_done_callback(lambda _, o=outcome: on_done(o))  # type: ignore[misc]
         if running:
             pauses_s = max(sum(call.gap_s for call in request.calls) for request in load.requests)
-            timeout_s = max(0.0, load.seconds - self._now_s()) + pauses_s + drain_s
+            timeout_s = max(0.0, load.seconds - self.now_s()) + pauses_s + drain_s
             await asyncio.wait(set(running), timeout=timeout_s)
         late = list(running)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
-    def _now_s(self) -> float:
+    async def loop(
+        self, load: Load, loop: Loop, drain_s: float, on_done: Callable[[RequestOutcome], None]
+    ) -> list[Offered]:
+        """All users until the end; the requests as they were sent, whose outcomes are the run's."""
+        self._start_s = self._clock() + 0.2
+        to_come = itertools.cycle(load.requests) if math.isfinite(loop.until_s) else iter(load.requests)
+        sent: list[Offered] = []
+
+        async def use(n: int) -> None:
+            await asyncio.sleep(n / loop.users * loop.think_s - self.now_s())
+            while self.now_s() <= loop.until_s and (request := next(to_come, None)) is not None:
+                sent.append(dataclasses.replace(request, arrival_s=self.now_s()))
+                outcome = unserved(sent[-1])
+                self._run.outcomes.append(outcome)
+                async with asyncio.timeout(drain_s + sum(call.gap_s for call in request.calls)):
+                    await self._request(sent[-1], outcome)
+                on_done(outcome)
+                await asyncio.sleep(loop.think_s)
+
+        await asyncio.gather(*(use(n) for n in range(loop.users)))
+        return sent
+
+    def now_s(self) -> float:
+        """Seconds since the start."""
         return self._clock() - self._start_s
 
     async def _request(self, request: Offered, outcome: RequestOutcome) -> None:
@@ -192,7 +252,7 @@ class _Client:
         earlier: list[list[int]] = []
         session = f"{self._run_id}-{next(self._ids)}" if len(request.calls) > 1 else ""
         arrival_s = request.arrival_s
-        self._run.delays_s.append(self._now_s() - arrival_s)
+        self._run.delays_s.append(self.now_s() - arrival_s)
         try:
             for call, stage in zip(request.calls, outcome.stages, strict=True):
                 stage.arrival_s = arrival_s
@@ -203,7 +263,7 @@ class _Client:
                     return
                 untold = self._tokens(max(0, call.output_tokens - len(answer)))
                 earlier = [*earlier[-KEPT_CONTEXTS:], [*prompt, *answer[: call.output_tokens], *untold]]
-                arrival_s = self._now_s() + call.gap_s
+                arrival_s = self.now_s() + call.gap_s
                 await asyncio.sleep(call.gap_s)
         except asyncio.CancelledError:
             outcome.error = "unfinished"
@@ -245,7 +305,7 @@ class _Client:
         if self._target.slo_args:
             body["vllm_xargs"] = body.get("vllm_xargs", {}) | _slo_args(f"r{next(self._ids)}", request, call)
         async with await self._post(f"{url}/v1/completions", body, headers) as response:
-            outcome.admission = _ADMISSIONS.get(response.headers.get("x-slo-admission", ""), outcome.admission)
+            self._told(response.headers, outcome, stage)
             if response.status != 200:
                 outcome.error = f"http {response.status}"
                 outcome.admission = REJECTED if response.status in (429, 503) else UNSAID
@@ -256,6 +316,13 @@ class _Client:
         del times[call.output_tokens :]
         if not outcome.error and len(times) < call.output_tokens:
             outcome.error = "cut short"
+
+    def _told(self, headers: Mapping[str, str], outcome: RequestOutcome, stage: StageOutcome) -> None:
+        """What an answer's head says: how it was admitted, by which replica, when its first token should come."""
+        outcome.admission = _ADMISSIONS.get(headers.get("x-slo-admission", ""), outcome.admission)
+        stage.admission, stage.replica = outcome.admission, headers.get("x-slo-replica", "")
+        with contextlib.suppress(ValueError):
+            stage.predicted_ttft_s = float(headers.get("x-slo-predicted-ttft-ms", "nan")) / 1e3
 
     async def _post(self, url: str, body: dict[str, Any], headers: dict[str, str]) -> aiohttp.ClientResponse:
         """Send; once more when a kept connection turns out to have been closed by the server's idle limit."""
@@ -271,7 +338,7 @@ class _Client:
         of failure the stream tells of, or nothing."""
         asking, rest = self._target.asking, b""
         async for data in response.content.iter_any():
-            now_s = self._now_s()
+            now_s = self.now_s()
             *events, rest = (rest + data).split(b"\n\n")
             for event in events:
                 if event.startswith(b"data: [DONE]"):

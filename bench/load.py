@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
@@ -45,31 +45,40 @@ class Load:
         """Whether any of it stands in for a real trace."""
         return is_generated(self.trace_source)
 
+    def as_offered(self, requests: Sequence[Offered], seconds: float) -> Load:
+        """The same load with the arrivals that a closed loop has made of it."""
+        times = np.array([request.arrival_s for request in requests])
+        achieved = {"achieved": msgspec.to_builtins(burstiness(times, seconds))} if len(times) else {}
+        return replace(self, requests=tuple(requests), seconds=seconds, record=self.record | achieved)
+
 
 def offer(
     scenario: Scenario,
     profile: HardwareProfile,
-    rate_rps: float,
+    rate_rps: float | None,
     *,
     seed: int,
     seconds: float | None = None,
     scaling: str = "stretch",
     places: Places | None = None,
 ) -> Load:
-    """The requests of a scenario at `rate_rps` in total, over all replicas; classes keep their shares.
+    """The requests of a scenario at `rate_rps` in total, over all replicas; classes keep their shares. None: at the
+    traces' own rate.
 
     `seconds`: how long requests arrive; the slices start over when that is longer than they last, None takes each
     slice once. Requests that outgrow a class's window or the model's are dropped. The seed decides what is drawn
     (Poisson arrivals, thinning, generated traces); a stretched real slice is the same for all. Raises InputError.
     """
     method = METHODS[choose("scaling", scaling, METHODS)]
-    positive("the rate", rate_rps)
+    if rate_rps is not None:
+        positive("the rate", rate_rps)
     if seconds is not None:
         positive("seconds", seconds)
     with bad_traces_are_bad_input():
         known = places or Places.from_env()
         pools = [pool(name, kind, seed, profile.max_model_tokens, known) for name, kind in scenario.classes.items()]
-        factor = rate_rps / sum(len(one.requests) / one.span_s for one in pools)
+        own_rps = sum(len(one.requests) / one.span_s for one in pools)
+        factor = 1.0 if rate_rps is None else rate_rps / own_rps
         scaled = [method(one.times, one.span_s, factor, drawing(one.name, seed, "scaling")) for one in pools]
     span_s = seconds or min(one.span_s for one in scaled)
     offered = sorted(_offered(scenario, profile, pools, scaled, span_s), key=lambda request: request.arrival_s)
@@ -82,7 +91,7 @@ def offer(
             "scenario": scenario.name,
             "scaling": scaling,
             "seed": seed,
-            "asked_rps": rate_rps,
+            "asked_rps": own_rps if rate_rps is None else rate_rps,
             "achieved": msgspec.to_builtins(burstiness(np.array([r.arrival_s for r in offered]), span_s)),
             "scale_factor": factor,  # offered rate / the traces' own
             "dropped": sum(one.dropped for one in pools),  # requests of the traces that outgrow the window

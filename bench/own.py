@@ -13,9 +13,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from functools import partial
+from inspect import signature
 
 from slosgate.bench.errors import InputError
-from slosgate.engines.sim.systems import SystemFactory
+from slosgate.engines.sim.systems import Settings, System, SystemFactory
 
 
 def is_own(system: str) -> bool:
@@ -36,10 +38,24 @@ def load(system: str) -> SystemFactory:
     try:
         found = getattr(importlib.import_module(name), attribute)
     except (ImportError, ValueError) as error:
-        raise InputError(f"--system {system!r} names a module that can't be imported: {error}") from None
+        instead = f"; write {name.removesuffix('.py')}:{attribute}" if name.endswith(".py") else ""
+        raise InputError(f"--system {system!r} names a module that can't be imported: {error}{instead}") from None
     except AttributeError:
         raise InputError(f"--system {system!r} names nothing in {name!r}: write module:Name") from None
     if not callable(found):
         raise InputError(f"--system {system!r} must be a class or function that builds a system from its settings")
-    factory: SystemFactory = found
-    return factory
+    return partial(_build, system, found)
+
+
+def _build(system: str, factory: SystemFactory, settings: Settings) -> System:
+    """What a user's class or function makes of the settings. Raises InputError when that can't be a system; what it
+    raises itself is left as it is, with its traceback."""
+    try:
+        signature(factory).bind(settings)
+    except TypeError as error:
+        raise InputError(f"--system {system!r} must take one argument, the Settings: {error}") from None
+    built = factory(settings)
+    missing = [name for name in ("replicas", "arrive", "served", "passes_on") if not hasattr(built, name)]
+    if missing:
+        raise InputError(f"--system {system!r} built a {type(built).__name__}, which has no {', '.join(missing)}")
+    return built

@@ -38,6 +38,19 @@ def begin(command: str, config: dict[str, Any], *, seed: int, hardware: str) -> 
     return Result(command=command, config=config, seed=seed, commit=code_version(), hardware=hardware, started_at=now)
 
 
+def check(*paths: Path | None) -> None:
+    """Whether files can be written there, so that no run is in vain; missing folders are made. Raises InputError."""
+    for path in filter(None, paths):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from None
+        if path.is_dir():
+            raise InputError(f"cannot write {str(path)!r}: it is a folder")
+
+
 def write(result: Result, path: Path) -> None:
     """Write the file whole or not at all; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)

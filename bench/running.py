@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from slosgate.bench import results, scenarios, stack, tuning, virtual
-from slosgate.bench.attainment import collect
-from slosgate.bench.errors import InputError
+from slosgate.bench import goodput, requests, results, scenarios, stack, tuning, virtual
+from slosgate.bench.attainment import RequestOutcome, collect
+from slosgate.bench.errors import InputError, RunError
 from slosgate.bench.hardware import hardware_profile
-from slosgate.bench.live import LiveRun, Target, model_at, replay
+from slosgate.bench.live import LiveRun, Loop, Target, model_at, replay, replay_closed
 from slosgate.bench.load import GENERATED, Load, offer
 from slosgate.bench.results import Result, Row
 from slosgate.bench.show import plain_table
 from slosgate.bench.summary import prompts, summarize
+from slosgate.engines.sim.cluster import Users
 from slosgate.engines.sim.systems import Settings
 from slosgate.planner.profile import HardwareProfile
 
@@ -33,7 +35,7 @@ class Experiment:
 
     scenario: str
     system: str
-    rate: float
+    rate: float | None  # requests per second; None in a closed loop
     replicas: int = 1
     hardware: str = ""
     mode: str = "sim"
@@ -43,20 +45,64 @@ class Experiment:
     api_key_env: str = ""  # live: the environment variable with the API key
     scaling: str = "stretch"
     acceptance: float = 0.7
+    concurrency: int | None = None  # users of a closed loop
+    think_time: float = 0.0  # s, from the end of a user's request to the next one
+    goodput: tuple[str, ...] = ()  # as vllm bench spells it
     drain_s: float = virtual.DRAIN_S  # live: how long after the last arrival answers are waited for
 
 
-def run(experiment: Experiment, console: Console, json: Path | None = None, csv: Path | None = None) -> Result:
-    """Run once, show the table, write the result and its rows. Raises InputError."""
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Files to write, where they are asked for."""
+
+    json: Path | None = None
+    csv: Path | None = None  # the result's rows
+    requests: Path | None = None  # a row for each call, as CSV or Parquet
+
+
+NOTHING = Outputs()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was offered, what became of it, and the row that says it."""
+
+    load: Load
+    outcomes: list[RequestOutcome]
+    row: Row
+
+
+def run(experiment: Experiment, console: Console, outputs: Outputs = NOTHING) -> Result:
+    """Run once, show the table, write what is asked for. Raises InputError."""
+    limits = goodput.goodput(experiment.goodput)
+    if outputs.requests is not None:
+        requests.check(outputs.requests)
+    results.check(outputs.json, outputs.csv, outputs.requests)
     load, profile = prepare(experiment)
-    announce(load, console)
-    if off := rate_problem(load, experiment.rate):
+    announce(load, console, experiment)
+    if experiment.rate is not None and (off := rate_problem(load, experiment.rate)):
         console.print(f"[bold yellow]RATE[/]: {off}")
     result = results.begin("run", dataclasses.asdict(experiment), seed=experiment.seed, hardware=profile.name)
-    result.rows.append(measure(experiment, load, profile, console))
+    measured = serve(experiment, load, profile, console)
+    result.rows.append(measured.row)
     console.print(table(result.rows))
-    results.keep(result, console, json, csv)
+    if limits:
+        console.print(goodput_said(measured.row), highlight=False)
+    results.keep(result, console, outputs.json, outputs.csv)
+    if outputs.requests is not None:
+        rows = requests.rows(experiment.scenario, measured.load.requests, measured.outcomes, limits)
+        requests.write(rows, outputs.requests)
+        console.print(f"wrote {outputs.requests}")
     return result
+
+
+def goodput_said(row: Row) -> str:
+    """What `--goodput` asked for and gave, in words."""
+    limits = ", ".join(f"{name} {value:g} ms" for name, value in row["goodput_slo_ms"].items())
+    return (
+        f"goodput as vllm bench counts it ({limits}): {row['request_goodput']:.3g} requests/s, "
+        f"{row['good']} of {row['offered']}"
+    )
 
 
 def prepare(experiment: Experiment) -> tuple[Load, HardwareProfile]:
@@ -70,22 +116,26 @@ def prepare(experiment: Experiment) -> tuple[Load, HardwareProfile]:
         profile,
         experiment.rate,
         seed=experiment.seed,
-        seconds=experiment.seconds,
+        seconds=None if _closed(experiment) else experiment.seconds,
         scaling=experiment.scaling,
     )
     if not load.requests:
-        raise InputError(
-            f"no request arrives within {load.seconds:g} s at {experiment.rate:g} requests/s: ask for more"
-        )
+        at = f" at {experiment.rate:g} requests/s" if experiment.rate else ""
+        raise InputError(f"no request arrives within {load.seconds:g} s{at}: ask for more")
     return load, profile
 
 
-def announce(load: Load, console: Console) -> None:
+def announce(load: Load, console: Console, experiment: Experiment) -> None:
     """Say where the load comes from, loudly when it is not a real trace."""
-    rate_rps = len(load.requests) / load.seconds
-    console.print(
-        f"{len(load.requests)} requests over {load.seconds:.0f} s ({rate_rps:.3g}/s) from {load.trace_source}"
-    )
+    if experiment.concurrency is not None:
+        many = f"for {experiment.seconds:g} s" if experiment.seconds else f"{len(load.requests)} requests"
+        think = f" with {experiment.think_time:g} s between" if experiment.think_time else ""
+        console.print(f"{experiment.concurrency} users, {many}{think}, from {load.trace_source}")
+    else:
+        rate_rps = len(load.requests) / load.seconds
+        console.print(
+            f"{len(load.requests)} requests over {load.seconds:.0f} s ({rate_rps:.3g}/s) from {load.trace_source}"
+        )
     if load.generated:
         console.print(GENERATED, style="bold yellow")
 
@@ -100,35 +150,72 @@ def rate_problem(load: Load, asked_rps: float) -> str:
 
 
 def measure(experiment: Experiment, load: Load, profile: HardwareProfile, console: Console) -> Row:
-    """Serve the load and make the row."""
+    """Serve the load; the row that says what came of it."""
+    return serve(experiment, load, profile, console).row
+
+
+def serve(experiment: Experiment, load: Load, profile: HardwareProfile, console: Console) -> Measured:
+    """Serve the load in virtual time, or over HTTP."""
     if experiment.mode == "sim":
-        replicas, tuned = tuning.settings(experiment.system, experiment.replicas)[0]
-        settings = Settings(profile, replicas, experiment.seed, **dataclasses.asdict(tuned))
-        with console.status(f"{experiment.system} in virtual time"):
-            served = virtual.simulate(load, experiment.system, settings, acceptance=experiment.acceptance)
-        outcomes, more = served.outcomes, {"replica_totals": served.replicas}
+        load, outcomes, more = _virtual(experiment, load, profile, console)
     else:
-        live = asyncio.run(_live(experiment, load, console))
-        outcomes, more = live.outcomes, live.schedule() | prompts(live.outcomes)
-    return {
+        load, live = asyncio.run(_live(experiment, load, console))
+        outcomes = live.outcomes
+        more = ({} if experiment.concurrency else live.schedule()) | prompts(outcomes)
+    if not outcomes:
+        raise RunError("no request was sent: ask for more --seconds")
+    served, limits = collect(outcomes), goodput.goodput(experiment.goodput)
+    summary = summarize(served, load.seconds)
+    row = {
         "scenario": experiment.scenario,
         "system": experiment.system,
-        "rate_rps": experiment.rate,
+        "rate_rps": summary["offered_rps"] if experiment.rate is None else experiment.rate,
         "hardware": profile.name,
         "replicas": experiment.replicas,
         "mode": experiment.mode,
         "seed": experiment.seed,
         "trace_source": load.trace_source,
-        **summarize(collect(outcomes), load.seconds),
+        **(
+            {"concurrency": experiment.concurrency, "think_time_s": experiment.think_time}
+            if _closed(experiment)
+            else {}
+        ),
+        **summary,
+        **(goodput.goodput_row(served, limits) if limits else {}),
         **more,
         "load": load.record,
     }
+    return Measured(load, outcomes, row)
 
 
-async def _live(experiment: Experiment, load: Load, console: Console) -> LiveRun:
+def _loop_said(experiment: Experiment) -> Row:
+    if experiment.concurrency is None:
+        return {}
+    return {"concurrency": experiment.concurrency, "think_time_s": experiment.think_time}
+
+
+def _closed(experiment: Experiment) -> bool:
+    return experiment.concurrency is not None
+
+
+def _virtual(
+    experiment: Experiment, load: Load, profile: HardwareProfile, console: Console
+) -> tuple[Load, list[RequestOutcome], Row]:
+    replicas, tuned = tuning.settings(experiment.system, experiment.replicas)[0]
+    settings = Settings(profile, replicas, experiment.seed, **dataclasses.asdict(tuned))
+    with console.status(f"{experiment.system} in virtual time"):
+        if experiment.concurrency is None:
+            served = virtual.simulate(load, experiment.system, settings, acceptance=experiment.acceptance)
+        else:
+            users = Users(experiment.concurrency, experiment.think_time, experiment.seconds or math.inf)
+            load, served = virtual.closed(load, experiment.system, settings, users, acceptance=experiment.acceptance)
+    return load, served.outcomes, {"replica_totals": served.replicas}
+
+
+async def _live(experiment: Experiment, load: Load, console: Console) -> tuple[Load, LiveRun]:
     """Replay over HTTP, against a server that runs or one that is started for it."""
     if experiment.url:
-        url, key = experiment.url.rstrip("/"), _api_key(experiment.api_key_env)
+        url, key = experiment.url.rstrip("/").removesuffix("/v1"), _api_key(experiment.api_key_env)
         target = Target((url,), await model_at(url, key), api_key=key)
         return await _replay(experiment, load, target, console)
     with console.status(f"starting {experiment.system}"):
@@ -151,34 +238,42 @@ def _api_key(variable: str) -> str:
     return os.environ[variable] if variable else ""
 
 
-async def _replay(experiment: Experiment, load: Load, target: Target, console: Console) -> LiveRun:
+async def _replay(experiment: Experiment, load: Load, target: Target, console: Console) -> tuple[Load, LiveRun]:
+    known = experiment.concurrency is None or experiment.seconds is None
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     ) as progress:
-        task = progress.add_task(experiment.system, total=len(load.requests))
-        live = await replay(
-            load, target, seed=experiment.seed, drain_s=experiment.drain_s, on_done=lambda _: progress.advance(task)
-        )
+        task = progress.add_task(experiment.system, total=len(load.requests) if known else None)
+
+        def on_done(_: RequestOutcome) -> None:
+            progress.advance(task)
+
+        if experiment.concurrency is not None:
+            loop = Loop(experiment.concurrency, experiment.think_time, experiment.seconds or math.inf)
+            return await replay_closed(
+                load, target, loop, seed=experiment.seed, drain_s=experiment.drain_s, on_done=on_done
+            )
+        live = await replay(load, target, seed=experiment.seed, drain_s=experiment.drain_s, on_done=on_done)
     said = live.schedule()
     console.print(
         f"schedule delay p50 {said['schedule_delay_p50_s'] * 1e3:.1f} ms, "
         f"p99 {said['schedule_delay_p99_s'] * 1e3:.1f} ms, {said['late_arrivals']} of {len(load.requests)} left late"
     )
-    return live
+    return load, live
 
 
 def table(rows: list[Row]) -> Table:
     """Rows of runs, for people; it fits 80 columns."""
     shown = plain_table(
         (
-            "system", "req/s", "offered", "attained", "95 % CI", "strict", "good\n/s", "TTFT s\np50/p99",
+            "system", "req/s", "offer-\ned", "attain-\ned", "95 % CI", "strict", "TTFT s\np50/p99",
             "TPOT ms\np50/p99",
         ),
         texts=1,
         caption="attained: of all offered, by the paper's rule; strict: every token in time",
     )  # fmt: skip
     for row in rows:
-        shown.add_row(row["system"], f"{row['rate_rps']:g}", str(row["offered"]), *_cells(row))
+        shown.add_row(row["system"], f"{row['rate_rps']:.4g}", str(row["offered"]), *_cells(row))
         for each in row["classes"] if len(row["classes"]) > 1 else []:
             shown.add_row(f"  {each['slo_class']}", "", str(each["offered"]), *_cells(each), style="dim")
     return shown
@@ -190,9 +285,9 @@ def _cells(row: Row) -> list[str]:
         f"{row['ci_low'] * 100:.1f}-{row['ci_high'] * 100:.1f}",
         f"{row['attainment_strict']:.1%}",
     ]
-    if "goodput_rps" in row:
+    if "ttft_p50_s" in row:
         tpot = [None if v is None else v * 1e3 for v in (row["tpot_p50_s"], row["tpot_p99_s"])]
-        cells += [f"{row['goodput_rps']:.2f}", _pair(row["ttft_p50_s"], row["ttft_p99_s"]), _pair(*tpot)]
+        cells += [_pair(row["ttft_p50_s"], row["ttft_p99_s"]), _pair(*tpot)]
     return cells
 
 

@@ -100,7 +100,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load(name: str) -> Scenario:
-    """A scenario by its name, or the one in a .toml file like scenarios.toml. Raises InputError."""
+    """A scenario by its name, or the one in a .toml file like scenarios.toml, whose traces may lie beside it. Raises
+    InputError."""
     if name.endswith(".toml"):
         return _own(name)
     table = _read_file()
@@ -127,18 +128,36 @@ def _own(path: str) -> Scenario:
     try:
         own = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         (name,) = own.get("scenario", {})
-        return _scenario(name, {"scenario": own["scenario"], "class": _read_file()["class"] | own.get("class", {})})
+        classes = {known: _beside(Path(path).parent, table) for known, table in own.get("class", {}).items()}
+        return _scenario(name, {"scenario": own["scenario"], "class": _read_file()["class"] | classes})
     except OSError as error:
         raise InputError(f"cannot read the scenario {path!r}: {error.strerror}") from None
     except KeyError as error:
         raise InputError(f"{path!r} is no scenario: {error} is missing") from None
-    except (ValueError, msgspec.ValidationError) as error:
+    except ValueError as error:
         raise InputError(f"{path!r} must hold one [scenario.NAME] like those of scenarios.toml: {error}") from None
+
+
+def _beside(folder: Path, table: dict[str, Any]) -> dict[str, Any]:
+    """A class whose traces are named as from its scenario's folder, with their paths from here."""
+    found = {key: str(folder / table[key]) for key in ("lengths", "arrivals") if isinstance(table.get(key), str)}
+    return table | {key: path for key, path in found.items() if Path(path).is_file()}
+
+
+def _class(name: str, tables: dict[str, Any]) -> RequestClass:
+    if name not in tables:
+        raise ValueError(f"there is no [class.{name}]; there are {', '.join(tables)}")
+    try:
+        return msgspec.convert(tables[name], RequestClass)
+    except msgspec.ValidationError as error:
+        inner = "slo`" in str(error)
+        accepted = StageSlo.__struct_fields__ if inner else RequestClass.__struct_fields__
+        raise ValueError(f"[class.{name}]: {error}; accepted: {', '.join(accepted)}") from None
 
 
 def _scenario(name: str, table: dict[str, Any]) -> Scenario:
     entry = table["scenario"][name]
-    classes = {known: msgspec.convert(table["class"][known], RequestClass) for known in entry["classes"]}
+    classes = {known: _class(known, table["class"]) for known in entry["classes"]}
     return Scenario(name=name, title=entry["title"], hardware=entry["hardware"], classes=classes)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -16,10 +16,13 @@ from slosgate.bench.sweeps import Searched
 
 
 def plain_table(heads: Sequence[str], *, texts: int = 0, title: str | None = None, caption: str | None = None) -> Table:
-    """A table that fits a console: `texts` columns of words, then numbers."""
+    """A table that fits a console: `texts` columns of words, which are folded where they must be, then numbers."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False, title=title, caption=caption)
     for n, head in enumerate(heads):
-        table.add_column(head, justify="left" if n < texts else "right", no_wrap=True)
+        if n < texts:
+            table.add_column(head, overflow="fold")
+        else:
+            table.add_column(head, justify="right", no_wrap=True)
     return table
 
 
@@ -42,18 +45,37 @@ def searching(console: Console, total: int) -> Iterator[Callable[[Searched], Non
         yield on_done
 
 
-def capacity_table(rows: Sequence[Row]) -> Table:
-    """Capacities, for people."""
-    heads = "scenario", "system", "hardware", "GPUs", "req/s/GPU", "attained", "95 % CI", "bound", "share"
-    shown = plain_table(heads, texts=3)
-    if any(is_generated(r.get("trace_source", "")) for r in rows):
-        shown.caption = GENERATED
+def generated_said(rows: Sequence[Row]) -> str | None:
+    """A word of warning where a generator stood in for a trace in any row."""
+    return GENERATED if any(is_generated(row.get("trace_source", "")) for row in rows) else None
+
+
+def by_place(rows: Sequence[Row], table: Callable[[Sequence[Row]], Table]) -> Group:
+    """A table for each hardware and attainment target, so that what all its rows share takes no column."""
+    places: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        places.setdefault((row["hardware"], row["attainment_target"]), []).append(row)
+    tables = []
+    for (hardware, target), some in places.items():
+        tables.append(table(some))
+        tables[-1].title, tables[-1].title_justify = f"{hardware}, {target:.0%} attained", "left"
+    if tables:
+        tables[-1].caption = generated_said(rows)
+    return Group(*tables)
+
+
+def capacity_table(rows: Sequence[Row]) -> Group:
+    """Capacities, for people; they fit 80 columns."""
+    return by_place(rows, _capacities)
+
+
+def _capacities(rows: Sequence[Row]) -> Table:
+    shown = plain_table(("scenario", "system", "GPUs", "req/s\n/GPU", "attained", "95 % CI", "bound", "share"), texts=2)
     for r in rows:
         share = r["share_of_bound"]
         shown.add_row(
             r["scenario"],
             r["system"],
-            r["hardware"],
             str(r["gpus"]),
             f"{r['capacity_rps_per_gpu']:.3g}",
             f"{r['attainment']:.1%}",

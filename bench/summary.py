@@ -20,6 +20,7 @@ from slosgate.bench.attainment import (
     Served,
     attained,
     first_token_s,
+    pace_share,
     tpot_s,
     tpot_share,
     ttft_s,
@@ -50,6 +51,7 @@ def summarize(served: Served, seconds: float) -> Row:
             "tpot_slo_s": _curve(served.tpot_slo_s),
             "tpot_s": _curve(tpot_s(served)),
             "tpot_share": _curve(tpot_share(served)),
+            "pace_share": _curve(pace_share(served, PAPER)),
         },
         "timeline": _timeline(served, hits, seconds),
     }

@@ -59,7 +59,7 @@ class Searched(Best):
             "share_of_bound": round(self.per_gpu_rps / self.bound_rps_per_gpu, 4) if self.bound_rps_per_gpu else None,
             **dataclasses.asdict(q.tuning),
             "requests": count.offered,
-            "trace_source": counts.load_of(q, float(q.replicas), 0).trace_source,
+            "trace_source": counts.source_of(q),
         }
 
 

@@ -14,6 +14,7 @@ from slosgate.bench.attainment import (
     BEST_EFFORT,
     GUARANTEED,
     PAPER,
+    REJECTED,
     UNSAID,
     Floats,
     RequestOutcome,
@@ -24,9 +25,10 @@ from slosgate.bench.attainment import (
 from slosgate.bench.load import Load, unserved
 from slosgate.bench.results import Row
 from slosgate.bench.summary import prompts
-from slosgate.engines.sim.cluster import Run, Watch
+from slosgate.engines.sim.cluster import Run, Users, Watch
 from slosgate.engines.sim.cluster import simulate as simulate_cluster
 from slosgate.engines.sim.systems import Offered, Settings, StageJob
+from slosgate.engines.sim.systems.base import REFUSED
 
 DRAIN_S = 300.0  # what has not ended so long after the last arrival counts as unfinished
 LOOKS = 16  # at the misses so far, while requests arrive
@@ -61,11 +63,39 @@ def simulate(
     ]
     misses = _Misses(load, misses_allowed) if misses_allowed is not None else None
     watch = Watch(load.seconds / LOOKS, misses.too_many) if misses else None
-    longest_s = max((sum(call.gap_s for call in r.calls) for r in load.requests), default=0.0)
-    run = simulate_cluster(built, offered, until_s=load.seconds + longest_s + DRAIN_S, watch=watch)
+    run = simulate_cluster(built, offered, until_s=load.seconds + _pauses_s(load) + DRAIN_S, watch=watch)
     jobs = iter(run.jobs)
     outcomes = [_outcome(r, jobs) for r in load.requests]
     return VirtualRun(outcomes, _replicas(run) | prompts(outcomes), misses.missed if misses and run.stopped else None)
+
+
+def closed(
+    load: Load, system: str, settings: Settings, users: Users, *, acceptance: float = 0.0
+) -> tuple[Load, VirtualRun]:
+    """Serve a load in a closed loop in virtual time: its requests in their order, from the start again where they don't
+    last until `users.until_s`; without such a time, each of them once. The load is returned as it was offered."""
+    times, bounded, ends_s = 1, math.isfinite(users.until_s), users.until_s + _pauses_s(load) + DRAIN_S
+    while True:
+        offered = [
+            dataclasses.replace(r, id=f"r{n}", acceptance=acceptance) for n, r in enumerate(load.requests * times)
+        ]
+        built = tuning.factory(system)(settings)
+        run = simulate_cluster(built, offered, until_s=ends_s, users=users)
+        if not bounded or math.isnan(run.jobs[-len(offered[-1].calls)].arrival_s):
+            break
+        times *= 2
+    jobs = iter(run.jobs)
+    outcomes = [_outcome(r, jobs) for r in offered]
+    came = [(r, o) for r, o in zip(offered, outcomes, strict=True) if not math.isnan(o.stages[0].arrival_s)]
+    requests = tuple(dataclasses.replace(r, arrival_s=o.arrival_s) for r, o in came)
+    seconds = users.until_s if bounded else run.end_s
+    served = [outcome for _, outcome in came]
+    return load.as_offered(requests, seconds), VirtualRun(served, _replicas(run) | prompts(served))
+
+
+def _pauses_s(load: Load) -> float:
+    """Of the request that pauses longest between its calls."""
+    return max((sum(call.gap_s for call in r.calls) for r in load.requests), default=0.0)
 
 
 class _Misses:
@@ -91,15 +121,16 @@ class _Misses:
 
 def _outcome(request: Offered, jobs: Iterator[StageJob]) -> RequestOutcome:
     """Takes the request's jobs from the run's, which stand in the same order."""
-    outcome, admissions, told_after_s = unserved(request), set(), 0.0
+    outcome, admissions, told_after_s = unserved(request), {UNSAID}, 0.0
     for stage, job in zip(outcome.stages, jobs, strict=False):  # in this order zip takes no job too many
         stage.arrival_s, stage.token_s = job.arrival_s, job.token_s
+        stage.admission = REJECTED if job.admission == REFUSED else job.admission
+        stage.replica = f"replica-{job.replica}" if job.replica >= 0 else ""
+        admissions.add(stage.admission)
         stage.cached_tokens = job.cached_tokens
-        admissions.add(job.admission)
         told_after_s = max(told_after_s, _told_after_s(job))
-    outcome.told_after_s = told_after_s
-    admissions.discard(UNSAID)
-    outcome.admission = BEST_EFFORT if BEST_EFFORT in admissions else next(iter(admissions), UNSAID)
+    outcome.arrival_s, outcome.told_after_s = outcome.stages[0].arrival_s, told_after_s
+    outcome.admission = next(word for word in (REJECTED, BEST_EFFORT, GUARANTEED, UNSAID) if word in admissions)
     return outcome
 
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ class Door:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._said: OrderedDict[str, float] = OrderedDict()
+        self._decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}  # one for each kind: making one takes longest
 
     def read(self, key: str, value: object, kind: type[T]) -> T | None:
         """The record that a key holds, or a channel of that name carried; None for what is none."""
@@ -36,10 +37,16 @@ class Door:
             self.refuse(key, f"holds no string of bytes but {type(value).__name__}")
             return None
         try:
-            return msgspec.msgpack.decode(value, type=kind)
+            return self._decoder(kind).decode(value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self.refuse(key, str(error))
             return None
+
+    def _decoder(self, kind: type[T]) -> msgspec.msgpack.Decoder[T]:
+        decoder = self._decoders.get(kind)
+        if decoder is None:
+            decoder = self._decoders[kind] = msgspec.msgpack.Decoder(kind)
+        return decoder
 
     def refuse(self, key: str, problem: str) -> None:
         """Say that what a key holds is ignored, and why."""

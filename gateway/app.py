@@ -22,6 +22,7 @@ from slosgate.gateway.http import operators
 from slosgate.gateway.http.api import routes
 from slosgate.gateway.http.leaving import Leaving
 from slosgate.gateway.http.paths import CanonicalPaths
+from slosgate.gateway.http.protocol import limits_of
 
 ACQUAINT_S = 3.0
 TOGETHER_S = 0.3  # replicas that are found at once answer within so long of each other
@@ -50,7 +51,7 @@ def create_app(
         app.router.routes.extend(routes(gateway))
         # What is loaded by now stays: looking through it for garbage would stop every stream for a tenth of a second.
         gc.freeze()
-        admin = operators.listening(app, config.admin, shared=pages is not None)
+        admin = operators.listening(app, config.admin, limits_of(config.server), shared=pages is not None)
         async with gateway.running():
             if pages is not None:
                 await _acquainted(gateway)

@@ -8,7 +8,6 @@ slosgate warm-up                            # in an image's build, say
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import socket
 import ssl
@@ -19,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, get_args
 
 import msgspec
 import typer
@@ -40,7 +39,7 @@ from slosgate.gateway import workers as together
 from slosgate.gateway.app import create_app
 from slosgate.gateway.config import Config, ConfigError, LogConfig, problem_at
 from slosgate.gateway.decisions import reach
-from slosgate.gateway.http.protocol import LimitedProtocol, Limits
+from slosgate.gateway.http.protocol import limited, limits_of
 from slosgate.gateway.http.server import Server, raise_file_limit
 from slosgate.gateway.reports import events, greeting, logs
 from slosgate.gateway.reports.logs import Unhurried
@@ -246,13 +245,11 @@ def _check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
 
 
 def _server_config(options: ServeOptions, config: Config, redis_url: str) -> uvicorn.Config:
-    server = config.server
-    limits = Limits(server.max_header_bytes, server.header_timeout_s, server.request_timeout_s)
     return uvicorn.Config(
         create_app(config, redis_url, pages=options.pages),
         host=config.server.host,
         port=config.server.port,
-        http=cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits)),
+        http=limited(limits_of(config.server)),
         ws="none",
         lifespan="on",
         access_log=False,

@@ -21,11 +21,13 @@ for `retry-after-ms` (else `retry-after`), and obeys `x-should-retry`.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+MOST_NAMES = 20  # in one message
 ANTHROPIC_PATH = "/v1/messages"
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
@@ -43,6 +45,13 @@ _REASONS = {
     "state_unavailable": "the gateway's shared state is away",
     "no_replica": "no replica is up",
 }
+
+
+def some(names: Collection[str]) -> str:
+    """Names for a message, as many as one reads."""
+    shown = sorted(names)[:MOST_NAMES]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 class GatewayError(Exception):

@@ -25,7 +25,8 @@ from slosgate.gateway.decisions.headroom import Headroom
 from slosgate.gateway.decisions.lengths import Lengths
 from slosgate.gateway.decisions.planning import Planning
 from slosgate.gateway.decisions.tokenizing import Tokenizers
-from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable
+from slosgate.gateway.decisions.turns import Turns
+from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable, some
 from slosgate.gateway.http.headers import tracing, visible_id
 from slosgate.gateway.http.keys import Holder, Keys
 from slosgate.gateway.http.overflow import Overflow
@@ -48,7 +49,9 @@ from slosgate.gateway.reports.watch import Watch
 from slosgate.gateway.state.ledger import Ledger
 from slosgate.gateway.state.sessions import Context, Session, Sessions, session_id
 from slosgate.planner.desk import window_tokens
+from slosgate.planner.loops import weight_of_next
 
+LARGE_BODY_BYTES = 1024 * 1024
 IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
 
 
@@ -85,6 +88,7 @@ class Gateway:
         self.fleet.on_drafts(self.drafts.learn)
         self.lengths = Lengths(Tokenizers(tokenizing.files(config)))
         self.keys = Keys(config.keys)
+        self.turns = Turns()
         self.sessions = Sessions(self.ledger)
         self.records = Records(config.admin.records, log_stream(config.server.log_requests))
         self.tracing = Tracing(config)
@@ -101,8 +105,9 @@ class Gateway:
         receive: Receive, send: Send,
     ) -> None:  # fmt: skip
         """Serve one completion request. Raises GatewayError while the client has seen nothing."""
+        await self.turns.mine()
         holder = self.keys.holder(headers)  # known already, but a body is long in coming
-        completion = self._named(parse(body, kind))
+        completion = self._named(await _parsed(body, kind))
         session = await self._session(completion, headers, holder)
         exchange = self._exchange(completion, session, headers, arrival_s, request_id, holder)
         self.keys.enter(holder)
@@ -184,7 +189,7 @@ class Gateway:
         if hashes and not exchange.overflow:
             context = Context(exchange.placement.replica.name, len(hashes), hashes[-1])
         session = self.sessions.newest(exchange.session.id)
-        self.sessions.remember(session.ended(context, exchange.tokens))
+        self.sessions.remember(session.ended(context, exchange.tokens, promised=exchange.guaranteed))
 
     def _exchange(
         self, completion: Completion, session: Session | None, headers: Mapping[bytes, bytes], arrival_s: float,
@@ -207,6 +212,7 @@ class Gateway:
             self.sessions.remember(session)
             output_tokens = output_tokens if completion.exact_output else session.output_tokens(output_tokens)
             contract = contract.within(session.due_s - arrival_s)
+            contract = replace(contract, weight=_weight(contract, session, completion))
         return Exchange(
             request_id=request_id,
             completion=completion,
@@ -223,6 +229,7 @@ class Gateway:
             longest_tokens=longest,
             prompt_is_exact=size.unit == "exact" and completion.truncate_tokens is None,
             size=size,
+            replicas=replicas,
             session=session,
             key=holder.name if holder else "",
             # A key of ours is none of the replica's business; without keys of ours it may be the replica's own.
@@ -240,7 +247,7 @@ class Gateway:
         if not models:
             raise Unavailable("no replica is up; try again shortly", code="no_replica")
         if len(models) > 1:
-            raise InvalidRequest(f"model is missing: name one of {', '.join(models)}", param="model")
+            raise InvalidRequest(f"model is missing: name one of {some(models)}", param="model")
         return replace(completion, model=models[0])
 
     def _candidates(self, model: str, contract: Contract) -> list[Replica]:
@@ -268,6 +275,16 @@ class Gateway:
             await self.upstream.close()
             await asyncio.to_thread(self.tracing.close)
             logging.getLogger("slosgate").removeHandler(self.metrics.tally)
+
+
+def _weight(contract: Contract, session: Session, completion: Completion) -> float:
+    """What a session's call competes with."""
+    return weight_of_next(contract.weight, promised=session.goes_on(completion.prefix))
+
+
+async def _parsed(body: bytes, kind: Kind) -> Completion:
+    """Read a body, a large one beside the streams that go on meanwhile."""
+    return parse(body, kind) if len(body) < LARGE_BODY_BYTES else await asyncio.to_thread(parse, body, kind)
 
 
 def _ttft_s(contract: Contract, completion: Completion, prompt_tokens: int, replicas: list[Replica]) -> float:

@@ -36,12 +36,14 @@ from slosgate.planner.budget import (
     PREFILL,
     ROOM,
     VALUE,
-    Problem,
-    problems,
+    Scene,
+    formulate,
+    tightest_tiers,
 )
 from slosgate.planner.compiling import compiled
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import Bools, Floats, Ints
+from slosgate.planner.machine import Machine, machine_of
 from slosgate.planner.profile import HardwareProfile
 
 WIDEST_FRONT = 192  # most states kept per candidate; beyond, the answer is feasible but may not be the best
@@ -63,25 +65,30 @@ def admit(
     jobs: Jobs, candidate: NDArray[np.bool_], profile: HardwareProfile, now_s: float, free_blocks: int
 ) -> Admission:
     """The most valuable set of `candidate` rows that can be guaranteed with all that is guaranteed already."""
-    best = Admission(np.zeros(len(jobs), np.bool_), 0.0, True)
-    for problem in problems(jobs, candidate, profile, now_s, free_blocks):
-        chosen, value, exact = solve(problem)
-        if value > best.value:
-            accepted = np.zeros(len(jobs), np.bool_)
-            accepted[problem.row[chosen & ~problem.forced]] = True
-            best = Admission(accepted, value, exact and best.exact)
-    return best
+    return Admission(*best_set(Scene(jobs, candidate, now_s, free_blocks), machine_of(profile)))
 
 
-def front_for(candidates: int) -> int:
-    """How wide a Pareto front a problem of this size may have."""
-    return max(16, min(WIDEST_FRONT, STATES // max(1, candidates)))
+@compiled
+def best_set(scene: Scene, machine: Machine) -> tuple[Bools, float, bool]:
+    """The fields of `Admission`, in order: the best over all tau worth trying."""
+    broken, accepted = np.zeros(len(scene.jobs), np.bool_), np.zeros(len(scene.jobs), np.bool_)
+    best, sure, first = 0.0, True, True
+    for tightest in tightest_tiers(scene.jobs, scene.candidate):
+        row, table, load_left = formulate(scene, machine, tightest, broken, first)
+        first = False
+        chosen, value, exact = solve(table, load_left)
+        if value > best:
+            best, sure = value, exact and sure
+            accepted[:] = False
+            for k in range(len(row)):
+                accepted[row[k]] = chosen[k] and not table[k, FORCED]
+    return accepted, best, sure
 
 
-def solve(problem: Problem) -> tuple[NDArray[np.bool_], float, bool]:
+@compiled
+def solve(table: Floats, load_left: float) -> tuple[Bools, float, bool]:
     """(chosen, value of the chosen candidates, exact); the value is -1 when the forced ones are infeasible."""
-    chosen, value, exact = run_dp(problem.table, problem.load_left, front_for(len(problem.row)))
-    return chosen, float(value), bool(exact)
+    return run_dp(table, load_left, max(16, min(WIDEST_FRONT, STATES // max(1, len(table)))))
 
 
 class State(NamedTuple):

@@ -75,11 +75,6 @@ class Problem(NamedTuple):
     table: NDArray[np.float64]  # shape (N, 9): the columns above
     load_left: float  # 1 - T(0, 0, 0, s) / tau - U_running
 
-    @property
-    def forced(self) -> Bools:
-        """Guaranteed already: must be in."""
-        return self.table[:, FORCED] > 0
-
 
 class Scene(NamedTuple):
     """What a decision is about: the candidates among the jobs, at a time."""
@@ -109,9 +104,7 @@ def problems(
     broken = np.zeros(len(jobs), np.bool_)
     found = []
     for n, tightest in enumerate(tightest_tiers(jobs, candidate)):
-        row, table, load_left = formulate(scene, machine, tightest, broken, n == 0)
-        kept = ~broken[row]
-        found.append(Problem(row[kept], table[kept], load_left))
+        found.append(Problem(*formulate(scene, machine, tightest, broken, n == 0)))
     return found
 
 
@@ -239,7 +232,7 @@ def formulate(scene: Scene, machine: Machine, tightest: float, broken: Bools, fi
     """The fields of `Problem`, in order. Running jobs are summed once per deadline: linear in them.
 
     `broken` marks guaranteed rows that can't be kept any more; with `find`, those that this problem shows are added.
-    They are charged for, and still among the rows.
+    They are charged for, and are not among its rows.
     """
     coef = machine.coef
     pattern = pattern_for(scene.jobs, scene.candidate, machine, tightest)
@@ -254,7 +247,9 @@ def formulate(scene: Scene, machine: Machine, tightest: float, broken: Bools, fi
     step_s = iteration_s(coef, 0.0, 0.0, 0.0, float(longest))
     left = 1.0 - step_s / pattern.tau_s - running_load if pattern.tau_s < np.inf else np.inf
     memory_room(scene, machine.block_tokens, row, constant_s, table)
-    return row, table, carry_broken(table, left, row, broken, find)
+    left = carry_broken(table, left, row, broken, find)
+    kept = np.flatnonzero(~broken[row])
+    return row[kept], table[kept], left
 
 
 @compiled

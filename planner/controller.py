@@ -14,37 +14,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from slosgate.planner.admission import Admission, admit
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.budget import problems
 from slosgate.planner.compiling import compiled
-from slosgate.planner.dues import first_tokens_open, in_time
+from slosgate.planner.dues import in_time
 from slosgate.planner.jobs import Jobs, JobTable, describe
+from slosgate.planner.judging import Judgement, Moment, blocks_short, judge, keeping_promises
 from slosgate.planner.kernels import Bools, pairs_of, token_due_s
-from slosgate.planner.machine import machine_of
+from slosgate.planner.machine import delays_of, machine_of
 from slosgate.planner.memory import first_to_yield
 from slosgate.planner.plans import PlannedIteration, ReplicaPlan
 from slosgate.planner.prefixes import NOT_CACHED, Cached
 from slosgate.planner.profile import HardwareProfile
-from slosgate.planner.rehearsal import Rehearsal, rehearse
 from slosgate.planner.rollout import roll_forward
 
 WhenFull: TypeAlias = Literal["best-effort", "reject", "overflow"]  # what becomes of what can't be guaranteed
 
 SHORTEST_RETRY_S = 0.05
-STARTING_SOON = 4  # best-effort requests without hope that are rehearsed with the others before they have begun
 MOST_PLANNED = 32  # iterations of a plan
 PROMOTION_LIMIT = 32  # best-effort requests examined per call of `promote`
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaState:
+class ReplicaState(msgspec.Struct, frozen=True):
     """One replica as the controller sees it at `now_s`."""
 
     name: str
@@ -54,13 +53,13 @@ class ReplicaState:
     busy_for_s: float = 0.0  # how much longer the iteration in flight takes
     running_for_s: float = 0.0  # how long it has run, or the one that ends just now; 0 when the replica is idle
     cached: Cached = NOT_CACHED  # of this arrival's prompt (`planner.prefixes`)
-    patience: Patience = field(default_factory=Patience)  # of the latest arrivals there
+    patience: Patience = msgspec.field(default_factory=Patience)  # of the latest arrivals there
     firm_tokens: float = math.inf  # prompt tokens left, per unit of weight, up to which a request is promised its SLO
+    waiting: tuple[int, int, int, float] | None = None  # `waiting_load` of the jobs, where that is known already
     registered: HardwareProfile | None = None  # what it began with, where `profile` has what it learned since
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """A request that wants a place, as it is known when that is decided."""
 
     request_id: str
@@ -98,8 +97,7 @@ class Arrival:
         return self.has_slo and self.sequences == 1
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """Where an arrival goes and what it was promised."""
 
     replica: int
@@ -130,19 +128,12 @@ def place(
         return Decision(order[0], False, costs[order[0]], "no replica could meet this SLO even if it were idle", None)
     for i in fitting[:hop_limit]:
         replica = claimed(replicas[i])
-        rows = with_arrival(arrival, replica, now_s)
-        candidate = np.zeros(len(rows), np.bool_)
-        candidate[-1] = True
-        own = int(rows["prompt_left"][-1])
-        if (
-            soonest_s(replica, own, replica.cached.sure) > arrival.ttft_s
-            or not admitted(rows, candidate, replica, now_s).accepted[-1]
-        ):
+        own = arrival.prompt_tokens - replica.cached.sure
+        if soonest_s(replica, own, replica.cached.sure) > arrival.ttft_s:
             continue
-        room = make_room(rows, replica)
-        sure, first_s = rehearsed(rows, candidate, replica, now_s, room)
-        if sure[-1]:
-            predicted_s = min(costs[i] if math.isinf(first_s[-1]) else float(first_s[-1]) - now_s, arrival.ttft_s)
+        judged, room = judged_with_room(with_arrival(arrival, replica, now_s), replica, now_s)
+        if judged.kept:
+            predicted_s = min(costs[i] if math.isinf(judged.first_s) else judged.first_s - now_s, arrival.ttft_s)
             if not arrival.at_once and own > replica.firm_tokens * arrival.weight:
                 return Decision(i, False, predicted_s, "fits, but shorter prompts may come first", None)
             return Decision(i, True, predicted_s, "fits", None, room)
@@ -160,7 +151,7 @@ def possible(arrival: Arrival, profile: HardwareProfile) -> bool:
 def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
     """The cost that orders replicas: prefill work queued there and our own, beside one step of its decodes."""
     own = max(1, arrival.prompt_tokens - replica.cached.likely)
-    queued, decodes, context, pairs = waiting_load(replica.jobs.rows)
+    queued, decodes, context, pairs = replica.waiting or waiting_load(replica.jobs.rows)
     perf = replica.profile.perf
     step_s = perf.iteration_s(decodes, context + decodes, decodes) if decodes else 0.0
     attended = queued + own + replica.cached.likely
@@ -182,47 +173,40 @@ def soonest_s(replica: ReplicaState, prompt_tokens: int, cached_tokens: int = 0)
     return max(0.0, replica.busy_for_s - overhead_s) + replica.profile.soonest_s(prompt_tokens, cached_tokens)
 
 
+def judged_with_room(rows: Jobs, replica: ReplicaState, now_s: float) -> tuple[Judgement, tuple[str, ...]]:
+    """What becomes of the arrival in the last row, and the best effort that must make room for it."""
+    machine, delays = machine_of(replica.profile), delays_of(replica.profile)
+    judged = judge(rows, machine, delays, replica.patience.latest_s, moment_of(replica, now_s))
+    if judged.short_blocks <= 0:
+        return judged, ()
+    room = make_room(rows, replica)
+    candidate = np.zeros(len(rows), np.bool_)
+    candidate[-1] = True
+    sure, first_s = rehearsed(rows, candidate, replica, now_s, room)
+    return Judgement(0, bool(sure[-1]), float(first_s[-1])), room
+
+
+def moment_of(replica: ReplicaState, now_s: float) -> Moment:
+    return Moment(now_s, replica.busy_for_s, replica.running_for_s, replica.free_blocks)
+
+
 def rehearsed(
     rows: Jobs, candidate: Bools, replica: ReplicaState, now_s: float, preempt: Sequence[str] = ()
 ) -> tuple[Bools, NDArray[np.float64]]:
     """(candidates whose promise would be kept and break no other, when first tokens would come), per row."""
-    rows, free_blocks = rows.copy(), replica.free_blocks
+    free_blocks = replica.free_blocks
+    if preempt:
+        rows = rows.copy()
     for row in [replica.jobs.row_of(job_id) for job_id in preempt]:
         free_blocks += replica.profile.blocks_for(int(rows["context"][row]))
         rows["context"][row] = 0
         rows["held"][row] = True
-    # Best effort that has nothing to win and nothing to lose takes what others leave; the first of them may start soon.
-    live = first_tokens_open(rows, now_s)
-    matters = candidate | rows["guaranteed"] | live | (rows["context"] > 0)
-    others = np.flatnonzero(~matters & ~rows["held"])
-    matters[others[np.argsort(rows["deadline_s"][others], kind="stable")[:STARTING_SOON]]] = True
-    part = np.flatnonzero(matters)
-    sure, first_s = np.zeros(len(rows), np.bool_), np.full(len(rows), np.inf)
-    sure[part], first_s[part] = _kept(rows[part], candidate[part], replica, now_s, free_blocks)
-    return sure, first_s
-
-
-def _kept(
-    rows: Jobs, candidate: Bools, replica: ReplicaState, now_s: float, free_blocks: int
-) -> tuple[Bools, NDArray[np.float64]]:
-    """The same, for rows that may be written to."""
-    given = rows["guaranteed"] & ~rows["held"]
-
-    def rehearsal(promised: Bools, until_s: float = -math.inf) -> Rehearsal:
-        rows["guaranteed"] = promised
-        watched = candidate | given if until_s < now_s else np.zeros(len(rows), np.bool_)
-        return rehearse(
-            rows, replica.profile, replica.patience.latest_s, now_s - replica.running_for_s, now_s + replica.busy_for_s,
-            free_blocks, watched, until_s,
-        )  # fmt: skip
-
-    shown = rehearsal(given | candidate)
-    broken = shown.missed & given
-    if broken.any() and (broken & ~rehearsal(given, shown.end_s).missed).any():
-        return np.zeros(len(rows), np.bool_), shown.first_token_s
-    # What isn't reached within the rehearsal is in time as far as the budget can tell, unless it waits for memory.
-    reached = shown.first_token_s < math.inf
-    return candidate & ~shown.missed & (reached | (not shown.stuck)), shown.first_token_s
+    machine, delays = machine_of(replica.profile), delays_of(replica.profile)
+    moment = moment_of(replica, now_s)._replace(free_blocks=free_blocks)
+    found: tuple[Bools, NDArray[np.float64]] = keeping_promises(
+        rows, candidate, machine, delays, replica.patience.latest_s, moment
+    )
+    return found
 
 
 @compiled
@@ -263,8 +247,9 @@ def make_room(rows: Jobs, replica: ReplicaState) -> tuple[str, ...]:
     In the order of `planner.memory`; none when even all of them would not be enough.
     """
     profile, ids = replica.profile, replica.jobs.ids
-    waiting = (rows["guaranteed"] | (np.arange(len(rows)) == len(ids))) & (rows["prompt_left"] > 0)
-    short = int((-(-rows["prompt_left"][waiting] // profile.block_tokens)).sum()) - replica.free_blocks
+    short = blocks_short(rows, len(ids), profile.block_tokens, replica.free_blocks)
+    if short <= 0:
+        return ()
     spared = rows["guaranteed"].copy()
     spared[len(ids) :] = True  # the last row, where it is no job yet
     victims: list[str] = []

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec.structs import replace
 
 from slosgate.planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
 from slosgate.planner.jobs import JobTable
@@ -39,7 +41,7 @@ class DeskSettings:
 SHIPPED = DeskSettings()
 # A replica that plans for itself chooses every iteration by the rule that a horizon is rolled forward with: it needs
 # none.
-ALONE = replace(SHIPPED, horizon_s=0.0)
+ALONE = DeskSettings(horizon_s=0.0)
 
 
 @dataclass(frozen=True, slots=True)

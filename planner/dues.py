@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from slosgate.planner.compiling import compiled
-from slosgate.planner.jobs import Jobs
-from slosgate.planner.kernels import Bools, token_due_s
+from slosgate.planner.kernels import token_due_s
 
 TOLERANCE = 0.05  # an SLO counts as kept within 5 % of it
 # By which a replica sees a deadline later than its gateway: it counts from when the request has come there, and rounds.
@@ -38,15 +37,6 @@ def gain(job: Any, computed: int, prompt: int, emitted: int, end_s: float) -> No
 def first_token_open(deadline_s: float, now_s: float) -> bool:
     """Whether a first token that is to come can still be in time."""
     return now_s < deadline_s < np.inf
-
-
-@compiled
-def first_tokens_open(jobs: Jobs, now_s: float) -> Bools:
-    """The same for every row, whether its first token has come or not."""
-    found = np.empty(len(jobs), np.bool_)
-    for row in range(len(jobs)):
-        found[row] = first_token_open(jobs[row].deadline_s, now_s)
-    return found
 
 
 @compiled

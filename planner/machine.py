@@ -56,8 +56,9 @@ def launching_within(machine: Machine, delays: Delays, within_s: float, least: i
     )  # fmt: skip
 
 
+@lru_cache(maxsize=64)
 def machine_of(profile: HardwareProfile) -> Machine:
-    """What the kernels must know of a profile's engine."""
+    """What the kernels must know of a profile's engine; built once per profile."""
     return Machine(
         coefficients(profile.perf),
         profile.block_tokens,
@@ -68,8 +69,9 @@ def machine_of(profile: HardwareProfile) -> Machine:
     )
 
 
+@lru_cache(maxsize=64)
 def delays_of(profile: HardwareProfile) -> Delays:
-    """A profile's delays."""
+    """A profile's delays; built once per profile."""
     return Delays(profile.request_overhead_s, profile.decide_s, *_launching(profile.launches, profile.lead_s))
 
 

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-NOT_YET = 1 << 40  # output tokens: more than any call has
+NOT_YET = 1 << 30  # output tokens: more than any call has, and no more than messages may hold (`plans.Count`)
 FIRST_SHARE = 0.5  # of the time until a later token is due, that its prompt may take
 INF = math.inf
 

@@ -47,15 +47,20 @@ class PerfModel(msgspec.Struct, frozen=True, cache_hash=True, omit_defaults=True
         self, new_tokens: int, context_tokens: int, sequences: int, draft_steps: int = 0, pairs: float = 0.0
     ) -> float:
         """T(x, c, n, v, q) in seconds. Without pairs nothing is prefilled: a chunk of one token has some."""
-        return max(
-            t.per_new_token_s * new_tokens
-            + t.per_context_token_s * context_tokens
-            + t.per_sequence_s * sequences
-            + t.per_draft_step_s * draft_steps
-            + t.constant_s
-            + t.per_pair_s * pairs
-            for t in (self.terms if pairs else self._decoding)
-        )
+        longest_s = 0.0
+        # A loop, for this is asked several times for every replica that a request could go to.
+        for t in self.terms if pairs else self._decoding:
+            term_s = (
+                t.per_new_token_s * new_tokens
+                + t.per_context_token_s * context_tokens
+                + t.per_sequence_s * sequences
+                + t.per_draft_step_s * draft_steps
+                + t.constant_s
+                + t.per_pair_s * pairs
+            )
+            if term_s > longest_s:
+                longest_s = term_s
+        return longest_s
 
     def chunk_s(self, new_tokens: int, before: int = 0) -> float:
         """How long so many tokens of one prompt take in an iteration of their own, behind those computed before."""

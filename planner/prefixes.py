@@ -67,6 +67,8 @@ class Prefixes:
 
     def cached(self, leading: Leading, prompt_tokens: int) -> Cached:
         """What may be there of a prompt; never all of it, since its last token is always computed."""
+        if not leading.hashes or leading.hashes[0] not in self._blocks:
+            return NOT_CACHED
         here = self._leading(leading.hashes, computed=False)
         computed = self._leading(leading.hashes[:here], computed=True) if leading.telling else 0
         most = max(0, prompt_tokens - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -34,7 +35,7 @@ class Launches(msgspec.Struct, frozen=True, kw_only=True):
         return any(abs(a - b) > WORTH * max(a, b) for a, b in zip(self.by_kind, other.by_kind, strict=True))
 
 
-class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
+class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """A model on a device. KV memory is counted in blocks of `block_tokens` tokens, as vLLM does.
 
     The ranges are checked where a profile is read, and are far beyond any hardware.
@@ -74,12 +75,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
     def zero_load_ttft_s(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
         """T0(p): TTFT of p uncached prompt tokens on an idle replica, chunked at `max_batched_tokens`, behind cached
         ones."""
-        done, total_s = 0, self.request_overhead_s
-        while done < prompt_tokens:
-            chunk = min(self.max_batched_tokens, prompt_tokens - done)
-            total_s += self.perf.chunk_s(chunk, cached_tokens + done)
-            done += chunk
-        return total_s
+        return _zero_load_ttft_s(self, prompt_tokens, cached_tokens)
 
     def soonest_s(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
         """The least TTFT of so many prompt tokens from now on, behind cached ones: in an iteration of their own."""
@@ -88,3 +84,14 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
     def blocks_for(self, tokens: int) -> int:
         """KV blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_tokens)
+
+
+@lru_cache(maxsize=4096)
+def _zero_load_ttft_s(profile: HardwareProfile, prompt_tokens: int, cached_tokens: int) -> float:
+    """Asked for every replica that a request could go to, and most of them are alike."""
+    done, total_s = 0, profile.request_overhead_s
+    while done < prompt_tokens:
+        chunk = min(profile.max_batched_tokens, prompt_tokens - done)
+        total_s += profile.perf.chunk_s(chunk, cached_tokens + done)
+        done += chunk
+    return total_s

@@ -19,9 +19,8 @@ from slosgate.planner.compiling import compiled
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import Bools, Floats, blocks_for, iteration_s, pairs_of
 from slosgate.planner.launching import CAPTURED, kind_of
-from slosgate.planner.machine import Delays, Machine, delays_of, launching_within, machine_of
+from slosgate.planner.machine import Delays, Machine, launching_within
 from slosgate.planner.memory import recompute, yielding
-from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.rollout import advance, nothing_seen
 from slosgate.planner.slack import choose
 
@@ -45,31 +44,16 @@ class InFlight(NamedTuple):
     end_s: float
 
 
-def rehearse(
-    jobs: Jobs,
-    profile: HardwareProfile,
-    patience_s: Floats,
-    started_s: float,
-    end_s: float,
-    free_blocks: int,
-    watched: Bools,
-    until_s: float = -np.inf,
-) -> Rehearsal:
-    """Carry the slack rule out from `end_s`, when the iteration that began at `started_s` is over.
-
-    Goes on while a row of `watched` waits for its first token and could still be in time, at least until `until_s`, for
-    `MOST_ITERATIONS` at most. `patience_s` is that of the latest arrivals, ascending. `jobs` stay as they are.
-    """
-    flight, machine, delays = InFlight(started_s, end_s), machine_of(profile), delays_of(profile)
-    return play(jobs.copy(), machine, delays, patience_s, flight, free_blocks, watched, until_s)
-
-
 @compiled
 def play(
     jobs: Jobs, machine: Machine, delays: Delays, patience_s: Floats, flight: InFlight, free_blocks: int,
     watched: Bools, until_s: float,
 ) -> Rehearsal:  # fmt: skip
-    """The loop of `rehearse`, on a table of its own."""
+    """Carry the slack rule out from the end of the iteration in flight, on a table that is written to.
+
+    Goes on while a row of `watched` waits for its first token and could still be in time, at least until `until_s`, for
+    `MOST_ITERATIONS` at most. `patience_s` is that of the latest arrivals, ascending.
+    """
     seen = nothing_seen(jobs)
     hidden = hide(jobs, flight.start_s - delays.overhead_s)
     rounds, dry = 0, 0

@@ -27,6 +27,7 @@ class Residents(NamedTuple):
     remaining: Ints  # output tokens still to come
     context: Ints  # KV tokens once the prompt is computed
     number: int
+    tokens: int  # the sum of `context`
 
 
 class Room(NamedTuple):
@@ -49,8 +50,10 @@ def startable(
     that doesn't fit, smaller urgent prompts may.
     """
     here, begun, capacity = residents(jobs, machine.block_tokens, free_blocks)
-    sure = with_waiting_guarantees(jobs, prefill, here)
+    sure = with_waiting_guarantees(jobs, prefill, here) if unpromised_wait(jobs, prefill) else here
     room = room_of(jobs, chosen, capacity)
+    remaining, context, number, tokens = here
+    block_tokens, max_sequences = machine.block_tokens, machine.max_sequences
     order = np.empty(len(prefill), np.int64)
     n, n_urgent = 0, 0
     blocked, crowded = False, False  # for everything that comes now; for what may still be overtaken
@@ -61,19 +64,20 @@ def startable(
                 continue
             if job.context == 0:
                 fresh = not wanted and now_s - job.arrival_s <= OVERTAKEN_S
-                if blocked or begun >= machine.max_sequences or (fresh and crowded):
+                if blocked or begun >= max_sequences or (fresh and crowded):
                     continue
                 if job.guaranteed:
-                    fits = guarantee_fits(here, job, room.sure, machine.block_tokens)
+                    fits = guarantee_fits(remaining, context, number, tokens, job, room.sure, block_tokens)
                 else:
                     limit = room.urgent if wanted else room.quiet if fresh else room.spare
-                    fits = peak_with(sure, job, machine.block_tokens) <= limit
+                    fits = peak_with(sure, job, block_tokens) <= limit
                 # An empty replica never waits: whatever fits alone may start.
-                if here.number and not fits:
+                if number and not fits:
                     crowded = not wanted
                     blocked = job.guaranteed or (crowded and not fresh)
                     continue
-                here, begun = joined(here, job), begun + 1
+                insert_sorted(remaining, context, number, still_to_emit(job), job.prompt_left)
+                number, tokens, begun = number + 1, tokens + job.prompt_left, begun + 1
                 if not job.guaranteed:
                     sure = joined(sure, job)
             order[n] = prefill[i]
@@ -88,7 +92,7 @@ def residents(jobs: Jobs, block_tokens: int, free_blocks: int) -> tuple[Resident
     """(jobs that hold memory and may run, sequences that have begun, tokens that all of them may fill)."""
     remaining, context = np.empty(len(jobs), np.int64), np.empty(len(jobs), np.int64)
     capacity = free_blocks * block_tokens
-    count, begun = 0, 0
+    count, begun, tokens = 0, 0, 0
     for row in range(len(jobs)):
         job = jobs[row]
         if job.context == 0:
@@ -99,10 +103,11 @@ def residents(jobs: Jobs, block_tokens: int, free_blocks: int) -> tuple[Resident
         capacity += blocks_for(job.context, block_tokens) * block_tokens
         remaining[count] = still_to_emit(job)
         context[count] = job.context + job.prompt_left
+        tokens += context[count]
         count += 1
     order = np.argsort(-remaining[:count])
     remaining[:count], context[:count] = remaining[:count][order], context[:count][order]
-    return Residents(remaining, context, count), begun, capacity
+    return Residents(remaining, context, count, tokens), begun, capacity
 
 
 @compiled
@@ -132,9 +137,18 @@ def live_tokens(jobs: Jobs) -> int:
 
 
 @compiled
+def unpromised_wait(jobs: Jobs, prefill: Ints) -> bool:
+    """Whether best effort waits to begin."""
+    waiting = 0
+    for row in prefill:
+        waiting += jobs[row].context == 0 and not jobs[row].guaranteed
+    return waiting > 0
+
+
+@compiled
 def with_waiting_guarantees(jobs: Jobs, prefill: Ints, here: Residents) -> Residents:
-    """The residents and every guaranteed prefill that has not begun."""
-    sure = Residents(here.remaining.copy(), here.context.copy(), here.number)
+    """The residents and every guaranteed prefill that has not begun, in arrays of their own."""
+    sure = Residents(here.remaining.copy(), here.context.copy(), here.number, here.tokens)
     for i in range(len(prefill)):
         job = jobs[prefill[i]]
         if job.guaranteed and job.context == 0:
@@ -146,7 +160,7 @@ def with_waiting_guarantees(jobs: Jobs, prefill: Ints, here: Residents) -> Resid
 def joined(here: Residents, job: Any) -> Residents:
     """The residents with one more; writes to their arrays."""
     insert_sorted(here.remaining, here.context, here.number, still_to_emit(job), job.prompt_left)
-    return Residents(here.remaining, here.context, here.number + 1)
+    return Residents(here.remaining, here.context, here.number + 1, here.tokens + job.prompt_left)
 
 
 @compiled
@@ -156,11 +170,13 @@ def peak_with(here: Residents, job: Any, block_tokens: int) -> float:
 
 
 @compiled
-def guarantee_fits(here: Residents, job: Any, capacity: int, block_tokens: int) -> bool:
-    """Whether a guarantee may start: its memory was counted when it was given.
+def guarantee_fits(
+    remaining: Ints, context: Ints, number: int, tokens: int, job: Any, capacity: int, block_tokens: int
+) -> bool:
+    """Whether a guarantee may start beside residents: its memory was counted when it was given.
 
     Most outputs end sooner than planned, so it also starts where the prompts fit and can grow a little.
     """
-    growing = here.number * GROWING_BLOCKS * block_tokens
-    fits = here.context[: here.number].sum() + job.prompt_left + growing <= capacity
-    return bool(fits or peak_with(here, job, block_tokens) <= capacity)
+    if tokens + job.prompt_left + number * GROWING_BLOCKS * block_tokens <= capacity:
+        return True
+    return bool(peak_tokens(remaining, context, number, still_to_emit(job), job.prompt_left, block_tokens) <= capacity)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -12,14 +11,16 @@ import yaml
 from helm_python.chart import Chart, lint
 from typer.main import get_command
 
+from slosgate import __version__
 from slosgate.gateway.cli import app
 from slosgate.gateway.config import parse
+from tests.docs.blocks import ROOT, titled
 
-DEPLOY = Path(__file__).parents[1] / "deploy"
+DEPLOY = ROOT / "deploy"
 KUBERNETES = "1.37"
 OTHERS = ("keda.sh/v1alpha1", "monitoring.coreos.com/v1")  # kinds that are no part of Kubernetes itself
 
-SIM = {"engine": "sim", "image": "slosgate:0.1.0", "replicas": 2}
+SIM = {"engine": "sim", "image": f"slosgate:{__version__}", "replicas": 2}
 TP4 = {"gpus": 4, "options": ["--tensor-parallel-size", "4"]}
 CASES: dict[str, dict[str, Any]] = {
     "one model": {},
@@ -31,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
         "prometheus": {"serviceMonitor": True},
         "models": {"chat": {"autoscaling": {"enabled": True}}},
     },
+    "of the docs": yaml.safe_load(titled(ROOT / "docs" / "fleets.md", "my-values.yaml")),
     "configured": {"gateway": {"config": "[classes.interactive]\nttft_ms = 400\n", "secret": "keys"}},
 }
 
@@ -38,6 +40,14 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def chart() -> Chart:
     return Chart.load(DEPLOY / "chart")
+
+
+def test_the_chart_installs_this_version(chart: Chart) -> None:
+    about = yaml.safe_load((DEPLOY / "chart" / "Chart.yaml").read_text())
+    assert about["version"] == about["appVersion"] == __version__
+    for values in ({}, CASES["of the docs"]):
+        ours = [c["image"] for c in containers(rendered(chart, values)) if "slosgate" in c["image"]]
+        assert {image.rpartition(":")[2] for image in ours} == {__version__}
 
 
 def rendered(chart: Chart, values: dict[str, Any]) -> list[dict[str, Any]]:

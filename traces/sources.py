@@ -21,6 +21,8 @@ from slosgate.traces.windows import WHOLE, Slice, between
 FOLDER_VARIABLE = "SLOSBENCH_TRACES"
 CACHE_VARIABLE = "SLOSBENCH_CACHE"
 OFFLINE_VARIABLE = "SLOSBENCH_OFFLINE"
+OWN_FILE = "file"  # the source of a trace of one's own
+FILES = ".csv", ".jsonl", ".json", ".gz"  # what ends so is no known trace's name
 LENGTHS_DRAWN = 5000  # from a fit without arrivals
 CHECKED_BYTES = 64 << 20
 FAILURE_HOLDS_S = 600.0
@@ -72,7 +74,9 @@ def load(
     """
     reading = Reading(rng=np.random.default_rng(seed), end_s=part.end_s)
     if "/" in name or Path(name).is_file():
-        return _read(Found(name, Path(name), "file", own.FORMAT), reading, part)
+        return _read(Found(name, Path(name), OWN_FILE, own.FORMAT), reading, part)
+    if Path(name).suffix in FILES:
+        raise TraceError(f"{name}: no such file")
     known = dataset(name)
     found = "asked for" if generated else find(known, places)
     if isinstance(found, str):

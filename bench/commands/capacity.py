@@ -33,6 +33,7 @@ def capacity(
     """Search the highest request rate per GPU at which a system keeps enough requests within their SLOs."""
     if not 0 < attainment < 1:
         raise InputError(f"--attainment must be between 0 and 1, not {attainment:g}")
+    results.check(json, csv)
     if hardware:
         hardware_profile(hardware)
     asked = [

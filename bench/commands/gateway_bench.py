@@ -7,6 +7,7 @@ slosbench gateway-bench --against vllm-router,litellm --json result.json
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,19 +18,30 @@ from rich.table import Table
 from slosgate.bench import results
 from slosgate.bench.errors import positive
 from slosgate.bench.gateway_bench import measure
+from slosgate.bench.results import Row
+from slosgate.bench.show import plain_table
 
 COLUMNS = {
-    "requests_per_s": "requests/s",
-    "p50_ms": "p50 ms",
-    "p95_ms": "p95 ms",
-    "added_p50_ms": "added p50",
-    "added_p95_ms": "added p95",
-    "added_p99_ms": "added p99",
-    "tokens_per_s": "tokens/s",
+    "requests_per_s": "requests\n/s",
+    "mean_ms": "mean\nms",
+    "ratio_to_one": "x one",
+    "p50_ms": "p50\nms",
+    "p95_ms": "p95\nms",
+    "added_p50_ms": "added\np50",
+    "added_p95_ms": "added\np95",
+    "added_p99_ms": "added\np99",
+    "tokens_per_s": "tokens\n/s",
     "tokens_lost": "lost",
-    "cpu_us_per_request": "CPU us/request",
-    "cpu_us_per_token": "CPU us/token",
+    "cpu_us_per_request": "CPU us\n/request",
+    "cpu_us_per_token": "CPU us\n/token",
     "failed": "failed",
+}
+MODES = {
+    "plain": "Plain requests, to the whole answer",
+    "stream": "Streams, to their first byte",
+    "announced": "Announcements: from a request's first byte at the engine until the plug-in has heard of it",
+    "ratio": "slosgate's values over the other's",
+    "decision, 1 replicas": "Decisions among one replica, from the parsed request to its place",
 }
 
 
@@ -46,6 +58,7 @@ def gateway_bench(
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
 ) -> None:
     """Measure what slosgate, and other proxies beside it, add to a request and cost per streamed token."""
+    results.check(json)
     workload = measure.Workload(
         against=tuple(name for names in against or () for name in names.split(",")),
         rate_rps=positive("--rate", rate),
@@ -54,22 +67,25 @@ def gateway_bench(
         streams=int(positive("--streams", streams)),
     )
     result = results.begin("gateway-bench", dataclasses.asdict(workload), seed=0, hardware="this machine")
-    table = Table(
-        "target",
-        "mode",
-        *COLUMNS.values(),
-        title="Time to the whole answer; of streams, to their first byte; of announcements, from the request's first "
-        "byte at the engine until the plug-in has heard of it; ratio: slosgate's values over the other's",
-    )
-    for row in measure.run(workload):
-        result.rows.append(row)
-        table.add_row(str(row["target"]), str(row["mode"]), *(_cell(name, row.get(name)) for name in COLUMNS))
+    result.rows += measure.run(workload)
     console = Console()
-    console.print(table)
+    for mode in dict.fromkeys(str(row["mode"]) for row in result.rows if "why" not in row):
+        some = [row for row in result.rows if row["mode"] == mode]
+        console.print(_table(some, MODES.get(mode, mode.capitalize())), "")
     for row in result.rows:
         if "why" in row:
             console.print(f"{row['target']} was not measured: {row['why']}", markup=False, highlight=False)
     results.keep(result, console, json)
+
+
+def _table(rows: Sequence[Row], title: str) -> Table:
+    """Rows of one mode, and the columns that they fill; it fits 80 columns."""
+    filled = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
+    table = plain_table(("target", *(COLUMNS[name] for name in filled)), texts=1, title=title)
+    table.title_justify = "left"
+    for row in rows:
+        table.add_row(str(row["target"]), *(_cell(name, row.get(name)) for name in filled))
+    return table
 
 
 def _cell(name: str, value: object) -> str:

@@ -28,6 +28,7 @@ def plan_bench(
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
 ) -> None:
     """Time the complete planning call (admission of all new requests and the next batch) after warm-up."""
+    results.check(json)
     profile = hardware_profile(hardware)
     planner.warm_up()
     cases = [Case(running, new, tiers, speculation) for speculation in (False, True)]

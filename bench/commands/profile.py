@@ -46,6 +46,7 @@ def fit(
 ) -> None:
     """Fit T = max of linear terms; print the terms, and R2 and MAPE by phase on held-out iterations."""
     require("scipy", "fitting a profile")
+    results.check(out, json, figure)
     if figure:
         require("matplotlib", "drawing a figure")
     try:
@@ -82,6 +83,7 @@ def run(
 ) -> None:
     """Measure an otherwise idle replica's profile over HTTP, in two minutes; its iterations come by its telemetry."""
     require("scipy", "fitting a profile")
+    results.check(out, json, iterations)
     measured = asyncio.run(profiling.measure(url, redis, seconds, seed))
     with tempfile.TemporaryDirectory() as folder:
         lines = iterations or Path(folder) / "iterations.jsonl"

@@ -47,6 +47,7 @@ def reproduce(
 ) -> None:
     """Reproduce a table or figure of the paper's evaluation."""
     run = REPRODUCTIONS[choose("reproduction", name, REPRODUCTIONS)]
+    results.check(json, out)
     console = Console()
     result = run(console, seed)
     results.keep(result, console, json)

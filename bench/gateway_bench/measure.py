@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from slosgate.bench import processes
 from slosgate.bench.errors import InputError, RunError
 from slosgate.bench.gateway_bench import announced
@@ -40,6 +42,8 @@ class Workload:
     streams: int = 256
     tokens: int = 300
     token_s: float = 0.02
+    many_replicas: int = 32  # among which a decision is made, beside the one with one
+    workers: int = 2  # of slosgate, whose requests a second are measured beside one's
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ _Start = Callable[[Server, contextlib.ExitStack], Server]
 
 
 def run(workload: Workload) -> Iterator[Row]:
-    """Rows per target and mode, the direct ones first, slosgate's announcements last. Another proxy that does not start
+    """Rows per target and mode, the direct ones first, what only slosgate has last. Another proxy that does not start
     has one row that says why, and one that does has a last row of mode "ratio": slosgate's values over its own.
 
     Raises InputError, and RunError when slosgate does not start.
@@ -78,7 +82,63 @@ def run(workload: Workload) -> Iterator[Row]:
             else:
                 yield from theirs
                 yield _ratios(name, ours, theirs)
+        yield from _decisions(backend, workload)
+        yield _together(backend, workload, alone=ours[0])
         yield asyncio.run(_announced_row(workload))
+
+
+def _decisions(backend: Server, workload: Workload) -> Iterator[Row]:
+    """What slosgate takes from a parsed request to its place, Redis included, with one replica and with many."""
+    found_ms = []
+    for replicas in (1, workload.many_replicas):
+        with contextlib.ExitStack() as ending:
+            server = _slosgate(backend, ending, replicas=replicas)
+            found_ms.append(asyncio.run(_admission_ms(server, workload)))
+        ratio = {} if replicas == 1 else {"ratio_to_one": found_ms[-1] / found_ms[0]}
+        yield {"target": "slosgate", "mode": f"decision, {replicas} replicas", "mean_ms": found_ms[-1], **ratio}
+
+
+async def _admission_ms(server: Server, workload: Workload) -> float:
+    """The mean, by the gateway's own metric."""
+    client, plain = Client("127.0.0.1", server.port), _plain(server.port, server.headers)
+    await client.closed_loop(plain, concurrency=1, seconds=1.0)
+    before_s, before = await asyncio.to_thread(_admissions, server)
+    await client.closed_loop(plain, concurrency=1, seconds=workload.seconds)
+    after_s, after = await asyncio.to_thread(_admissions, server)
+    client.close()
+    return 1000 * (after_s - before_s) / max(1, after - before)
+
+
+def _admissions(server: Server) -> tuple[float, int]:
+    """(seconds of all decisions so far, how many)."""
+    page = httpx.get(f"http://127.0.0.1:{server.port}/metrics", trust_env=False).text
+    total, count = (
+        float(
+            next(line for line in page.splitlines() if line.startswith(f"slosgate_admission_seconds_{name} ")).split()[
+                1
+            ]
+        )
+        for name in ("sum", "count")
+    )
+    return total, int(count)
+
+
+def _together(backend: Server, workload: Workload, *, alone: Row) -> Row:
+    """Requests a second of several workers."""
+    with contextlib.ExitStack() as ending:
+        server = _slosgate(backend, ending, workers=workload.workers)
+        rate_rps, failed = asyncio.run(_most_rps(server, workload))
+    mode = f"plain, {workload.workers} workers"
+    ratio = rate_rps / alone["requests_per_s"]
+    return {"target": "slosgate", "mode": mode, "requests_per_s": rate_rps, "ratio_to_one": ratio, "failed": failed}
+
+
+async def _most_rps(server: Server, workload: Workload) -> tuple[float, int]:
+    client, plain = Client("127.0.0.1", server.port), _plain(server.port, server.headers)
+    await client.closed_loop(plain, concurrency=workload.concurrency, seconds=1.0)
+    full = await client.closed_loop(plain, concurrency=workload.concurrency, seconds=workload.seconds)
+    client.close()
+    return len(full.samples) / full.seconds, full.failed
 
 
 def _through(start: _Start, backend: Server, workload: Workload, direct: list[Row]) -> list[Row]:
@@ -181,14 +241,20 @@ def _backend(workload: Workload, ending: contextlib.ExitStack) -> Server:
     return Server("direct", port, process.popen.pid, {})
 
 
-def _slosgate(backend: Server, ending: contextlib.ExitStack) -> Server:
-    """slosgate with every request under an SLO, so that each is planned, admitted and entered in the ledger."""
+def _slosgate(backend: Server, ending: contextlib.ExitStack, *, replicas: int = 1, workers: int = 1) -> Server:
+    """slosgate with every request under an SLO, so that each is planned, admitted and entered in the ledger; several
+    replicas are one backend by several names."""
     redis = valkey.start()
     ending.callback(redis.stop)
-    config = f'[[replicas]]\nurl = "http://127.0.0.1:{backend.port}"\nmodel = "{MODEL}"\nprofile = "h200-opt-13b"\n'
+    names = [f"replica-{number}" for number in range(replicas)]
+    url = f"http://127.0.0.1:{backend.port}"
+    config = "".join(
+        f'[[replicas]]\nname = "{name}"\nurl = "{url}"\nmodel = "{MODEL}"\nprofile = "h200-opt-13b"\n' for name in names
+    )
     port = processes.free_port()
-    process = ending.enter_context(processes.gateway(redis.url, config, port=port))
-    process.wait_until_up("/ready")
+    options = ["--workers", str(workers)] if workers > 1 else []
+    process = ending.enter_context(processes.gateway(redis.url, config, port=port, options=options))
+    process.wait_until_up("/ready", needs=names)
     return Server("slosgate", port, process.popen.pid, SLO)
 
 
@@ -217,7 +283,7 @@ def _litellm(backend: Server, ending: contextlib.ExitStack) -> Server:
         f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n      model: openai/{MODEL}\n"
         f"      api_base: http://127.0.0.1:{backend.port}/v1\n      api_key: none\n"
         # Neither proxy checks keys here.
-        "general_workload:\n  dangerously_permit_weak_or_unset_master_key: true\n"
+        "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n"
     )
     file = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="slosbench-"))) / "config.yaml"
     file.write_text(config, encoding="utf-8")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from slosgate.bench.report import gains
-from slosgate.bench.report.html import HALF, figure, grid, legend, section
+from slosgate.bench.report.html import HALF, LEFT, figure, grid, legend, section
 from slosgate.bench.report.series import colours_of, system
 from slosgate.bench.report.svg import Drawing, Frame, frame, linear_scale, linear_ticks, number, text_width
 from slosgate.bench.results import Result, Row
@@ -73,9 +73,9 @@ def _bars_of(rows: Sequence[Row], colours: dict[str, str]) -> str:
 
 def _panel(rows: Sequence[Row], colours: dict[str, str], width: float) -> Drawing:
     high = max([r["capacity_rps_per_gpu"] for r in rows] + [r.get("bound_rps_per_gpu") or 0.0 for r in rows]) or 1.0
-    drawing = Drawing(width, (BAR + GAP) * len(rows) + 44, f"Capacity on {rows[0]['scenario']}")
+    drawing = Drawing(width, (BAR + GAP) * len(rows) + 48, f"Capacity on {rows[0]['scenario']}")
     left = 14.0 + max(text_width(_bar_name(r)) for r in rows)
-    right, bottom = drawing.width - 54, drawing.height - 36
+    right, bottom = drawing.width - 54, drawing.height - 40
     x = linear_scale((0.0, high * 1.02), (left, right))
     axis = Frame(drawing, left, 2, right, bottom, x, lambda value: value)
     axis.x_axis([(v, number(v)) for v in linear_ticks(high * 1.02, 4)], "requests per second and GPU")
@@ -127,7 +127,7 @@ def _lines(rows: Sequence[Row], colours: dict[str, str], width: float) -> Drawin
     linear = {name: line[0][1] / line[0][0] for name, line in totals.items()}
     high = 1.05 * max([t for line in totals.values() for _, t in line] + [each * most for each in linear.values()])
     drawing = Drawing(width, 300, f"Capacity over replicas on {rows[0]['scenario']}")
-    plot = frame(drawing, (0.0, most * 1.02), (0.0, high or 1.0), right=64.0)
+    plot = frame(drawing, (0.0, most * 1.02), (0.0, high or 1.0), left=LEFT, right=64.0)
     plot.y_axis([(v, number(v)) for v in linear_ticks(high)], "requests per second")
     plot.x_axis([(n, str(n)) for n in sorted({n for line in totals.values() for n, _ in line})], "replicas")
     taken: list[float] = []

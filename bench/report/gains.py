@@ -85,9 +85,9 @@ def _said(row: Row, rows: Sequence[Row]) -> str:
 def _drawn(found: Sequence[_Gain], width: float) -> Drawing:
     stacked = width < FULL
     step = STEP + 12 if stacked else STEP
-    drawing = Drawing(width, step * len(found) + 44, "Gain of slosgate over the best other system")
+    drawing = Drawing(width, step * len(found) + 48, "Gain of slosgate over the best other system")
     left = 4.0 if stacked else 18 + max(text_width(one.name) for one in found)
-    right, bottom = width - 70, drawing.height - 36
+    right, bottom = width - 70, drawing.height - 40
     high = 1.05 * max([1.5, *(one.gain for one in found), *(one.also or 0.0 for one in found)])
     x = linear_scale((0.0, high), (left, right))
     axis = Frame(drawing, left, 2, right, bottom, x, lambda value: value)
@@ -103,5 +103,5 @@ def _drawn(found: Sequence[_Gain], width: float) -> Drawing:
             hint = f"with Sarathi-Serve tuned among the others: {one.also:.2f}"
             drawing.line(x(one.also), top - 3, x(one.also), top + BAR + 3, "bound", hint)
         drawing.text(right + 8, top + BAR - 4, f"{one.gain:.2f} x", "value")
-    drawing.line(x(1.0), 2, x(1.0), bottom, "slo")
+        drawing.line(x(1.0), top - 3, x(1.0), top + BAR + 3, "slo")
     return drawing

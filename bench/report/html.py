@@ -9,6 +9,7 @@ from slosgate.bench.report.svg import Drawing
 
 MARKS = ("slo", "tick", "line", "dashed", "bound")  # drawn by their own CSS; anything else names a colour
 FULL, HALF, NARROW = 1080.0, 520.0, 344.0  # widths of drawings: over the page, beside another one, on a telephone
+LEFT = 62.0  # room for a plot's y axis and its title
 
 
 def section(title: str, body: str, note: str = "") -> str:

@@ -8,7 +8,7 @@ from html import escape
 
 from slosgate.bench.attainment import PAPER
 from slosgate.bench.report import timeline
-from slosgate.bench.report.html import FULL, HALF, figure, folded, grid, legend, percent, section
+from slosgate.bench.report.html import FULL, HALF, LEFT, figure, folded, grid, legend, percent, section
 from slosgate.bench.report.series import Series, load_of, said_load, said_place
 from slosgate.bench.report.svg import Drawing, Frame, Scale, frame, linear_ticks, log_ticks, number, text_width
 from slosgate.bench.results import Row
@@ -27,7 +27,7 @@ RULE = (
 def sections(series: Sequence[Series]) -> str:
     """All sections as HTML."""
     loads: dict[tuple[object, ...], list[Series]] = {}
-    for one in series:
+    for one in sorted(series, key=lambda s: (str(s.row.get("scenario", "")), float(s.row["rate_rps"]))):
         if "curves" in one.row:
             loads.setdefault(load_of(one.row), []).append(one)
     parts = [_over_time_and_latency(some) for some in loads.values()]
@@ -51,7 +51,7 @@ def _card(s: Series, several: bool) -> str:
     r = s.row
     name = f"{s.name}, {said_load(r)}" if several else s.name
     asked = r.get("request_goodput")
-    judged = f"<span>{escape(goodput_said(r))}</span>" if asked is not None else ""
+    judged = f"<span>{escape(_goodput_said(r))}</span>" if asked is not None else ""
     return (
         f'<div class="card" style="--mark: var(--{s.colour})"><span>{escape(name)}</span>'
         f"<b>{percent(r['attainment'])}</b><span>{r['attained']:,} of {r['offered']:,} requests attained their SLOs"
@@ -59,7 +59,7 @@ def _card(s: Series, several: bool) -> str:
     )
 
 
-def goodput_said(row: Row) -> str:
+def _goodput_said(row: Row) -> str:
     """What `--goodput` asked for and gave, in words."""
     limits = ", ".join(f"{name} {number(value)} ms" for name, value in row["goodput_slo_ms"].items())
     return f"goodput ({limits}): {number(row['request_goodput'])} req/s"
@@ -95,7 +95,7 @@ def _over_rate(series: Sequence[Series], width: float) -> Drawing:
     """A line for each system, a dot with its interval for each rate."""
     drawing = Drawing(width, 280, "Attainment over the rate, by system")
     high = max(s.row["offered_rps"] for s in series)
-    plot = frame(drawing, (0.0, high * 1.04), (0.0, 1.0))
+    plot = frame(drawing, (0.0, high * 1.04), (0.0, 1.0), left=LEFT)
     plot.y_axis([(v, f"{v:.0%}") for v in (0.0, 0.25, 0.5, 0.75, 1.0)], "attained")
     plot.x_axis([(v, number(v)) for v in linear_ticks(high * 1.04)], "requests per second offered")
     drawing.line(plot.left, plot.y(CAPACITY), plot.right, plot.y(CAPACITY), "slo")
@@ -193,7 +193,7 @@ def _cdf(
 
     def draw(width: float) -> Drawing:
         drawing = Drawing(width, 270, f"Cumulative share of stages by {title}")
-        plot = frame(drawing, domain, (0.0, 1.0), log_x=log, right=52.0)
+        plot = frame(drawing, domain, (0.0, 1.0), log_x=log, left=LEFT, right=52.0)
         plot.y_axis([(v, f"{v:.0%}") for v in (0.0, 0.25, 0.5, 0.75, 1.0)], "share of stages")
         plot.x_axis([(v, number(v)) for v in (log_ticks(domain) if log else linear_ticks(domain[1]))], title)
         if limit is not None:

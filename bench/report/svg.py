@@ -51,8 +51,9 @@ class Drawing:
         self.text(min(max(x, half), self.width - half), y, text, css, "middle")
 
     def render(self, css: str = "") -> str:
+        kind = f' class="{css}"' if css else ""
         return (
-            f'<svg class="{css}" viewBox="0 0 {self.width:.0f} {self.height:.0f}" width="{self.width:.0f}" role="img" '
+            f'<svg{kind} viewBox="0 0 {self.width:.0f} {self.height:.0f}" width="{self.width:.0f}" role="img" '
             f'aria-label="{escape(self.label, quote=True)}">{"".join(self.parts)}</svg>'
         )
 
@@ -102,11 +103,17 @@ class Frame:
 
 
 def frame(
-    drawing: Drawing, x: tuple[float, float], y: tuple[float, float], *, log_x: bool = False, right: float = 16.0
+    drawing: Drawing,
+    x: tuple[float, float],
+    y: tuple[float, float],
+    *,
+    log_x: bool = False,
+    left: float = 58.0,
+    right: float = 14.0,
 ) -> Frame:
     """The plot area of a drawing that holds one plot: margins for a y title on the left, an x title below, and for
     what stands beside it on the right."""
-    area = 62.0, 12.0, drawing.width - right, drawing.height - 42
+    area = left, 12.0, drawing.width - right, drawing.height - 42
     make = log_scale if log_x else linear_scale
     return Frame(drawing, *area, make(x, (area[0], area[2])), linear_scale(y, (area[3], area[1])))
 

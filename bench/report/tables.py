@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from slosgate.bench.report.html import folded
 from slosgate.bench.report.series import system
 from slosgate.bench.report.svg import number
 from slosgate.bench.results import Result, Row
@@ -76,7 +77,9 @@ def plain_table(rows: Sequence[Row]) -> str:
 
 
 def origins(results: Sequence[tuple[str, Result]]) -> str:
-    """What each result file says about itself."""
+    """What each result file says about itself, folded where there are several."""
+    if len(results) > 1:
+        return "".join(folded(name, origins([(name, r)]), opened=False) for name, r in results)
     rows = []
     for name, r in results:
         options = " ".join(f"{k}={v}" for k, v in r.config.items() if v is not None)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from slosgate.bench.attainment import PAPER
-from slosgate.bench.report.html import FULL, figure, legend, section
+from slosgate.bench.report.html import FULL, LEFT, figure, legend, section
 from slosgate.bench.report.series import Series
 from slosgate.bench.report.svg import Drawing, Frame, Scale, frame, linear_ticks, number
 
 HIGHEST = 5.0  # times the SLO; what waits longer is drawn there, and marked
 STRIP = 92.0
+RIGHT = 16.0
 RESULTS = ("kept", "attained"), ("missed", "missed")
 ADMISSIONS = ("sure", "guaranteed"), ("maybe", "best effort"), ("never", "rejected")
 
@@ -47,7 +48,7 @@ def _waits_drawn(told: Sequence[Series], width: float) -> Drawing:
     seconds = max(bin_s * len(line) for _, line, bin_s in waits)
     high = min(HIGHEST, 1.1 * max([1.5, *(w for _, line, _ in waits for w in line if w is not None)]))
     drawing = Drawing(width, 260, "p99 of TTFT over its SLO, by time of arrival")
-    plot = frame(drawing, (0.0, seconds), (0.0, high))
+    plot = frame(drawing, (0.0, seconds), (0.0, high), left=LEFT, right=RIGHT)
     plot.y_axis([(v, number(v)) for v in linear_ticks(high)], "p99 TTFT / SLO")
     plot.x_axis([(v, number(v)) for v in linear_ticks(seconds, 10)], "seconds")
     drawing.line(plot.left, plot.y(PAPER.tolerance), plot.right, plot.y(PAPER.tolerance), "slo")
@@ -89,7 +90,7 @@ def _timeline(s: Series, high: int, width: float) -> Drawing:
         strips.append([(*named, counts) for named, counts in zip(ADMISSIONS, counted, strict=True)])
     drawing = Drawing(width, STRIP * len(strips) + 40, f"Arrivals over time, {s.name}")
     seconds = float(line["bin_s"]) * len(line["offered"])
-    left, right = 62.0, drawing.width - 16
+    left, right = LEFT, drawing.width - RIGHT
 
     def x(t: float) -> float:
         return left + t / seconds * (right - left)
@@ -126,7 +127,7 @@ def _strip(drawing: Drawing, strip: Strip, place: _Place) -> None:
     column = max(1.0, x(bin_s) - x(0) - 1)
     for tick in (t for t in linear_ticks(place.high, 2) if t == math.floor(t)):
         at = place.bottom - place.tall(tick)
-        drawing.line(x(0), at, drawing.width - 16, at, "grid")
+        drawing.line(x(0), at, drawing.width - RIGHT, at, "grid")
         drawing.text(x(0) - 7, at + 4, number(tick), "tick", "end")
     for n in range(len(strip[0][2])):
         base = place.bottom
@@ -136,4 +137,4 @@ def _strip(drawing: Drawing, strip: Strip, place: _Place) -> None:
                 hint = f"{n * bin_s:.0f} s: {counts[n]} {name}"
                 drawing.rect(x(n * bin_s) + 0.5, base - tall, column, tall, f"fill-{colour}", hint)
             base -= tall
-    drawing.line(x(0), place.bottom, drawing.width - 16, place.bottom, "axis")
+    drawing.line(x(0), place.bottom, drawing.width - RIGHT, place.bottom, "axis")

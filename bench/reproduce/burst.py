@@ -20,7 +20,7 @@ RATE_RPS = 4.0  # vLLM itself was measured at this rate on a real H200: 80.3 % a
 def run(console: Console, seed: int) -> Result:
     experiments = [Experiment("coder", system, RATE_RPS, hardware=HARDWARE, seed=seed) for system in SYSTEMS]
     load, profile = running.prepare(experiments[0])
-    running.announce(load, console)
+    running.announce(load, console, experiments[0])
     config = {"scenario": "coder", "rate": RATE_RPS, "systems": SYSTEMS}
     result = results.begin("reproduce burst", config, seed=seed, hardware=HARDWARE)
     result.rows += [running.measure(one, load, profile, console) for one in experiments]

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, product
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from slosgate.bench import counts, results, scenarios, sweeps, tuning
@@ -23,7 +23,7 @@ from slosgate.bench.capacity import STRIDE
 from slosgate.bench.questions import Question
 from slosgate.bench.reproduce.searches import SCENARIOS
 from slosgate.bench.results import Result, Row
-from slosgate.bench.show import plain_table
+from slosgate.bench.show import by_place, plain_table
 from slosgate.bench.sweeps import Best
 from slosgate.bench.workers import Workers
 from slosgate.engines import profiles
@@ -124,18 +124,21 @@ def _row(case: Case, best: Best, system: str, workers: Workers) -> Row:
         "ci_low": round(low, 5),
         "ci_high": round(high, 5),
         "holds": not rate_rps or count.attainment >= case.target,
+        "trace_source": counts.source_of(ours),
     }
 
 
-def table(rows: list[Row]) -> Table:
-    """The comparisons, for people."""
-    heads = "scenario", "hardware", "at", "best baseline", "GPUs", "req/s/GPU", "system", "attains there", ""
+def table(rows: Sequence[Row]) -> Group:
+    """The comparisons, for people; they fit 80 columns."""
+    return by_place(rows, _comparisons)
+
+
+def _comparisons(rows: Sequence[Row]) -> Table:
+    heads = "scenario", "best baseline", "GPUs", "req/s\n/GPU", "system", "attains\nthere", ""
     shown = plain_table(heads, texts=len(heads))
     for row in rows:
         shown.add_row(
             row["scenario"],
-            row["hardware"],
-            f"{row['attainment_target']:.0%}",
             row["baseline"],
             str(row["gpus"]),
             f"{row['baseline_rps_per_gpu']:.3g}",

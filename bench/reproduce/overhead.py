@@ -9,6 +9,7 @@ from rich.console import Console
 from slosgate import planner
 from slosgate.bench import results
 from slosgate.bench.commands.plan_bench import plan_table
+from slosgate.bench.errors import require
 from slosgate.bench.planner_bench import growth, measure
 from slosgate.bench.results import Result, Row
 from slosgate.engines import profiles
@@ -22,6 +23,7 @@ FIGURE = Path("out/overhead.png")
 
 def run(console: Console, seed: int) -> Result:
     """Measure 32 to 1024 running and 1 to 128 new requests; writes `out/overhead.png`."""
+    require("matplotlib", "drawing a figure")
     planner.warm_up()
     profile = profiles.load(HARDWARE)
     config = {"tiers": TIERS, "calls": CALLS, "paper_ms": PAPER_MS, "figure": str(FIGURE)}

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain, product
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -29,6 +28,7 @@ from slosgate.bench.capacity import STRIDE
 from slosgate.bench.questions import Question
 from slosgate.bench.reproduce.searches import SCENARIOS, geometric_mean
 from slosgate.bench.results import Result, Row
+from slosgate.bench.show import generated_said, plain_table
 from slosgate.bench.sweeps import Best
 from slosgate.bench.workers import Workers
 
@@ -129,6 +129,7 @@ def _compared(case: Case, rival: Best, workers: Workers) -> Row:
             "rival": _above(rival.question, over_rps, workers),
             "slosgate": _above(ours.question, over_rps, workers),
         },
+        "trace_source": counts.source_of(asked),
     }
 
 
@@ -187,16 +188,12 @@ def _said(row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> Table:
     """The comparisons, for people."""
-    shown = Table(
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
-        pad_edge=False,
-        caption=f"at {OVERLOAD} x capacity: attained by the rival and by slosgate, promised within 100 ms and kept, "
-        "value attained by both",
+    heads = "scenario", "GPUs", "best rival", "req/s\n/GPU", "slos-\ngate", "gain", "attained", "prom-\nised", "value"
+    caption = (
+        f"at {OVERLOAD} x capacity: attained by the rival and by slosgate, promised within 100 ms and kept, value "
+        "attained by both"
     )
-    for head in ("scenario", "GPUs", "best rival", "req/s/GPU", "slosgate", "gain", "attained", "promised", "value"):
-        shown.add_column(head, no_wrap=True)
+    shown = plain_table(heads, texts=len(heads), caption=". ".join(filter(None, [caption, generated_said(rows)])))
     for row in rows:
         theirs, ours = row["overload"]["rival"], row["overload"]["slosgate"]
         shown.add_row(

@@ -14,6 +14,7 @@ import logging
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -96,7 +97,7 @@ def _read(file: Path, *, on_ray: bool) -> FleetSpec:
     """The fleet in a file; ends the program with what is wrong with it."""
     try:
         spec = load(file)
-        problems = [] if on_ray else _machine_problems(spec)
+        problems = _ray_problems() if on_ray else _machine_problems(spec)
     except toml.Unusable as error:
         problems = [str(problem) for problem in error.problems]
     except (OSError, UnicodeDecodeError) as error:
@@ -145,13 +146,14 @@ def _stay(spec: FleetSpec, folder: Path, store: Callable[[], Store], ray: str | 
             own.stop()
 
 
+def _ray_problems() -> list[str]:
+    return [] if find_spec("ray") else ["--ray needs the ray package: pip install 'slosgate[ray]'"]
+
+
 def _on_ray(spec: FleetSpec, address: str) -> Place:
     """A Ray cluster; ends the program where there is none, or its nodes would not reach the fleet's Redis."""
-    try:
-        from slosgate.engines.fleet.ray import cluster  # optional, and seconds to import
-    except ImportError as error:
-        typer.echo(f"Error: --ray needs Ray: pip install 'slosgate[ray]' ({error})", err=True)
-        raise typer.Exit(2) from None
+    from slosgate.engines.fleet.ray import cluster  # optional, and seconds to import
+
     try:
         nodes = cluster.connect(address)
     except (ConnectionError, ValueError) as error:

@@ -22,7 +22,7 @@ from slosgate.engines.sim.kernel import Event, Kernel
 from slosgate.engines.sim.replica import Counters, SimReplica
 from slosgate.engines.sim.state import EngineRequest, Sequences, Slots
 from slosgate.engines.sim.steps import accepted_from
-from slosgate.engines.sim.systems.base import BEST_EFFORT, Offered, StageJob, System
+from slosgate.engines.sim.systems.base import BEST_EFFORT, REFUSED, Offered, StageJob, System
 from slosgate.planner.compiling import compiled
 
 # Events of one time: what ends makes room before what arrives is placed, and both before an iteration is chosen.
@@ -39,6 +39,18 @@ class ReplicaRecord:
     preemptions: int = 0
     best_effort_tokens: int = 0  # output tokens of stages that were never guaranteed
     kv_use: list[tuple[float, float]] = field(default_factory=list)  # (time, share of the KV blocks in use)
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """A closed loop: so many at a time, each offering its next request `think_s` after its last one has ended.
+
+    They begin within one think time, evenly, take the requests in their order, and offer none after `until_s`.
+    """
+
+    count: int
+    think_s: float = 0.0
+    until_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +74,26 @@ class Watch:
 
 
 def simulate(
-    system: System, requests: Sequence[Offered], *, until_s: float = math.inf, watch: Watch | None = None
+    system: System,
+    requests: Sequence[Offered],
+    *,
+    until_s: float = math.inf,
+    watch: Watch | None = None,
+    users: Users | None = None,
 ) -> Run:
-    """Serve the requests until all have ended or `until_s` is reached. Deterministic for seeded systems."""
-    return Cluster(system, requests).run(until_s, watch)
+    """Serve the requests until all have ended or `until_s` is reached. Deterministic for seeded systems.
+
+    With `users` requests arrive in a closed loop, whatever their own arrival times say.
+    """
+    return Cluster(system, requests, users).run(until_s, watch)
 
 
 class Cluster:
     """Drives a system's replicas with one event kernel and records every token."""
 
-    def __init__(self, system: System, requests: Sequence[Offered]) -> None:
+    def __init__(self, system: System, requests: Sequence[Offered], users: Users | None = None) -> None:
         self._system = system
+        self._users = users
         self._kernel = Kernel()
         self._until_s = math.inf
         self._arrivals_s: list[float] = []  # a heap of when something arrives that is known of now
@@ -89,8 +110,13 @@ class Cluster:
         self._records = [ReplicaRecord(replica.counters) for replica in system.replicas]
         for number, line in enumerate(self._lines):
             line.start, line.end = self._starting(number), self._ending(number)
-        for jobs in stages:
-            self.at(jobs[0].request.arrival_s, self._arrival(jobs[0]))
+        self._to_come = iter([jobs[0] for jobs in stages])
+        if users is None:
+            for job in self._to_come:
+                self.at(job.request.arrival_s, self._arrival(job))
+        else:
+            for n in range(users.count):
+                self._offer_next(n / users.count * users.think_s)
 
     def run(self, until_s: float, watch: Watch | None = None) -> Run:
         self._until_s = until_s
@@ -122,7 +148,8 @@ class Cluster:
         engine = self._system.replicas[replica]
         slot = engine.submit(request, now_s)
         job.replica = replica
-        self._lines[replica].join(slot, job, self._system.passes_on(job, replica))
+        brings = self._users is not None and job.last  # its user's next request, which may go anywhere
+        self._lines[replica].join(slot, job, brings or self._system.passes_on(job, replica))
         self._kernel.at(engine.ready_s(now_s), self._lines[replica].start, STARTS)
 
     def wake(self, replica: int, now_s: float) -> None:
@@ -152,8 +179,17 @@ class Cluster:
         def arrive(now_s: float) -> None:
             job.arrival_s = now_s
             self._system.arrive(self, job, now_s)
+            if self._users is not None and job.admission == REFUSED:
+                self._offer_next(now_s + self._users.think_s)
 
         return arrive
+
+    def _offer_next(self, at_s: float) -> None:
+        """A user offers the next request, if there is one and it is not too late."""
+        if self._users is None or at_s > self._users.until_s:
+            return
+        if (job := next(self._to_come, None)) is not None:
+            self.at(at_s, self._arrival(job))
 
     def _starting(self, number: int) -> Event:
         replica, line = self._system.replicas[number], self._lines[number]
@@ -197,6 +233,8 @@ class Cluster:
         if following is not None:
             following.replica = job.replica
             self.at(now_s + job.stage.gap_s, self._arrival(following))
+        elif self._users is not None:
+            self._offer_next(now_s + self._users.think_s)
 
 
 def stage_jobs(request: Offered, block_tokens: int) -> list[StageJob]:

@@ -46,8 +46,8 @@ class Body(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     truncate_prompt_tokens: int | None = None
-    min_tokens: int = 0
-    ignore_eos: bool = False
+    min_tokens: int | None = 0
+    ignore_eos: bool | None = False
     echo: bool | None = False
     n: int | None = 1
     tool_choice: Any = None
@@ -228,7 +228,7 @@ def _max_tokens(body: Body, chat: bool, prompt_tokens: int, max_model_tokens: in
             f"{wanted} output tokens were asked for: shorten the prompt or lower max_tokens"
         )
         raise BadRequest(message, param="max_tokens")
-    if not 0 <= body.min_tokens <= wanted:
+    if not 0 <= (body.min_tokens or 0) <= wanted:
         raise BadRequest(f"min_tokens must be between 0 and max_tokens ({wanted})", param="min_tokens")
     return wanted
 
@@ -259,7 +259,7 @@ def _output_tokens(body: Body, max_tokens: int, seed: int, call: ToolCall | None
     the same body."""
     if body.ignore_eos:
         return max_tokens
-    least = max(1, body.min_tokens)
+    least = max(1, body.min_tokens or 0)
     if call is not None:
         return min(max_tokens, max(least, call.tokens))
     return least + zlib.crc32(seed.to_bytes(8, "little", signed=True)) % (max_tokens - least + 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -28,6 +29,8 @@ from slosgate.engines.messages import Announcement, IterationReport, Plan, Telem
 from slosgate.engines.vllm import leaving
 from slosgate.engines.vllm.mailbox import Mailbox
 from slosgate.engines.vllm.settings import MEASURING
+
+logger = logging.getLogger("slosgate.vllm")
 
 FRAME_BYTES = 1 << 20
 HEALTH_POLL_S = 0.5
@@ -126,7 +129,11 @@ class Courier:
         return max(0.0, latest_s[3 * len(latest_s) // 4] - IDLE_ANSWER_S) if latest_s else 0.0
 
     def _take(self, channel: ReplicaChannel, frame: bytes) -> None:
-        report = msgspec.msgpack.decode(memoryview(frame)[1:], type=Telemetry)
+        try:
+            report = msgspec.msgpack.decode(memoryview(frame)[1:], type=Telemetry)
+        except msgspec.MsgspecError as error:  # the replica must not be gone for that
+            logger.warning("a report of the engine's that cannot be read is dropped: %s", error)
+            return
         self._keep(report)
         self._iterations.extend(report.iterations)
         for drafts in report.drafts:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from slosgate.engines.messages import Announcement
 from slosgate.gateway.config import AdmissionConfig
-from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, NotAdmitted, Unavailable
+from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, NotAdmitted, Unavailable, some
 from slosgate.gateway.promises.contract import E2E_HEADERS, TPOT_HEADERS, TTFT_HEADERS
 from slosgate.gateway.promises.exchange import Exchange, Placement
 from slosgate.gateway.replicas.fleet import Fleet, Replica
@@ -63,7 +65,7 @@ class Admission:
             return found
         living = self._fleet.models()
         if living and not self._fleet.knows(model):
-            raise ModelNotFound(f"no such model: {model!r}; accepted: {', '.join(living)}", param="model")
+            raise ModelNotFound(f"no such model: {model!r}; accepted: {some(living)}", param="model")
         raise Unavailable(f"no replica of {model!r} is up; try again shortly", code="no_replica")
 
     async def admit(self, exchange: Exchange) -> Placement:
@@ -83,12 +85,14 @@ class Admission:
             raise Unavailable("the gateway's shared state is away; try again shortly", code="state_unavailable")
         choice = self._choose(exchange, self.candidates(exchange.completion.model), refuses=False)
         choice.replica.enter(self._entry(exchange, choice, guaranteed=False))
-        decision = replace(choice.decision, reason="the gateway's shared state is away")
+        decision = msgspec.structs.replace(choice.decision, reason="the gateway's shared state is away")
         return self._placed(exchange, replace(choice, decision=decision), guaranteed=False)
 
     async def _admit(self, exchange: Exchange) -> Placement:
+        replicas = exchange.replicas  # just looked up
         for _ in range(self._config.commit_retries):
-            choice = self._choose(exchange, self.candidates(exchange.completion.model))
+            choice = self._choose(exchange, replicas or self.candidates(exchange.completion.model))
+            replicas = []
             if not choice.decision.guaranteed:
                 break
             try:
@@ -135,7 +139,7 @@ class Admission:
         states = [state_of(replica, mirror, now_s, _cached(exchange, replica)) for replica, mirror in planned]
         arrival = exchange.arrival(now_s)
         if not refuses:
-            arrival = replace(arrival, when_full="best-effort", stated=False)
+            arrival = msgspec.structs.replace(arrival, when_full="best-effort", stated=False)
         with self._metrics.planner_call("place"):
             verdict = decide(arrival, states, now_s, exchange.settings)
         if isinstance(verdict, Refusal):
@@ -257,6 +261,7 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float, cached: Cached = NO
         firm_tokens=mirror.firm_tokens,
         patience=mirror.patience,
         cached=cached,
+        waiting=mirror.waiting,
         registered=mirror.registered,
     )
 
@@ -274,7 +279,7 @@ def _as_it_is(choice: _Choice, missed: tuple[LedgerEntry, ...], request_id: str,
     jobs = mirror.jobs.copy()
     for job_id in [job_id for job_id in jobs.ids if job_id == request_id or job_id not in before]:
         jobs.remove(job_id)
-    return replace(state_of(choice.replica, mirror, now_s, choice.cached), jobs=jobs)
+    return msgspec.structs.replace(state_of(choice.replica, mirror, now_s, choice.cached), jobs=jobs, waiting=None)
 
 
 def _cached(exchange: Exchange, replica: Replica) -> Cached:

@@ -24,7 +24,8 @@ LONGEST_S = 3600.0  # stands for an SLO that is absent
 
 @dataclass(slots=True)
 class _Typical:
-    """Exponentially weighted means of what requests under an SLO ask for."""
+    """Exponentially weighted means of what requests under an SLO ask for; of times, geometric ones, so that one that
+    asks for hardly anything doesn't stand for many that ask for much."""
 
     ttft_s: float
     tpot_s: float
@@ -34,8 +35,11 @@ class _Typical:
 
     def learn(self, other: _Typical) -> None:
         for name in self.__slots__:
-            mean = getattr(self, name)
-            setattr(self, name, mean + LEARNING_RATE * (getattr(other, name) - mean))
+            mean, value = getattr(self, name), getattr(other, name)
+            if name in ("ttft_s", "tpot_s"):
+                setattr(self, name, mean ** (1 - LEARNING_RATE) * value**LEARNING_RATE)
+            else:
+                setattr(self, name, mean + LEARNING_RATE * (value - mean))
 
     def arrival(self) -> Arrival:
         return Arrival(
@@ -55,9 +59,9 @@ class Headroom:
         """Learn from a request what the next ones will be like."""
         if not (math.isfinite(exchange.ttft_s) and exchange.attempts):
             return
-        tpot_s = min(exchange.contract.tpot_s, LONGEST_S)
+        ttft_s, tpot_s = min(exchange.ttft_s, LONGEST_S), min(exchange.contract.tpot_s, LONGEST_S)
         uncached = max(1, exchange.prompt_tokens - exchange.cached.sure)
-        seen = _Typical(exchange.ttft_s, tpot_s, uncached, exchange.output_tokens, exchange.acceptance)
+        seen = _Typical(ttft_s, tpot_s, uncached, exchange.output_tokens, exchange.acceptance)
         self._typical.setdefault(exchange.completion.model, seen).learn(seen)
 
     def requests(self, now_s: float) -> dict[str, int]:

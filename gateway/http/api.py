@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import uuid4
 
 import msgspec
@@ -9,13 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from slosgate import __version__
-from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unauthorized
-from slosgate.gateway.gateway import Gateway
+from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unauthorized, some
+from slosgate.gateway.gateway import LARGE_BODY_BYTES, Gateway
 from slosgate.gateway.http import dashboard
-from slosgate.gateway.http.bodies import handed_through, read_body
+from slosgate.gateway.http.bodies import Through, handed_through, read_body
 from slosgate.gateway.http.headers import content, credentials, tracing, visible_id
 from slosgate.gateway.http.keys import Holder, matches
 from slosgate.gateway.http.operators import PRIVATE
@@ -60,16 +61,30 @@ class Others:
         path: str = scope["path"]
         if path in OWN_PATHS:
             raise HTTPException(405, headers={"Allow": OWN_PATHS[path]})
-        gateway = self._gateway
+        try:
+            await self._hand_through(scope, headers, receive, send)
+        except ClientDisconnect:
+            return
+        except GatewayError as error:
+            self._gateway.metrics.refused(error.code)
+            raise
+
+    async def _hand_through(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        gateway, path = self._gateway, scope["path"]
         holder = gateway.keys.holder(headers)
         if not _offered(path):
             raise HTTPException(404)
         gateway.keys.enter(holder)
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                gateway.metrics.handed_through(_resource(path), message["status"])
+            await send(message)
+
         try:
             body = await _body(gateway, headers, receive)
-            await gateway.passthrough.answer(_ask(scope, headers, body, holder), receive, send)
-        except ClientDisconnect:
-            return
+            through = await _handed_through(body, headers.get(b"content-type", b""))
+            await gateway.passthrough.answer(_ask(scope, headers, through, holder), receive, counted)
         finally:
             if holder is not None:
                 holder.leave()
@@ -96,8 +111,20 @@ def _offered(path: str) -> bool:
     return len(words) == 1 and words[0] in BARE | LOOKED_UP
 
 
-def _ask(scope: Scope, headers: dict[bytes, bytes], body: bytes, holder: Holder | None) -> Ask:
-    through = handed_through(body, headers.get(b"content-type", b""))
+def _resource(path: str) -> str:
+    """The word that says what is asked for."""
+    words = path.split("/")[1:]
+    return words[1] if words[0] in ("v1", "v2") else words[0]
+
+
+async def _handed_through(body: bytes, content_type: bytes) -> Through:
+    """A body without claims; a large one is read beside the streams that go on meanwhile."""
+    if len(body) < LARGE_BODY_BYTES:
+        return handed_through(body, content_type)
+    return await asyncio.to_thread(handed_through, body, content_type)
+
+
+def _ask(scope: Scope, headers: dict[bytes, bytes], through: Through, holder: Holder | None) -> Ask:
     # The replica knows the request by the gateway's id. A key of ours is none of its business.
     told = {**tracing(headers), **content(headers), "accept-encoding": "identity", "x-request-id": f"req-{uuid4().hex}"}
     if holder is None:
@@ -128,7 +155,7 @@ class Pages:
         self._gateway.keys.holder(dict(request.scope["headers"]))
         name, listed = request.path_params["model"], self._listed()
         if name not in listed:
-            raise ModelNotFound(f"no such model: {name!r}; accepted: {', '.join(sorted(listed))}", param="model")
+            raise ModelNotFound(f"no such model: {name!r}; accepted: {some(listed)}", param="model")
         return _json(listed[name])
 
     def _listed(self) -> dict[str, object]:

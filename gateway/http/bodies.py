@@ -27,11 +27,12 @@ _TYPE = re.compile(
     r"""(?:\s*;\s*(?:charset="?[\w-]+"?|boundary=("[\w'()+,./:=? -]*[\w'()+,./:=?-]"|[\w'+./:=?-]+)))*\s*;?""",
     re.IGNORECASE | re.ASCII,
 )
+_BOUNDARIES = re.compile(r"[;\s]boundary\s*=", re.IGNORECASE)
 _LONGEST_HEAD = 4096  # bytes of a part's headers
 _HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([^\r\n]*?)[ \t]*")
 _DISPOSITION = re.compile(
     rb"""form-data(?:[ \t]*;[ \t]*(?:name="([^"\\\r\n]*)"|name=([\w.\[\]-]+)|"""
-    rb"""filename="[^"\r\n]*(?<!\\)"|filename=[\w.-]+|filename\*=[\w'%.!$&+^`|~-]+))*""",
+    rb"""filename="(?:[^"\r\n]|(?<=\\)")*"|filename=[\w.-]+|filename\*=[\w'%.!$&+^`|~-]+))*""",
     re.IGNORECASE | re.ASCII,
 )
 
@@ -167,7 +168,7 @@ def _form(body: bytes) -> Through:
 
 def _multipart(body: bytes, content_type: str) -> Through:
     mark = b"--" + _boundary(content_type)
-    before, *parts = body.split(mark)
+    before, *parts = _split(body, mark)
     kept, model = [before], None
     for part in parts:
         if part.startswith(b"--"):  # the end
@@ -183,9 +184,25 @@ def _multipart(body: bytes, content_type: str) -> Through:
     return Through(mark.join(kept), model)
 
 
+def _split(body: bytes, mark: bytes) -> list[bytes]:
+    """What stands between the delimiters: marks that begin a line. Raises InvalidRequest for a mark that some readers
+    take for one and some don't."""
+    pieces, begin = [], 0
+    for found in re.finditer(re.escape(mark), body):
+        at, end = found.span()
+        line_begins = at == 0 or body[at - 1 : at] == b"\n"
+        if not line_begins:
+            continue  # bytes of a file
+        if (at and body[at - 2 : at] != b"\r\n") or not body.startswith((b"\r\n", b"--"), end):
+            raise InvalidRequest("the body has a line that begins with its boundary, and is no delimiter")
+        pieces.append(body[begin:at])
+        begin = end
+    return [*pieces, body[begin:]]
+
+
 def _boundary(content_type: str) -> bytes:
     found = _TYPE.fullmatch(content_type.strip())
-    if found is None or found[1] is None or content_type.lower().count("boundary") != 1:
+    if found is None or found[1] is None or len(_BOUNDARIES.findall(content_type)) != 1:
         raise InvalidRequest(
             "content-type: a multipart body needs one boundary; accepted: multipart/form-data; boundary=...",
             param="content-type",

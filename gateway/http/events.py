@@ -57,7 +57,7 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
 
 def is_event_stream(events: bytes) -> bool:
     """Whether whole events look like some: a field, also one that nobody knows, or a comment."""
-    return _FIELD.match(events) is not None
+    return events.startswith(b"data:") or _FIELD.match(events) is not None
 
 
 def finishes(events: bytes) -> bool:

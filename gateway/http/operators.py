@@ -23,6 +23,7 @@ from slosgate.engines.addresses import family_of
 from slosgate.gateway.config import AdminConfig
 from slosgate.gateway.errors import Unauthorized
 from slosgate.gateway.http.keys import matches
+from slosgate.gateway.http.protocol import Limits, limited
 
 _PAGES = ("/metrics", "/ready")
 _EVERYWHERE = "/health"
@@ -60,7 +61,7 @@ class OperatorPages:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, config: AdminConfig, *, shared: bool = False) -> AsyncIterator[None]:
+async def listening(app: ASGIApp, config: AdminConfig, limits: Limits, *, shared: bool = False) -> AsyncIterator[None]:
     """Serve operators' pages on their own address, if one is configured; ends the program where that is taken, unless
     it is `shared` with other gateways of this machine."""
     if not config.address:
@@ -69,7 +70,8 @@ async def listening(app: ASGIApp, config: AdminConfig, *, shared: bool = False) 
     host, _, port = config.address.rpartition(":")
     host = host.strip("[]")
     sockets = [socket.create_server((host, int(port)), family=family_of(host), reuse_port=True)] if shared else None
-    async with _serving(uvicorn.Config(_marked(app, _MARK), host=host, port=int(port), **_PLAIN), sockets):
+    served = uvicorn.Config(_marked(app, _MARK), host=host, port=int(port), http=limited(limits), **_PLAIN)
+    async with _serving(served, sockets):
         yield
 
 

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from slosgate.gateway.config import ServerConfig
-from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, ReplicaLost, Unavailable
+from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, ReplicaLost, Unavailable, some
 from slosgate.gateway.http.answers import UNAVAILABLE, Refusal, is_json, is_stream, refusal, sized
 from slosgate.gateway.http.headers import of_answer
 from slosgate.gateway.http.idle import IdleLimit
@@ -50,21 +50,22 @@ class Passthrough:
         cut = _Cut(task)
         hang_up = asyncio.create_task(_on_hang_up(receive, lambda: cut("hung-up")))
         idle = IdleLimit(self._config.request_timeout_s, lambda: cut("timeout"))
+        begun = asyncio.Event()
         try:
-            await self._answer(ask, send, idle)
+            await self._answer(ask, _beginning(send, begun), idle)
         except asyncio.CancelledError:
             if not cut.reason:
                 raise
             task.uncancel()
             if cut.reason == "timeout":
-                self._end_late()
+                self._end_late(begun=begun.is_set())
         finally:
             idle.stop()
             hang_up.cancel()
 
-    def _end_late(self) -> None:
-        limit_s = self._config.request_timeout_s
-        raise Unavailable(f"nothing more of the answer came within {limit_s:g} s", code="timeout")
+    def _end_late(self, *, begun: bool) -> None:
+        said = f"nothing more of the answer came within {self._config.request_timeout_s:g} s"
+        raise ConnectionAbortedError(said) if begun else Unavailable(said, code="timeout")
 
     async def _answer(self, ask: Ask, send: Send, idle: IdleLimit) -> None:
         last: Refusal | GatewayError | None = None
@@ -145,8 +146,7 @@ class Passthrough:
         if not taking or (model is not None and not fit and self._fleet.knows(model)):
             raise Unavailable("no replica is up; try again shortly", code="no_replica")
         if not fit:
-            models = ", ".join(self._fleet.models())
-            raise ModelNotFound(f"no such model: {model!r}; accepted: {models}", param="model")
+            raise ModelNotFound(f"no such model: {model!r}; accepted: {some(self._fleet.models())}", param="model")
         return sorted(fit, key=lambda replica: len(replica.own))
 
 
@@ -190,6 +190,16 @@ async def _on_hang_up(receive: Receive, cut: Callable[[], None]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     cut()
+
+
+def _beginning(send: Send, begun: asyncio.Event) -> Send:
+    """`send`, noting that the client has seen something."""
+
+    async def noting(message: Message) -> None:
+        begun.set()
+        await send(message)
+
+    return noting
 
 
 def _told(ask: Ask, replica: Replica) -> dict[str, str]:

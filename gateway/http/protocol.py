@@ -12,12 +12,14 @@ import asyncio
 import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import httptools
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.errors import error_body
 from slosgate.gateway.http.pipelining import PipelinedProtocol
 
@@ -28,6 +30,7 @@ FRAMING_BYTES = 64 * 1024  # chunk sizes, extensions and trailers, beside FRAMIN
 FRAMING_SHARE = 8  # of a body in chunks of one byte
 HOP_BY_HOP = (b"upgrade", b"http2-settings")
 IDLE_S = 1.0  # a client that asks again has done so by then
+SILENT_S = 5.0  # one that has connected to ask has asked by then, however busy its machine
 _HEAD = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
 _REASONS = {
     400: b"Bad Request",
@@ -71,7 +74,7 @@ class LimitedProtocol(PipelinedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, transport))  # uvloop's is none by inheritance
-        self._idle_since_s = self.loop.time()
+        self._idle_since_s = self.loop.time() + SILENT_S - IDLE_S  # it has longer than one that has had an answer
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -233,6 +236,16 @@ class LimitedProtocol(PipelinedProtocol):
             self._write_timer.cancel()
             self._write_timer = None
         super().resume_writing()
+
+
+def limits_of(config: ServerConfig) -> Limits:
+    """What a configuration allows each connection."""
+    return Limits(config.max_header_bytes, config.header_timeout_s, config.request_timeout_s)
+
+
+def limited(limits: Limits) -> type[asyncio.Protocol]:
+    """What uvicorn makes a connection with."""
+    return cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits))
 
 
 def _head_problem(headers: list[tuple[bytes, bytes]]) -> _Refused | None:

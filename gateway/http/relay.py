@@ -101,6 +101,7 @@ class Relay:
         exchange.task = asyncio.current_task()
         hang_up = asyncio.create_task(_cut_on_hang_up(exchange, receive))
         idle = IdleLimit(self._config.request_timeout_s, lambda: exchange.cut("timeout"))
+        exchange.touch = idle.touch
         try:
             await self._answer(exchange, _touching(send, idle))
         except asyncio.CancelledError:
@@ -284,7 +285,7 @@ class Relay:
 
     async def _whole(self, exchange: Exchange, response: Response, opening: bytes, send: Send) -> None:
         """An answer in one piece: it is read to its end before the client sees any of it."""
-        body = opening + await response.read()
+        body = opening + await response.read(exchange.touch)
         if b"content-encoding" not in response.headers and not is_object(body):
             raise ReplicaFailed("its answer is not JSON")
         await self._give_whole(exchange, response, body, send)

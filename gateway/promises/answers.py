@@ -66,8 +66,42 @@ class Seen:
     client_fault: bool = False  # the error is a 4xx: another replica would say the same
 
 
+# The event of one token: what stands before its text, the text, and what stands behind it. No text with an escape.
+_TOKEN = re.compile(
+    rb"""(data: ?\{[^\r\n]*"(?:content|text|reasoning_content|reasoning)":\s*")([^"\\\r\n]+)("[^\r\n]*\n\n)"""
+)
+_PLAIN = re.compile(rb"""[^"\\\r\n]+""")
 _DECODER = msgspec.json.Decoder(_Answer)
 _USAGE: msgspec.json.Decoder[Usage | None] = msgspec.json.Decoder(Usage | None)
+
+
+class Events:
+    """Reads one stream. Tokens' events mostly differ in their text alone: such a one says what the last one said, and
+    is looked at no further."""
+
+    def __init__(self) -> None:
+        self._before = self._behind = b""  # the text of the last token
+        self._thoughts = 0
+
+    def seen(self, events: bytes) -> Seen:
+        """What more whole events say; the same as `in_events`."""
+        if self._before and (tokens := self._alike(events)):
+            return Seen(tokens, self._thoughts * tokens)
+        seen = in_events(events)
+        token = _TOKEN.fullmatch(events) if _TOLD.search(events) is None else None
+        if token and b'"choices"' in token[1]:
+            self._before, self._behind, self._thoughts = token[1], token[3], seen.thoughts
+        return seen
+
+    def _alike(self, events: bytes) -> int:
+        """How many these are, if each is a token's and differs from the last one's in its text alone; else 0."""
+        before, behind, at, count = self._before, self._behind, 0, 0
+        while at < len(events):
+            text = _PLAIN.match(events, at + len(before)) if events.startswith(before, at) else None
+            if text is None or not events.startswith(behind, text.end()):
+                return 0
+            at, count = text.end() + len(behind), count + 1
+        return count
 
 
 def in_events(events: bytes) -> Seen:

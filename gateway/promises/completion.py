@@ -136,8 +136,11 @@ class _TemplateArguments(Struct):
 
 def _thinks(fields: _Body) -> bool:
     """Whether a model that thinks may do it here."""
+    arguments = _told(fields.chat_template_kwargs)
+    if not arguments:
+        return True
     try:
-        told = msgspec.json.decode(_told(fields.chat_template_kwargs) or b"{}", type=_TemplateArguments)
+        told = msgspec.json.decode(arguments, type=_TemplateArguments)
     except msgspec.ValidationError:
         return True  # of a kind that the replica will refuse
     return told.enable_thinking

@@ -29,6 +29,7 @@ THINK_HEADERS = (b"x-slo-think-tpot-ms",)
 E2E_HEADERS = (b"x-slo-e2e-ms",)
 SESSION_E2E_HEADERS = (b"x-slo-session-e2e-ms",)
 CLASS_HEADER = b"x-slo-class"
+LONGEST_MS = 1e9  # eleven days: who asks for less than that asks for nothing
 KNOWN_HEADERS = frozenset(
     (*TTFT_HEADERS, *TPOT_HEADERS, *THINK_HEADERS, *E2E_HEADERS, *SESSION_E2E_HEADERS, *SESSION_HEADERS, CLASS_HEADER)
 )
@@ -183,9 +184,10 @@ def _positive(text: bytes, name: bytes) -> float:
         value = math.nan if b"_" in text else float(text)  # Python reads 1_000, nobody else does
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value <= LONGEST_MS:
         raise InvalidRequest(
-            f"{name.decode()} must be a positive number of milliseconds, not {text.decode('latin-1')!r}",
+            f"{name.decode()} must be a positive number of milliseconds, at most {LONGEST_MS:.0f}, not "
+            f"{text.decode('latin-1')!r}",
             param=name.decode(),
         )
     return value

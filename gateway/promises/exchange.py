@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from slosgate.gateway.promises.answers import Seen, in_events, in_whole
+from slosgate.gateway.promises.answers import Events, Seen, in_whole
 from slosgate.gateway.promises.completion import Completion
 from slosgate.gateway.promises.contract import Contract
 from slosgate.gateway.replicas.fleet import Replica
@@ -59,6 +59,7 @@ class Exchange:
     longest_tokens: int = 0  # of the prompts in a batch, each of which has its own window; 0: the one prompt
     prompt_is_exact: bool = False  # prompt_tokens was counted, not estimated: only then may it refuse
     size: Size = UNMEASURED  # of the prompt, as measured on arrival
+    replicas: list[Replica] = field(default_factory=list)  # that could serve it when it came
     dispatched_s: float = math.inf  # when it last left for a replica
     pace: Pace = field(init=False)  # that is promised
     tokens: int = 0  # output tokens seen
@@ -72,8 +73,10 @@ class Exchange:
     outcome: str = ""  # "completed", or why not
     late: bool = False  # a token came later than the SLO allows
     failure: str = ""  # the error that the answer itself reports
+    touch: Callable[[], None] = lambda: None  # tells that something of the answer has come
     e2e_s: float = math.inf  # that the call itself asks for; its session may leave it less
     usage_tokens: int = 0  # output tokens by the answer's usage; 0: it has none
+    _events: Events = field(default_factory=Events)
     _checks: list[tuple[int, float]] = field(default_factory=list)  # (tokens seen, when), for the judgement at the end
     attempts: list[Placement] = field(default_factory=list)
     overflow: str = ""  # the provider outside that answers
@@ -207,7 +210,7 @@ class Exchange:
 
     def note_events(self, events: bytes, now_s: float) -> Seen:
         """Note what more whole events of a stream say: tokens, usage, an error."""
-        seen = in_events(events)
+        seen = self._events.seen(events)
         if seen.tokens:
             self.count(seen.tokens, now_s, seen.thoughts)
         self._note(seen)

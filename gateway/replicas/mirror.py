@@ -12,6 +12,7 @@ from slosgate.engines.messages import RequestProgress, Telemetry
 from slosgate.gateway.replicas.iterations import Iterations
 from slosgate.gateway.state.records import LedgerEntry
 from slosgate.planner.arrivals import Patience
+from slosgate.planner.controller import waiting_load
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.lengths import LengthHistogram, firm_tokens, for_its_weight
 from slosgate.planner.pace import NOT_YET, thought
@@ -85,12 +86,24 @@ class Mirror:
         self._busy_for_s = 0.0
         self._difference = ClockDifference()
         self._clock_ahead_s = 0.0  # our clock less the replica's
+        self._waiting: tuple[int, int, int, float] | None = None  # of the jobs as they are; None: to be counted anew
         self._shown: set[str] = set()  # ids that telemetry has shown
         self._ended: dict[str, float] = {}  # ids that ended here, and when
 
     def busy_for_s(self, now_s: float) -> float:
         """How much longer the iteration in flight is expected to take."""
         return max(0.0, self._busy_for_s - (now_s - self.heard_s))
+
+    @property
+    def waiting(self) -> tuple[int, int, int, float]:
+        """What its jobs have to do (`planner.controller.waiting_load`), counted once for all decisions that ask."""
+        if self._waiting is None:
+            self._waiting = waiting_load(self.jobs.rows)
+        return self._waiting
+
+    def changed(self) -> None:
+        """What its jobs have to do has changed."""
+        self._waiting = None
 
     def running_for_s(self, now_s: float) -> float:
         """How long the iteration in flight has run: telemetry leaves when one begins."""
@@ -99,6 +112,9 @@ class Mirror:
     def add(self, entry: LedgerEntry) -> None:
         """Enter a request, or what has changed about one (a promotion)."""
         known = self.entries.get(entry.request_id)
+        if known is entry:
+            return  # every commit tells of those that were under way with it
+        self.changed()
         self.entries[entry.request_id] = entry
         self._ended.pop(entry.request_id, None)
         if known is None and entry.has_slo:
@@ -124,6 +140,7 @@ class Mirror:
         self._ended[request_id] = now_s
         if request_id in self.jobs:
             self.jobs.remove(request_id)
+            self.changed()
 
     def load(self, version: int, entries: dict[str, LedgerEntry], asked_s: float, before: Collection[str]) -> None:
         """Replace the ledger by what Redis held when it was asked, at `asked_s`, while `before` were known here.
@@ -153,6 +170,7 @@ class Mirror:
     def take(self, report: Telemetry, now_s: float) -> None:
         """Bring the jobs up to date with a report that came at `now_s`."""
         self.heard_s, self.report_s = now_s, report.sent_at_s
+        self.changed()
         self.free_blocks = report.kv_blocks_free
         if report.epoch != self.followed:
             self.followed, self.followed_s = report.epoch, now_s

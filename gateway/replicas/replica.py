@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from slosgate.engines.channel import ReplicaInfo
 from slosgate.engines.messages import PrefixReport, RequestProgress
 from slosgate.gateway.replicas.breaker import Breaker
@@ -33,6 +35,9 @@ class Answer(Protocol):
 
     @property
     def movable(self) -> bool: ...
+
+    @property
+    def begun(self) -> bool: ...
 
     def cut(self, reason: str) -> None: ...
 
@@ -162,13 +167,18 @@ class Replica:
         """For a server that reports nothing: tell from the answers that pass through how far its jobs are."""
         if self.reports or self.mirror is None:
             return
-        for request_id, answer in self.answers.items():
-            if answer.tokens and request_id in self.mirror.jobs:
-                job = self.mirror.jobs[request_id]
-                job["prompt_left"], job["generated"] = 0, answer.tokens
-                job["context"] = answer.prompt_tokens + answer.tokens
+        jobs = self.mirror.jobs
+        if not jobs.ids:
+            self.mirror.free_blocks = self.mirror.profile.kv_blocks
+            return
+        begun = [(jobs.row_of(i), a.tokens, a.prompt_tokens) for i, a in self.answers.items() if a.tokens and i in jobs]
+        rows = jobs.rows
+        if begun:
+            at, tokens, prompts = np.array(begun).T
+            rows["prompt_left"][at], rows["generated"][at], rows["context"][at] = 0, tokens, prompts + tokens
+            self.mirror.changed()
         profile = self.mirror.profile
-        used = sum(profile.blocks_for(int(context)) for context in self.mirror.jobs.rows["context"])
+        used = int((-(-rows["context"] // profile.block_tokens)).sum())
         self.mirror.free_blocks = max(0, profile.kv_blocks - used)
 
     def waiting(self) -> list[Answer]:
@@ -192,6 +202,15 @@ class Replica:
         if self.alive:
             events.say(events.ReplicaLeft(replica=self.name, why=why, under_way=len(self.answers)))
         self.alive = False
+
+    def fall_ill(self, why: str) -> None:
+        """Nothing new goes there; what has begun may end, and what has not goes elsewhere."""
+        if self.alive and not self._lost:
+            events.say(events.ReplicaLost(replica=self.name, why=why, under_way=len(self.answers)))
+        self.alive = False
+        for answer in list(self.answers.values()):
+            if not answer.begun:
+                answer.cut("lost")
 
     def lose(self, why: str) -> None:
         """It is gone: nothing new goes there, and the answers under way are cut."""

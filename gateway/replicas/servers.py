@@ -99,7 +99,7 @@ class _Watch:
 
     def _leave(self, problem: str) -> None:
         if self._replica is not None:
-            self._replica.lose(problem)
+            self._replica.fall_ill(problem)
             self._replica = None
 
     def _hand_over(self) -> None:

@@ -63,6 +63,9 @@ class Metrics:
         )
         self._unmet = self._counter("slo_unmet", "Requests with an SLO that was not guaranteed.", "slo_class", "reason")
         self._refused = self._counter("refused_requests", "Requests refused, by reason.", "code")
+        self._through = self._counter(
+            "handed_through", "Requests that nothing is planned for, as embeddings.", "resource", "status"
+        )
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of answered requests.", "model_name")
         self._cached = self._counter(
             "cached_prompt_tokens", "Of those, as counted on, and as replicas counted.", "model_name", "by"
@@ -140,6 +143,10 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+    def handed_through(self, resource: str, status: int) -> None:
+        """Note the answer to a request that nothing was planned for, by the first word of its path after /v1."""
+        self._through.labels(resource, f"{status // 100}xx").inc()
 
     def refused(self, code: str) -> None:
         self._refused.labels(code).inc()

@@ -26,8 +26,15 @@ _PARENTS = ("traceparent", "tracestate")
 
 def problems(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """What stands in the way of tracing as configured, as (path, message)."""
-    if config.tracing.endpoint and find_spec("opentelemetry.sdk") is None:
+    if config.tracing.endpoint and not all(map(_installed, ("opentelemetry.sdk", "opentelemetry.exporter.otlp"))):
         yield ("tracing", "endpoint"), "needs the OpenTelemetry packages: pip install 'slosgate[otel]'"
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # nor is the package around it
+        return False
 
 
 class Tracing:

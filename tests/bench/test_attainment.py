@@ -1,4 +1,5 @@
 import math
+import random
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from slosgate.bench.attainment import (
     StageOutcome,
     attained,
     collect,
+    pace_share,
     tpot_share,
     wilson,
 )
@@ -122,3 +124,18 @@ def test_a_row_counts_offered_requests_by_class_and_fate() -> None:
     assert row["curves"]["ttft_share"][-1] is None  # one never got a first token
     assert sum(row["timeline"]["offered"]) == 3
     assert [share for share in row["timeline"]["ttft_share_p99"] if share is not None] == [0.5]  # of guarantees
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_pace_that_is_drawn_is_the_pace_that_is_judged(seed: int) -> None:
+    draw = random.Random(seed)
+    stages = []
+    for _ in range(60):
+        times = [draw.uniform(0.1, 1.0)]
+        for _ in range(draw.randint(1, 70)):
+            times.append(times[-1] + draw.choice((0.05, 0.1, 0.15, 0.9)) * draw.uniform(0.5, 1.1))
+        stages.append(StageOutcome(0.0, 1.0, 0.1, len(times), times))
+    served = collect(RequestOutcome("c", 0.0, [one]) for one in stages)
+    judged = pace_share(served, PAPER) <= PAPER.tolerance
+    assert judged.tolist() == attained(served, PAPER).tolist()
+    assert 0 < judged.sum() < len(stages)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from slosgate.bench.errors import InputError
 from slosgate.bench.gpu import launches
 from slosgate.bench.gpu.asking import Capped
 from slosgate.bench.gpu.dummy_model import FIRST_WORD, THINKING_ENDS, WORD_CHARACTERS, word_ids, write_model
-from slosgate.bench.gpu.lengths import told
-from slosgate.bench.gpu.loads import Offering, equal_parts
+from slosgate.bench.gpu.hits import Expectations
+from slosgate.bench.gpu.lengths import told, told_thinking
+from slosgate.bench.gpu.loads import Offering, equal_parts, read
 from slosgate.bench.gpu.measure import SCENARIO
 from slosgate.engines import profiles
 from slosgate.engines.sim.systems import Call, Offered
@@ -27,6 +30,44 @@ def event(**choice: object) -> bytes:
 def test_a_capped_request_tells_its_length_to_nobody_but_the_engine() -> None:
     body = Capped(2048).body(REQUEST, CALL, [7, 8, 9])
     assert body == {"prompt": [7, 8, told(40)], "max_tokens": 2048, "stream_options": {"include_usage": True}}
+
+
+def test_a_thought_is_told_where_nothing_that_others_may_share_is_overwritten() -> None:
+    thinks = dataclasses.replace(CALL, switch_at=30)
+    assert Capped(2048).body(REQUEST, thinks, [7, 8, 9])["prompt"] == [7, told_thinking(30), told(40)]
+    assert told_thinking(30) > 20_000 > told(4096)  # an ordinary token says that nothing is thought
+
+
+def test_the_words_of_an_answer_are_the_tokens_that_the_next_call_goes_on_with() -> None:
+    assert Capped(2048).token_ids(event(text="baaaabaa", finish_reason=None)) == [FIRST_WORD + 1, FIRST_WORD + 26]
+    assert Capped(2048).token_ids(event(text="", finish_reason="stop")) == []
+
+
+def test_several_loads_can_be_offered_to_servers_that_are_started_once() -> None:
+    assert read("coder=2,4", 60.0) == Offering("coder", (2.0, 4.0), 60.0)
+    assert read("out/mine.toml=0.5@30", None) == Offering("out/mine.toml", (0.5,), 30.0)
+    with pytest.raises(InputError, match="SCENARIO=RATE,RATE@SECONDS, not 'coder'"):
+        read("coder", 60.0)
+
+
+def test_answers_are_cut_to_what_clients_allow() -> None:
+    load = equal_parts(Offering(SCENARIO, (12.0,)), profiles.load("h200-llama-3.1-8b"), 12.0, seed=0, cap=50)
+    assert max(call.output_tokens for request in load.requests for call in request.calls) == 50
+
+
+def test_what_a_gateway_expected_to_be_cached_is_read_from_its_log_since_the_measurement_began(tmp_path: Path) -> None:
+    def line(cached: int | None) -> str:
+        tokens = {"prompt_tokens": 100, "likely_cached_tokens": 90, "expected_cached_tokens": 80}
+        return json.dumps({"request_id": "r", **tokens, "cached_tokens": cached}, separators=(",", ":")) + "\n"
+
+    log = tmp_path / "gateway.log"
+    log.write_text(line(1))
+    expected = Expectations(log)
+    log.write_text(line(1) + "INFO a replica joined\n" + line(85) + line(None))
+    assert expected.row() == {
+        "told_calls": 1, "told_prompt_tokens": 100, "told_cached_tokens": 85, "likely_cached_tokens": 90,
+        "expected_cached_tokens": 80,
+    }  # fmt: skip
 
 
 def test_tokens_are_counted_by_their_letters_and_the_last_by_how_it_ends() -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 from slosgate.bench.errors import InputError
 from slosgate.bench.live import LiveRun, Target, model_at, replay
 from slosgate.bench.load import Load
+from slosgate.bench.summary import prompts
 from slosgate.engines.sim.systems import Call, Offered
 
 Handler = Callable[[dict[str, Any], web.StreamResponse], Awaitable[None]]
@@ -157,11 +158,28 @@ async def test_a_loop_goes_on_with_what_was_really_answered_and_says_which_loop_
     run = await play(server, load((0.0, calls), (0.0, (call(),))))
     assert [o.error for o in run.outcomes] == ["", ""]
     loop = [(body["prompt"], headers["x-slo-session"]) for body, headers in server.asked if "x-slo-session" in headers]
-    prompts = [prompt for prompt, _ in loop]
-    assert prompts[1][:6] == [*prompts[0], 70, 71]
-    assert prompts[2][:3] == prompts[0][:3]
+    asked = [prompt for prompt, _ in loop]
+    assert asked[1][:6] == [*asked[0], 70, 71]
+    assert asked[2][:3] == asked[0][:3]
     assert len({session for _, session in loop}) == 1
     assert [body.get("return_token_ids", False) for body, headers in server.asked].count(True) == len(loop) == 3
+
+
+async def test_what_servers_say_they_had_cached_is_told_of_the_calls_they_served(server: Server) -> None:
+    async def with_usage(body: dict[str, Any], response: web.StreamResponse) -> None:
+        await send(response, {"choices": [{"text": "x"}]})
+        usage: dict[str, Any] = {"completion_tokens": 1}
+        if len(body["prompt"]) > 10:  # vLLM says nothing where it had nothing
+            usage["prompt_tokens_details"] = {"cached_tokens": 8}
+        await send(response, {"choices": [], "usage": usage})
+        await response.write(b"data: [DONE]\n\n")
+
+    calls = (call(output=1, prompt=9), call(output=1, prompt=5, cached_tokens=10))
+    untold = await play(server, load((0.0, calls)))
+    assert prompts(untold.outcomes) == {}
+    server.write = with_usage
+    run = await play(server, load((0.0, calls)))
+    assert prompts(run.outcomes) == {"prompt_tokens": 24, "cached_tokens": 8, "computed_twice": round(2 / 24, 4)}
 
 
 async def test_first_calls_of_a_class_share_what_they_count_on_and_blocks_have_their_tokens(server: Server) -> None:

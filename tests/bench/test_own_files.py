@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from slosgate.bench import cache
+from slosgate.bench import cache, scenarios
 from slosgate.bench.cli import app
+from slosgate.bench.load import offer
+from slosgate.engines import profiles
 
 POLICY = """
 from functools import partial
@@ -86,6 +86,25 @@ def test_hardware_and_scenario_may_be_files(here: Path) -> None:
     assert attained("--system", "vllm", "--scenario", "mine.toml") > 0.5
 
 
+def test_a_trace_may_lie_beside_its_scenario(here: Path) -> None:
+    (here / "mine").mkdir()
+    lines = [json.dumps({"arrival_s": n / 2, "prompt_tokens": 100, "output_tokens": 10}) for n in range(20)]
+    (here / "mine" / "load.jsonl").write_text("\n".join(lines))
+    own = SCENARIO.replace('"azure-code-2023"', '"load.jsonl"').replace("30.0]", "10.0]")
+    (here / "mine" / "mine.toml").write_text(own)
+    assert attained("--system", "vllm", "--scenario", "mine/mine.toml", "--hardware", "h200-opt-13b") == 1.0
+    before = files_asked("mine/mine.toml")
+    (here / "mine" / "load.jsonl").write_text("\n".join(lines).replace("100", "101"))
+    scenarios.pool.cache_clear()
+    assert files_asked("mine/mine.toml") != before  # capacities of the old trace are not used for the new one
+
+
+def files_asked(scenario: str) -> list[str]:
+    """What a kept result depends on besides names and numbers."""
+    load = offer(scenarios.load(scenario), profiles.load("h200-opt-13b"), 2.0, seed=0)
+    return [origin["detail"] for origin in load.record["provenance"]]
+
+
 MEASURED = Path(__file__).parents[2] / "bench" / "measurements" / "h200_opt13b_vllm0251_iterations.jsonl"
 
 
@@ -97,6 +116,20 @@ MEASURED = Path(__file__).parents[2] / "bench" / "measurements" / "h200_opt13b_v
         (("--hardware", "missing.json"), "profile missing.json: No such file"),
         (("--scenario", "missing.toml"), "cannot read the scenario 'missing.toml': No such file"),
         (("--scenario", "empty.toml"), "'empty.toml' must hold one [scenario.NAME]"),
+        (
+            ("--scenario", "typo.toml"),
+            "[class.short]: Object contains unknown field `windo`; accepted: lengths",
+        ),
+        (("--scenario", "slo.toml"), "unknown field `tpot` - at `$.slo`; accepted: tpot_ms, ttft_slowdown, ttft_ms"),
+        (("--scenario", "lost.toml"), "lost.jsonl: no such file"),
+        (("--scenario", "none.toml"), "there is no [class.brief]; there are chatbot, coder"),
+        (("--system", "policies.py:Number"), "write policies:Number"),
+        (("--system", "policies:Number"), "'policies:Number' built a int, which has no replicas, arrive"),
+        (
+            ("--system", "policies:Two"),
+            "'policies:Two' must take one argument, the Settings: missing a required",
+        ),
+        (("--json", "empty.json/result.json"), "cannot write 'empty.json/result.json': "),
         (("--hardware", "empty.json"), "profile empty.json: Object missing required field `name`"),
         (
             ("--mode", "live", "--url", "http://127.0.0.1:1", "--api-key-env", "NO_SUCH_KEY"),
@@ -110,18 +143,11 @@ def test_what_is_wrong_with_them_is_said_in_a_sentence(
     monkeypatch.setattr(sys, "path", list(sys.path))
     (here / "empty.toml").write_text("")
     (here / "empty.json").write_text("{}")
+    (here / "typo.toml").write_text(SCENARIO.replace("window", "windo"))
+    (here / "slo.toml").write_text(SCENARIO.replace("tpot_ms", "tpot"))
+    (here / "lost.toml").write_text(SCENARIO.replace("azure-code-2023", "lost.jsonl"))
+    (here / "none.toml").write_text(SCENARIO.replace('["short"]', '["brief"]'))
+    (here / "policies.py").write_text("Number = lambda settings: 3\nTwo = lambda settings, more: 3\n")
     done = CliRunner().invoke(app, ["run", "--scenario", "coder", "--system", "vllm", "--rate", "2", *options])
     assert done.exit_code == 2
     assert said in " ".join(done.output.split())
-
-
-def test_fitting_without_scipy_says_what_to_install(here: Path) -> None:
-    program = (
-        "import importlib.util as u; find = u.find_spec;"
-        "u.find_spec = lambda name, package=None: None if name == 'scipy' else find(name, package);"
-        "from slosgate.bench.cli import main; main()"
-    )
-    command = [sys.executable, "-c", program, "profile", "fit", str(MEASURED)]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
-    assert done.returncode == 2
-    assert "fitting a profile needs scipy, which is not installed: pip install 'slosgate[bench]'" in done.stderr

@@ -1,5 +1,6 @@
 """Reports through the front door: result files in, one page out."""
 
+import json
 import re
 from pathlib import Path
 
@@ -42,6 +43,76 @@ def test_the_page_stands_alone_and_says_where_it_comes_from(measured: Path, tmp_
         assert said in page
     drawings = 1 + 4 + 1 + 2  # attainment, four latency plots, waits, one timeline for each system
     assert page.count('<svg class="wide"') == page.count('<svg class="narrow"') == drawings
+
+
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
+
+
+def wide(page: str, label: str) -> list[str]:
+    """The drawings of this label, as a wide page shows them."""
+    return re.findall(rf'<svg class="wide"[^>]*aria-label="{label}[^"]*">.*?</svg>', page)
+
+
+def test_the_gain_is_drawn_and_each_bar_has_its_own_bound(tmp_path: Path) -> None:
+    page = draw(RESULTS / "headline.json", out=tmp_path / "report.html")
+    (gain,) = wide(page, "Gain of slosgate")
+    assert gain.count('class="fill-ours"') == 7  # six scenarios and their mean
+    assert "3.61 x" in gain
+    panels = wide(page, "Capacity on")
+    assert len(panels) == 6
+    for panel in panels:
+        names = re.findall(r'text-anchor="end"[^>]*>([^<]+)<', panel)
+        assert len(names) == len(set(names)) == 7  # each system once
+        assert panel.count('class="bound"') == 7
+    (chatbot,) = [p for p in panels if "Capacity on chatbot" in p]
+    bounds = set(re.findall(r'<line class="bound" x1="([\d.]+)"', chatbot))
+    assert len(bounds) == 2  # slosgate, which drafts, could reach more than the others
+
+
+def test_capacity_over_replicas_is_a_line_beside_the_linear_one(tmp_path: Path) -> None:
+    page = draw(RESULTS / "scaling.json", out=tmp_path / "report.html")
+    drawings = wide(page, "Capacity over replicas")
+    assert len(drawings) == 2
+    for drawing in drawings:
+        for name in ("vllm", "slosgate"):
+            assert f"<title>{name}</title>" in drawing
+            assert f"<title>{name}, linear</title>" in drawing
+    assert "29.5 x" in drawings[0]
+    assert not wide(page, "Capacity on")  # drawn once
+
+
+def test_a_limit_is_drawn_only_where_it_decides(measured: Path, tmp_path: Path) -> None:
+    page = draw(measured, out=tmp_path / "report.html")
+    for label, lines in (("TTFT / SLO", 1), ("pace at the judged tokens", 1), ("TTFT in seconds", 0), ("mean TPOT", 0)):
+        (plot,) = wide(page, f"Cumulative share of stages by {label}")
+        assert plot.count('class="slo"') == lines
+    measured.write_bytes(measured.read_bytes().replace(b'"pace_share"', b'"untold"'))
+    page = draw(measured, out=tmp_path / "report.html")
+    assert "hence no line in its plot" in page
+    (plot,) = wide(page, "Cumulative share of stages by mean TPOT / SLO")
+    assert 'class="slo"' not in plot
+
+
+def test_what_is_beyond_a_plot_is_marked_and_gaps_stay_gaps(measured: Path, tmp_path: Path) -> None:
+    result = json.loads(measured.read_bytes())
+    waits = [0.5, 0.6, None, 0.4, None, None, 80.0, 0.5] + [None] * 52
+    result["rows"][0]["timeline"]["ttft_share_p99"] = waits
+    measured.write_text(json.dumps(result))
+    page = draw(measured, out=tmp_path / "report.html")
+    (plot,) = wide(page, "p99 of TTFT")
+    assert len(re.findall(r'<path class="curve line-b0"', plot)) == 3
+    assert plot.count('<circle class="fill-b0"') == 1  # the lone one
+    assert re.findall(r'<path class="fill-b0"[^>]*><title>([^<]+)', plot) == ["vllm, 1.08 s: 80 x SLO"]
+
+
+def test_a_system_at_several_rates_is_one_line(measured: Path, tmp_path: Path) -> None:
+    result = json.loads(measured.read_bytes())
+    result["rows"] += [row | {"rate_rps": 4.0, "offered_rps": 4.0} for row in result["rows"]]
+    measured.write_text(json.dumps(result))
+    page = draw(measured, out=tmp_path / "report.html")
+    (plot,) = wide(page, "Attainment over the rate")
+    assert re.findall(r'<path class="curve[^>]*><title>([^<]+)', plot) == ["vllm", "slosgate-ar"]
+    assert re.findall("<summary>([^<]+)", page) == ["coder at 2 req/s", "coder at 4 req/s"]
 
 
 def test_names_from_a_file_cannot_write_html(measured: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ RESULTS = sorted((Path(__file__).parents[2] / "bench" / "results").glob("*.json"
 WIDTHS = 1400, 420
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 PICTURED = "headline", "burst"  # pictures of the others would take longer than all else here
-SLACK = 1.5  # px that glyphs may stand out of their boxes
+SLACK = 0.75  # px
 
 # Every piece of text with its box, and the box of the drawing that it must stay in; what is wrong, in words.
 PROBLEMS = """(slack) => {
@@ -44,7 +44,7 @@ PROBLEMS = """(slack) => {
       const other = texts[m]
       const x = Math.min(one.box.right, other.box.right) - Math.max(one.box.left, other.box.left)
       const y = Math.min(one.box.bottom, other.box.bottom) - Math.max(one.box.top, other.box.top)
-      if (x > slack && y > 2 * slack) problems.push(`"${one.said}" overlaps "${other.said}"`)
+      if (x > 2 * slack && y > 4 * slack) problems.push(`"${one.said}" overlaps "${other.said}"`)
     }
   })
   for (const e of document.querySelectorAll('main *:not(svg *)')) {

@@ -62,3 +62,9 @@ def blocks(page: Path) -> Iterator[Block]:
                 break
             inside.append(content)
         yield Block(found["language"], found["title"] or "", "\n".join(inside) + "\n", number)
+
+
+def titled(page: Path, title: str) -> str:
+    """The text of a page's only block with this title."""
+    (found,) = (block.text for block in blocks(page) if block.title == title)
+    return found

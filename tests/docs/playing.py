@@ -53,14 +53,18 @@ class Player:
     ) -> None:
         self._stack.close()
 
-    def play(self, blocks: Iterable[Block]) -> None:
-        """Write what is a file and run what is a command, but for blocks that need more than this machine."""
+    def play(self, blocks: Iterable[Block]) -> str:
+        """Write what is a file and run what is a command, but for blocks that need more than this machine.
+
+        Returns what the commands printed.
+        """
+        said = ""
         for block in blocks:
             if block.file:
                 (self._folder / block.file).write_text(self._here(block.text), encoding="utf-8")
             elif block.language == SHELL and not block.needs:
-                for command in block.commands:
-                    self.type(command)
+                said += "".join(map(self.type, block.commands))
+        return said
 
     def type(self, command: str) -> str:
         """Run a command of a page, on this machine's ports."""

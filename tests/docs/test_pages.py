@@ -10,6 +10,7 @@ import click
 import pytest
 from typer.main import get_command
 
+from slosgate import __version__
 from slosgate.bench.cli import app as slosbench
 from slosgate.gateway.cli import app as slosgate
 
@@ -51,3 +52,18 @@ def test_commands_and_their_options_exist(page: Path) -> None:
         wanted = {word.partition("=")[0] for word in words if word.startswith("--")}
         if not command.allow_extra_args:  # what `engine vllm` doesn't know goes to vLLM
             assert wanted <= accepted | {"--help"}, line
+
+
+def test_figures_of_the_comparison_are_those_of_the_readme() -> None:
+    rows = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8").splitlines()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    quoted = [
+        row.split("|")[2] for row in rows if row.startswith("|") and row.split("|")[-2].strip().startswith("README")
+    ]
+    assert quoted
+    for number in re.findall(r"\d+\.\d+|\d+(?= %)", " ".join(quoted)):
+        assert number in readme, number
+
+
+def test_the_first_steps_show_this_version() -> None:
+    assert f"slosgate {__version__} serves http" in (ROOT / "docs" / "start.md").read_text(encoding="utf-8")

@@ -31,7 +31,7 @@ def test_the_pictures_are_what_the_planner_does() -> None:
     """make docs draws them."""
     pictures = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["PICTURES"]
     for name, draw in pictures.items():
-        assert draw() == (ROOT / "docs" / "images" / name).read_text(encoding="utf-8"), name
+        assert draw() == (ROOT / "docs" / "images" / name).read_text(encoding="utf-8"), f"{name}: make docs"
 
 
 def test_what_is_said_of_a_picture_is_in_it() -> None:

@@ -187,3 +187,10 @@ async def test_what_makes_no_sense_is_refused(server: str, path: str, fields: di
         error = (await answer.json())["error"]
     assert (answer.status, error["param"]) == (400, param)
     assert param in error["message"] or "maximum context length" in error["message"]
+
+
+async def test_what_clients_leave_null_is_as_if_unsaid(client: AsyncOpenAI) -> None:
+    unsaid = {name: None for name in ("min_tokens", "ignore_eos", "stream_options", "top_logprobs", "tools", "n")}
+    answer = await client.chat.completions.create(model="tiny", messages=ASK, max_tokens=3, extra_body=unsaid)
+    assert answer.usage is not None
+    assert 0 < answer.usage.completion_tokens <= 3

@@ -6,8 +6,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from slosgate.gateway.promises.answers import in_events, in_whole
+from slosgate.gateway.promises.answers import Events, in_events, in_whole
 from tests.gateway.conftest import ADMIN, Start
 from tests.gateway.scripted import Call, Script
 from tests.gateway.test_metrics import page
@@ -40,6 +42,33 @@ DONE = b"data: [DONE]\n\n"
 )
 def test_events_that_carry_a_token(events: bytes, tokens: int) -> None:
     assert in_events(events).tokens == tokens
+
+
+@given(
+    st.lists(
+        st.builds(
+            bytes.replace,
+            st.sampled_from([
+                TOKEN, ROLE, USAGE, ERROR, DONE, TOKEN * 2, TOKEN + DONE, TOKEN.replace(b"null", b'"error"'),
+                TOKEN.replace(b"content", b"reasoning_content"), TOKEN.replace(b"delta", b"usage"),
+                b'data: {"choices":[{"index":0,"text":"w","logprobs":null}]}\n\n', b"data: w\n\n", b": w\n\n",
+            ]),
+            st.just(b"w"),
+            st.sampled_from([
+                b"", b"one", b"event: error", b"data: [DONE]", b'\\"error\\"', b"\\", b'","error":"x', b"\n\n", b"\r",
+                b'"}}],"usage":{"prompt_tokens":1}', b"\xff", b'","reasoning":"x',
+            ]),
+        ),
+        max_size=8,
+    )
+)  # fmt: skip
+@example([TOKEN.replace(b"w", text) for text in (b"one", b"two", b"\\", b'","error":"x')])
+@example([TOKEN.replace(b"null", b'"error"').replace(b'"w"', text) for text in (b'"\xff"', b'"w"')])
+@example([TOKEN, TOKEN * 3, TOKEN * 2 + DONE, TOKEN * 2 + ERROR, TOKEN.replace(b"w", b"event: error") * 2])
+def test_what_differs_in_its_text_alone_says_the_same(stream: list[bytes]) -> None:
+    """A reader of streams goes by the last token's event; it must see what one sees who reads each for itself."""
+    events = Events()
+    assert [events.seen(event) for event in stream] == [in_events(event) for event in stream]
 
 
 def test_errors_and_usage() -> None:

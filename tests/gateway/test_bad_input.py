@@ -29,7 +29,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, str], int, str | None, str]] = 
     ("empty prompt", {"prompt": []}, {}, 400, "prompt", "prompt must be a string, a list of token ids"),
     ("prompt of another type", {"prompt": 5}, {}, 400, "prompt", "prompt must be a string"),
     ("model of another type", {**GOOD, "model": 5}, {}, 400, "model", "Expected `str | null`, got `int`"),
-    ("stream of another type", {**GOOD, "stream": "yes"}, {}, 400, "stream", "Expected `bool | null`, got `str`"),
+    ("stream of another type", {**GOOD, "stream": "maybe"}, {}, 400, "stream", "Expected `bool | null`, got `str`"),
     ("no tokens wanted", {**GOOD, "max_tokens": 0}, {}, 400, "max_tokens", "max_tokens must be at least 1, not 0"),
     ("negative SLO", GOOD, {"x-slo-ttft-ms": "-5"}, 400, "x-slo-ttft-ms", "must be a positive number of milliseconds"),
     ("word as an SLO", GOOD, {"x-slo-tpot-ms": "fast"}, 400, "x-slo-tpot-ms", "must be a positive number"),

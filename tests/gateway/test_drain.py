@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import ssl
-import subprocess
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from slosgate.gateway.cli import app
+from tests.gateway.certificates import self_signed
 from tests.gateway.conftest import Start, eventually, ledger_size, until_known
 from tests.gateway.scripted import MODEL, good, scripted_replica, stalls
 from tests.processes import Process, running_gateway
@@ -132,15 +131,7 @@ async def _lacks(client: aiohttp.ClientSession, url: str, name: str) -> bool:
 
 
 async def test_it_serves_tls(client: aiohttp.ClientSession, redis_url: str, tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make a certificate with")
-    making = await asyncio.create_subprocess_exec(
-        *command, *subject, "-keyout", key, "-out", certificate, stderr=subprocess.DEVNULL
-    )
-    assert await asyncio.wait_for(making.wait(), 60) == 0
+    certificate, key = await self_signed(tmp_path)
     options = ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
     trusted = ssl.create_default_context(cafile=certificate)
     with running_gateway(redis_url, options=options, wait=False) as gateway:

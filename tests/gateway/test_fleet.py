@@ -40,6 +40,7 @@ class Stream:
     promotions: int = 0
     model: str = "model"
     movable: bool = False
+    begun: bool = False
 
     def cut(self, reason: str) -> None:
         self.cuts.append(reason)

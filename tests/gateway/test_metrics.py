@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
@@ -16,9 +17,9 @@ from slosgate.gateway.promises.completion import parse
 from slosgate.gateway.promises.contract import resolve
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.reports.metrics import MOST_MODELS, Metrics
-from tests.gateway.conftest import Start, eventually
-from tests.gateway.scripted import Call, good
-from tests.processes import Process
+from tests.gateway.conftest import CONFIG, Start, eventually, until_known
+from tests.gateway.scripted import MODEL, Call, good, scripted_replica
+from tests.processes import Process, running_gateway, running_valkey
 
 SLO = {"x-slo-ttft-ms": "1500", "x-slo-tpot-ms": "100"}
 
@@ -104,3 +105,61 @@ def test_clients_that_invent_models_do_not_fill_the_page() -> None:
         metrics.ended(Exchange("r", completion, contract, 0.0, 1, 1, 1.0), 1.0)
     models = {sample.labels.get("model_name") for family in metrics.registry.collect() for sample in family.samples}
     assert len(models - {None}) == MOST_MODELS + 1
+
+
+CLIENTS, REPLICAS = 40, 5  # of each day
+
+
+async def test_many_days_of_clients_and_replicas_leave_the_page_as_long_as_the_first(
+    client: aiohttp.ClientSession,
+) -> None:
+    """Sessions, ids, models and classes that clients invent are no labels, and replicas that left are none any more."""
+    with running_valkey() as redis, running_gateway(redis.url, CONFIG) as gateway:
+        async with scripted_replica(redis.url, "stays", good()):
+            await until_known(client, gateway.url, "stays")
+            series = [await a_day(client, redis.url, gateway.url, day) for day in range(3)]
+    assert 200 < series[0] < 1000
+    assert max(series) < series[0] + REPLICAS
+
+
+async def a_day(client: aiohttp.ClientSession, redis_url: str, url: str, day: int) -> int:
+    """What goes on in a day, in small; how many series there are at its end."""
+    names = [f"passing-{day}-{number}" for number in range(REPLICAS)]
+    async with AsyncExitStack() as stack:
+        for name in names:
+            await stack.enter_async_context(scripted_replica(redis_url, name, good()))
+        for name in names:
+            await until_known(client, url, name)
+        assert names[0] in await labels(client, url)
+        await asyncio.gather(*(one_client(client, url, f"invented-{day}-{number}") for number in range(CLIENTS)))
+    await eventually(lambda: _forgot(client, url, names))
+    assert "invented" not in await labels(client, url)
+    return (await labels(client, url)).count("\n")
+
+
+async def one_client(client: aiohttp.ClientSession, url: str, name: str) -> None:
+    good_body = {"model": MODEL, "prompt": [1] * 50, "max_tokens": 3, "stream": True, "user": name}
+    own = {**SLO, "x-slo-session": name, "x-request-id": name, "authorization": f"Bearer {name}"}
+    for body, headers in (
+        (good_body, own),
+        ({**good_body, "model": name}, own),
+        ({**good_body, "max_tokens": name}, own),
+        (good_body, {**own, "x-slo-class": name}),
+        (good_body, {**own, f"x-slo-{name}": "1"}),
+    ):
+        async with client.post(f"{url}/v1/completions", json=body, headers=headers) as answer:
+            await answer.read()
+            assert answer.status < 500
+    async with client.get(f"{url}/v1/{name}") as answer:
+        assert answer.status == 404
+
+
+async def labels(client: aiohttp.ClientSession, url: str) -> str:
+    """The page without its comments, a series a line."""
+    async with client.get(f"{url}/metrics") as answer:
+        return re.sub(r"^#.*\n", "", await answer.text(), flags=re.MULTILINE)
+
+
+async def _forgot(client: aiohttp.ClientSession, url: str, names: list[str]) -> bool:
+    said = await labels(client, url)
+    return not any(name in said for name in names)

@@ -124,6 +124,35 @@ def test_due_times_are_read_on_our_clock_and_never_before_the_deadline() -> None
     assert float(mirror.jobs["x"]["due_base_s"]) == 101.0
 
 
+def test_what_is_to_be_done_follows_every_change() -> None:
+    """It is counted once for all decisions until something changes: (prompt tokens, decodes, their context)."""
+    mirror = Mirror(PROFILE)
+    assert mirror.waiting[:3] == (0, 0, 0)
+    mirror.add(entry("x"))
+    assert mirror.waiting[:3] == (40, 0, 0)
+    mirror.add(entry("y", prompt_tokens=10))
+    assert mirror.waiting[:3] == (50, 0, 0)
+    mirror.take(report(progress("x"), progress("y", left=5, context=5, generated=0)), 100.1)
+    assert mirror.waiting[:3] == (5, 1, 41)
+    mirror.take(report(progress("x", context=42, generated=3)), 100.2)
+    assert mirror.waiting[:3] == (0, 1, 42)
+    mirror.drop("x", 100.3)
+    assert mirror.waiting[:3] == (0, 0, 0)
+    mirror.load(4, {"z": entry("z")}, 100.4, {"y"})
+    assert mirror.waiting[:3] == (40, 0, 0)
+
+
+def test_being_told_again_of_an_entry_changes_nothing() -> None:
+    mirror, known = Mirror(PROFILE), entry("x")
+    mirror.add(known)
+    mirror.take(report(progress("x", left=10, context=30, generated=0)), 100.1)
+    mirror.committed(7, [known])
+    assert mirror.waiting[:3] == (10, 0, 0)
+    assert len(mirror.patience.latest_s) == 1
+    mirror.committed(8, [entry("x", guaranteed=True)])
+    assert bool(mirror.jobs["x"]["guaranteed"])
+
+
 def test_the_newest_epoch_stays_known() -> None:
     mirror = Mirror(PROFILE)
     mirror.take(report(epoch=7), 100.0)

@@ -71,6 +71,38 @@ def test_one_boundary_is_needed(kind: bytes) -> None:
         handed_through(body('Content-Disposition: form-data; name="a"'), kind)
 
 
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        "----WebKitFormBoundary7MA4YWxkTrZu0gW", "----geckoformboundaryc0ffee", "Boundary-4711",
+        "alamofire.boundary.1f",
+        "dart-http-boundary-x", "--dio-boundary-0123", "__X_PAW_BOUNDARY__", "boundary",
+    ],
+)  # fmt: skip
+def test_a_boundary_may_be_called_one(boundary: str) -> None:
+    sent = body('Content-Disposition: form-data; name="model"').replace(b"--B", f"--{boundary}".encode())
+    assert handed_through(sent, f"multipart/form-data; boundary={boundary}".encode()) == Through(sent, "value")
+
+
+@pytest.mark.parametrize("name", ['a\\"b.wav', "C:\\dir\\", 'x\\" y'])
+def test_file_names_with_quotes_and_backslashes_are_handed_through(name: str) -> None:
+    file = f'Content-Disposition: form-data; name="f"; filename="{name}"'
+    sent = body('Content-Disposition: form-data; name="model"', file)
+    assert handed_through(sent, KIND) == Through(sent, "value")
+
+
+def test_a_boundary_within_a_line_is_a_files_own() -> None:
+    sent = body('Content-Disposition: form-data; name="file"; filename="a"').replace(b"value", b"\x00x--B\x00--B--")
+    assert handed_through(sent, KIND) == Through(sent, None)
+
+
+@pytest.mark.parametrize("inside", [b"\r\n--Bx", b"\n--B\r\n", b"\r\n--B \r\n"])
+def test_a_line_that_some_take_for_a_delimiter_is_refused(inside: bytes) -> None:
+    sent = body('Content-Disposition: form-data; name="file"; filename="a"').replace(b"value", b"x" + inside + b"y")
+    with pytest.raises(InvalidRequest, match="begins with its boundary"):
+        handed_through(sent, KIND)
+
+
 async def test_what_clients_write_is_handed_through_as_it_is() -> None:
     form = aiohttp.FormData({"model": "whisper"})
     form.add_field("file", b"\x00--B\r\n", filename='take "1".wav', content_type="audio/wav")

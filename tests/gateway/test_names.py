@@ -113,6 +113,11 @@ class Moody:
     url: str
     answer: web.Response | None = None  # None: it is slow to
 
+    well: bool = True
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.Response(status=200 if self.well else 503)
+
     async def listed(self, request: web.Request) -> web.Response:
         if self.answer is None:
             await asyncio.sleep(10)
@@ -124,9 +129,6 @@ async def moody() -> AsyncIterator[Moody]:
     port = free_port()
     server = Moody(f"http://127.0.0.1:{port}", web.json_response(GOOD))
 
-    async def health(request: web.Request) -> web.Response:
-        return web.Response()
-
     async def complete(request: web.Request) -> web.StreamResponse:
         stream = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await stream.prepare(request)
@@ -137,7 +139,7 @@ async def moody() -> AsyncIterator[Moody]:
         return stream
 
     served = web.Application()
-    served.router.add_get("/health", health)
+    served.router.add_get("/health", server.health)
     served.router.add_get("/v1/models", server.listed)
     served.router.add_post("/v1/completions", complete)
     runner = web.AppRunner(served, shutdown_timeout=0.1)
@@ -166,6 +168,31 @@ async def test_a_server_keeps_its_names_and_its_streams_while_it_lists_none(
                     await asyncio.sleep(1.3)  # it is asked every second
                     assert await _models(client, gateway.url) == {"base", "alias"}
                 assert (await stream.read()).endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_server_that_falls_ill_ends_what_it_has_begun(client: aiohttp.ClientSession, redis_url: str) -> None:
+    async with moody() as server:
+        with running_gateway(redis_url, f"[[replicas]]\nurl = '{server.url}'\n") as gateway:
+            await eventually(lambda: _lists(client, gateway.url, "alias"))
+            long = {"model": "base", "prompt": "x", "max_tokens": 50, "stream": True}
+            async with client.post(f"{gateway.url}/v1/completions", json=long) as stream:
+                server.well = False
+                await eventually(lambda: _lacks(client, gateway.url, "base"))
+                assert (await stream.read()).endswith(b"data: [DONE]\n\n")
+            assert await _status(client, gateway.url, "completions", "base") == 503
+            server.well = True
+            await eventually(lambda: _lists(client, gateway.url, "base"))
+
+
+async def test_an_unknown_name_is_told_with_as_many_as_one_reads(client: aiohttp.ClientSession, redis_url: str) -> None:
+    async with moody() as server:
+        server.answer = web.json_response({"data": [{"id": f"m{number:04}"} for number in range(3000)]})
+        with running_gateway(redis_url, f"[[replicas]]\nurl = '{server.url}'\n") as gateway:
+            await eventually(lambda: _lists(client, gateway.url, "m2999"))
+            for path in ("completions", "embeddings"):
+                async with client.post(f"{gateway.url}/v1/{path}", json={"model": "x", "prompt": "x"}) as answer:
+                    message = (await answer.json())["error"]["message"]
+                assert message.endswith("m0019 and 2980 more")
 
 
 async def test_a_name_that_cannot_be_costs_itself_alone(client: aiohttp.ClientSession, redis_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -93,3 +94,17 @@ async def test_pages_of_operators_have_one_spelling(client: aiohttp.ClientSessio
         for path in ("/Metrics", "//metrics", "/%6detrics", "/metrics/", "/v1/../metrics", "/ADMIN/requests", "/Ready"):
             async with client.get(URL(gateway.url + path, encoded=True), headers=ADMIN) as answer:
                 assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found"), path
+
+
+async def test_the_operators_address_has_the_same_limits(client: aiohttp.ClientSession, redis_url: str) -> None:
+    port = free_port()
+    config = f'[admin]\naddress = "127.0.0.1:{port}"\n[server]\nheader_timeout_s = 1\n'
+    with running_gateway(redis_url, config):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 200_000)
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 431 ")
+        writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost:")
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 408 ")
+        writer.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import pytest
 
-from tests.gateway.conftest import Start
-from tests.gateway.scripted import Call, dies_at_once
-from tests.processes import Process
+from tests.gateway.conftest import Start, until_known
+from tests.gateway.scripted import Call, dies_at_once, good, scripted_replica
+from tests.processes import Process, running_gateway
 
 
 async def embeds(call: Call) -> None:
@@ -69,3 +71,51 @@ async def test_an_answer_that_breaks_off_is_seen_to_break_off(
     async with replica("a", breaks_off), client.post(url, json={"model": model}) as answer:
         with pytest.raises(aiohttp.ClientPayloadError):
             await answer.read()
+
+
+async def test_an_answer_that_stalls_ends_with_one_line_in_the_log(
+    redis_url: str, client: aiohttp.ClientSession, model: str
+) -> None:
+    async def stalls(call: Call) -> None:
+        await call.head()
+        await call.chunk(b"data: {}\n\n")
+        await asyncio.sleep(30)
+
+    with running_gateway(redis_url, "[server]\nrequest_timeout_s = 1\n") as gateway:
+        async with scripted_replica(redis_url, "a", stalls, model=model) as server:
+            await until_known(client, gateway.url, server.name)
+            async with client.post(f"{gateway.url}/v1/responses", json={"model": model}) as answer:
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await answer.read()
+        assert "Traceback" not in gateway.log.read_text()
+
+
+async def test_what_is_handed_through_is_counted(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    async with replica("a", good()):
+        for body in ({"model": model}, {"model": "none-such"}):
+            async with client.post(f"{gateway.url}/v1/embeddings", json=body) as answer:
+                await answer.read()
+    async with client.get(f"{gateway.url}/metrics") as answer:
+        page = await answer.text()
+    assert 'slosgate_handed_through_total{resource="embeddings",status="2xx"} ' in page
+    assert 'slosgate_refused_requests_total{code="model_not_found"}' in page
+
+
+async def test_an_answer_in_one_piece_may_come_slowly(
+    redis_url: str, client: aiohttp.ClientSession, model: str
+) -> None:
+    async def trickles(call: Call) -> None:
+        await call.head(kind="application/json")
+        for part in (b'{"choices"', b": ", b"[", b"]", b"}"):
+            await call.chunk(part)
+            await asyncio.sleep(0.4)
+        await call.end()
+
+    with running_gateway(redis_url, "[server]\nrequest_timeout_s = 1\n") as gateway:
+        async with scripted_replica(redis_url, "a", trickles, model=model) as server:
+            await until_known(client, gateway.url, server.name)
+            asked = {"model": model, "prompt": "x", "max_tokens": 4}
+            async with client.post(f"{gateway.url}/v1/completions", json=asked) as answer:
+                assert (answer.status, await answer.json()) == (200, {"choices": []})

@@ -118,7 +118,14 @@ class Both(PlannedSystem):
         body = msgspec.json.encode({"model": PROFILE.model, "prompt": [1] * prompt_tokens})
         completion = replace(parse(body, "completions"), prefix=leading(job.parts, prompt_tokens, PROFILE.block_tokens))
         contract = Contract(
-            job.request.slo_class, stage.ttft_slo_s, 0.0, stage.tpot_slo_s, 1.0, job.request.when_full, "", None
+            job.request.slo_class,
+            stage.ttft_slo_s,
+            0.0,
+            stage.tpot_slo_s,
+            self._arrival(job).weight,
+            job.request.when_full,
+            "",
+            None,
         )
         return Exchange(
             request_id=job.id, completion=completion, contract=contract, arrival_s=self.now_s,

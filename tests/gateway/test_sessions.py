@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -15,7 +16,8 @@ from slosgate.gateway.errors import InvalidRequest
 from slosgate.gateway.state.ledger import Ledger
 from slosgate.gateway.state.sessions import CONTEXTS, KNOWN, OUTPUTS, Context, Session, Sessions, session_id
 from slosgate.planner.prefixes import Leading
-from tests.gateway.conftest import ADMIN, CONFIG, eventually
+from tests.gateway.conftest import ADMIN, CONFIG, Start, eventually
+from tests.gateway.scripted import good
 from tests.processes import Process, running_engine, running_gateway
 
 SYSTEM = "You are an agent that never tires of reading. " * 60
@@ -31,12 +33,21 @@ def test_a_session_is_its_holders_own_whatever_says_its_name() -> None:
         session_id({b"x-slo-session": b"x" * 513}, None, "")
 
 
+def test_only_slosgates_own_header_is_held_to_its_length() -> None:
+    long = b"x" * 1000
+    with pytest.raises(InvalidRequest, match="x-slo-session must have at most 512 bytes"):
+        session_id({b"x-slo-session": long}, None, "")
+    assert session_id({b"x-session-id": long}, None, "") != session_id({b"x-session-id": long + b"y"}, None, "")
+    assert session_id({}, "y" * 1000, "")
+
+
 def test_what_is_remembered_of_a_session_does_not_grow() -> None:
     session = Session(id="s")
     for n in range(100):
-        session = session.begun(float(n)).ended(Context("a", n + 1, n), 10 + n)
+        session = session.begun(float(n)).ended(Context("a", n + 1, n), 10 + n, promised=n != 50)
     assert (session.calls, session.due_s) == (100, 0.0)  # its SLO as a whole came with the first call
     assert (len(session.contexts), len(session.outputs)) == (CONTEXTS, OUTPUTS)
+    assert (session.answered, session.promised) == (100, 99)
     assert session.contexts[0].begins(Leading((*range(1, 100), 99, 5), 0.01))
     assert not session.contexts[0].begins(Leading(tuple(range(1, 201)), 0.01))
     assert len(msgspec.msgpack.encode(session)) < 300
@@ -110,6 +121,21 @@ async def test_a_session_goes_on_at_another_gateway_where_it_was(
         assert await expected(client, second, goes_on) > 1000
 
 
+async def test_a_session_outlives_the_gateway_that_began_it(
+    redis_url: str, pair: tuple[Process, Process], client: aiohttp.ClientSession
+) -> None:
+    with running_gateway(redis_url, CONFIG, wait=False) as dies:
+        dies.wait_until_up("/ready", needs=["pair-a", "pair-b"])
+        answer = await ask(client, dies, "go", x_slo_session="outlives", x_slo_session_e2e_ms="600000")
+        assert answer.headers["x-slo-session-calls"] == "1"
+        await asyncio.sleep(0.2)  # it has said so in Redis
+        dies.kill()
+    for calls in ("2", "3"):
+        later = await ask(client, pair[0], "on", x_slo_session="outlives")
+        assert later.headers["x-slo-session-calls"] == calls
+        assert 0 < float(later.headers["x-slo-session-left-ms"]) < 600_000
+
+
 async def test_who_names_a_session_that_the_call_does_not_go_on_with_gains_nothing(
     pair: tuple[Process, Process], client: aiohttp.ClientSession
 ) -> None:
@@ -141,3 +167,29 @@ async def test_sessions_expire_and_their_number_in_redis_is_bounded(
         assert 0 < await redis.pttl(name) <= 15 * 60_000
         assert int(name.rpartition(b":")[2]) < 1 << 16
     await redis.aclose()
+
+
+async def test_a_loop_that_was_promised_every_call_outweighs_newcomers_and_a_liar_does_not(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    """The weight is what competes where not everybody can be served in time."""
+    prompt = list(range(1000, 1600))
+
+    async def weight(tokens: list[int], session: str, slo_ms: str = "20000") -> float:
+        headers = {"x-slo-session": session, "x-slo-ttft-ms": slo_ms, "x-slo-tpot-ms": "1000"} if slo_ms else {}
+        body = {"model": model, "prompt": tokens, "max_tokens": 2}
+        async with client.post(
+            f"{gateway.url}/v1/completions", json=body, headers={"x-slo-session": session, **headers}
+        ) as answer:
+            assert answer.headers["x-slo-admission"] == ("guaranteed" if slo_ms else "best-effort")
+            await answer.read()
+        told: float = server.calls[-1].body["vllm_xargs"]["slo_weight"]
+        return told
+
+    async with replica("a", good()) as server:
+        assert await weight(prompt, "loop") == 1.0
+        assert await weight([*prompt, *range(300)], "loop") == 4.0
+        assert await weight(list(range(5000, 5600)), "loop") == 1.0  # says so, and goes on from nothing
+        assert await weight(prompt, "another") == 1.0
+        await weight(prompt, "unpromised", slo_ms="")
+        assert await weight([*prompt, *range(300)], "unpromised") == 1.0

@@ -7,16 +7,21 @@ import math
 import time
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 from openai import AsyncOpenAI
 
+from slosgate.engines.messages import RequestProgress
 from slosgate.gateway import config as configuration
 from slosgate.gateway.config import Config
 from slosgate.gateway.promises.answers import in_events
 from slosgate.gateway.promises.completion import parse
 from slosgate.gateway.promises.contract import resolve
 from slosgate.gateway.promises.exchange import Exchange
+from slosgate.gateway.state.records import LedgerEntry
+from slosgate.planner.pace import NOT_YET
+from tests.gateway.test_ledger import entry
 from tests.processes import Process, running_engine, running_gateway
 
 CONFIG = """
@@ -128,6 +133,14 @@ def test_a_whole_call_is_judged_by_its_end() -> None:
         found.end(end_s)
         assert found.late is late
     assert found.arrival(100.0).ttft_s == pytest.approx(1.0)
+
+
+def test_what_engines_and_gateways_say_of_thinking_that_goes_on_can_be_read() -> None:
+    """Else a replica's reports would be dropped, and other gateways would not know of its promise."""
+    progress = RequestProgress("r", 0, 90, 20, 100.0, True, NOT_YET)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(progress), type=RequestProgress) == progress
+    promised = msgspec.structs.replace(entry("r"), switch_at=exchange("reasoning").pace.switch_at, next_tpot_s=0.1)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(promised), type=LedgerEntry) == promised
 
 
 def test_events_of_thinking_are_told_from_those_of_the_answer() -> None:

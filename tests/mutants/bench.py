@@ -66,8 +66,8 @@ MUTANTS = (
     _bench(
         "only the first stage counts",
         "attainment",
-        "np.logical_and.at(result, served.request, _stage_attained(served, rule))",
-        "result[served.request[::-1]] &= _stage_attained(served, rule)[::-1]",
+        "np.logical_and.at(result, served.request, stages_attained(served, rule))",
+        "result[served.request[::-1]] &= stages_attained(served, rule)[::-1]",
         f"{ATTAINED}every_stage_counts_and_a_stage_that_was_never_reached_is_a_miss",
     ),
     _bench(

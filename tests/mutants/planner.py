@@ -168,9 +168,9 @@ MUTANTS = (
     ),
     _planner(
         "a promise is given although it would break an older one",
-        "controller",
-        "    if broken.any() and (",
-        "    if False and (",
+        "judging",
+        "    if broken.any():",
+        "    if False:",
         f"{DECIDE}nobody_is_promised_what_would_break_an_older_promise",
     ),
     _planner(
@@ -310,8 +310,8 @@ MUTANTS = (
     _planner(
         "one sequence more begins than the engine takes",
         "starting",
-        "begun >= machine.max_sequences",
-        "begun > machine.max_sequences",
+        "begun >= max_sequences",
+        "begun > max_sequences",
         f"{SLACK}no_more_sequences_begin_than_the_engine_takes",
     ),
     _planner(

@@ -11,6 +11,7 @@ from slosgate.planner.budget import (
     BARRED,
     BUDGET,
     DEADLINE,
+    FORCED,
     LOAD,
     MARGIN,
     MEMORY,
@@ -21,10 +22,15 @@ from slosgate.planner.budget import (
 )
 
 
+def forced(problem: Problem) -> NDArray[np.bool_]:
+    """What is guaranteed already: it must be in."""
+    return np.asarray(problem.table[:, FORCED] > 0)
+
+
 def feasible(problem: Problem, chosen: NDArray[np.bool_]) -> bool:
     """The inequalities of `planner.budget`, term by term, for one set."""
     table = problem.table
-    if (problem.forced & ~chosen).any() or (table[chosen, BARRED] > 0).any():
+    if (forced(problem) & ~chosen).any() or (table[chosen, BARRED] > 0).any():
         return False
     picked = np.flatnonzero(chosen)
     if table[picked, LOAD].sum() > problem.load_left + MARGIN:
@@ -49,7 +55,7 @@ def admit_greedily(problem: Problem) -> NDArray[np.bool_] | None:
             continue
         chosen[k] = True
         while not feasible_so_far(problem, chosen, k):
-            droppable = np.flatnonzero(chosen & ~problem.forced)
+            droppable = np.flatnonzero(chosen & ~forced(problem))
             if not droppable.size:
                 return None
             chosen[droppable[np.argmax(cost[droppable])]] = False
@@ -58,12 +64,12 @@ def admit_greedily(problem: Problem) -> NDArray[np.bool_] | None:
 
 def worth(problem: Problem, chosen: NDArray[np.bool_]) -> float:
     """The value of the candidates in a set."""
-    return float(problem.table[chosen & ~problem.forced, VALUE].sum())
+    return float(problem.table[chosen & ~forced(problem), VALUE].sum())
 
 
 def feasible_so_far(problem: Problem, chosen: NDArray[np.bool_], k: int) -> bool:
     """Feasibility when later forced candidates are not counted yet."""
-    return feasible(problem, chosen | (problem.forced & (np.arange(len(chosen)) > k)))
+    return feasible(problem, chosen | (forced(problem) & (np.arange(len(chosen)) > k)))
 
 
 def admit_by_brute_force(problem: Problem) -> float | None:

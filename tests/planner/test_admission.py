@@ -15,7 +15,7 @@ from slosgate.planner.budget import (
 )
 from slosgate.planner.jobs import JobTable
 from tests.planner.cases import H200, random_jobs
-from tests.planner.references import admit_by_brute_force, admit_greedily, feasible, worth
+from tests.planner.references import admit_by_brute_force, admit_greedily, feasible, forced, worth
 
 
 def random_problems(seed: int, cases: int, acceptance: float) -> list[Problem]:
@@ -33,7 +33,7 @@ def random_problems(seed: int, cases: int, acceptance: float) -> list[Problem]:
 @pytest.mark.parametrize(("seed", "acceptance"), [(0, 0.0), (1, 0.7)], ids=["plain", "speculation"])
 def test_the_program_finds_the_best_value_in_600_random_cases(seed: int, acceptance: float) -> None:
     for problem in random_problems(seed, 600, acceptance):
-        chosen, value, exact = solve(problem)
+        chosen, value, exact = solve(problem.table, problem.load_left)
         best = admit_by_brute_force(problem)
         assert exact
         assert value == pytest.approx(-1.0 if best is None else best)
@@ -49,7 +49,7 @@ def test_the_program_finds_the_best_value_in_random_cases() -> None:
         rows = random_jobs(rng, 4, 7, tiers=1 + case % 2, forced=0.0, weights=case % 3 == 0).rows
         for problem in problems(rows, ~rows["guaranteed"], H200, 0.0, int(rng.integers(60, 200))):
             best = admit_by_brute_force(problem)
-            assert solve(problem)[1] == pytest.approx(-1.0 if best is None else best)
+            assert solve(problem.table, problem.load_left)[1] == pytest.approx(-1.0 if best is None else best)
 
 
 def test_what_takes_less_time_but_more_memory_does_not_stand_for_what_takes_less_memory() -> None:
@@ -59,7 +59,7 @@ def test_what_takes_less_time_but_more_memory_does_not_stand_for_what_takes_less
     table[:, DEADLINE], table[:, BUDGET] = (1.0, 1.0, 2.0, 2.0, 2.0), (0.5, 0.5, 1.0, 1.0, 1.0)
     table[:, PREFILL], table[:, MEMORY] = (0.3, 0.4, 0.3, 0.6, 0.3), (400, 100, 600, 200, 400)
     table[:, VALUE], table[:, ROOM] = 1.0, 1100
-    chosen, value, exact = solve(Problem(np.arange(5), table, load_left=1.0))
+    chosen, value, exact = solve(table, 1.0)
     assert (chosen.tolist(), value, exact) == ([False, True, True, False, True], 3.0, True)
 
 
@@ -68,7 +68,7 @@ def test_greedy_is_feasible_and_never_better() -> None:
         greedy = admit_greedily(problem)
         if greedy is not None:
             assert feasible(problem, greedy)
-            assert worth(problem, greedy) <= solve(problem)[1] + 1e-9
+            assert worth(problem, greedy) <= solve(problem.table, problem.load_left)[1] + 1e-9
 
 
 def test_one_more_request_never_raises_what_the_others_may_take() -> None:
@@ -99,10 +99,10 @@ def test_what_is_guaranteed_stays_in_and_only_candidates_are_admitted() -> None:
         admission = admit(rows, candidate, H200, 0.0, 200)
         assert not (admission.accepted & ~candidate).any()
         for problem in problems(rows, candidate, H200, 0.0, 200):
-            chosen, value, _ = solve(problem)
-            assert value < 0 or chosen[problem.forced].all()
+            chosen, value, _ = solve(problem.table, problem.load_left)
+            assert value < 0 or chosen[forced(problem)].all()
             free = problem._replace(table=problem.table * (np.arange(problem.table.shape[1]) != FORCED))
-            worth_more_without += value >= 0 and not solve(free)[0][problem.forced].all()
+            worth_more_without += value >= 0 and not solve(free.table, free.load_left)[0][forced(problem)].all()
     assert worth_more_without > 20
 
 

@@ -1,7 +1,6 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from slosgate.planner.controller import Arrival, ReplicaState, place, plan_replica, promote
 from slosgate.planner.jobs import JobTable

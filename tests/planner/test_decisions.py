@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from slosgate.planner.controller import Arrival, ReplicaState, place, plan_replica, promote
 from slosgate.planner.jobs import JobTable

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from slosgate.planner.controller import Arrival, Decision, ReplicaState
 from slosgate.planner.desk import SHIPPED, DeskSettings, decide, due_in_s, run_next

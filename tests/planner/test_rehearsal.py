@@ -1,12 +1,11 @@
 """Promises are rehearsed: what the planner says of an arrival is what a replica then does."""
 
-from dataclasses import replace
-
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from slosgate.engines.messages import SloArgs
 from slosgate.engines.sim.policies.slosgate import SlosgatePolicy

@@ -9,14 +9,16 @@ import pytest
 
 from slosgate.planner.arrivals import NO_ARRIVALS
 from slosgate.planner.jobs import JobTable
-from slosgate.planner.rehearsal import Rehearsal, rehearse
+from slosgate.planner.machine import delays_of, machine_of
+from slosgate.planner.rehearsal import InFlight, Rehearsal, play
 from tests.planner.cases import H200, rolled
 
 
 def rehearsed(jobs: JobTable, *, free: int = 8000, until_s: float = -math.inf) -> Rehearsal:
     """From time 0 on, when an iteration of 10 ms has just ended."""
     watched = np.ones(len(jobs), np.bool_)
-    return rehearse(jobs.rows, H200, NO_ARRIVALS, -0.01, 0.0, free, watched, until_s)
+    flight = InFlight(start_s=-0.01, end_s=0.0)
+    return play(jobs.rows, machine_of(H200), delays_of(H200), NO_ARRIVALS, flight, free, watched, until_s)
 
 
 @pytest.mark.parametrize(("due_last", "starts"), [("large", True), ("small", False)])

@@ -34,12 +34,15 @@ OPTIONS = (
 
 
 @contextmanager
-def vllm_engine(name: str, redis: str, folder: Path, *options: str, measures: bool = False) -> Iterator[str]:
-    """The engine's base address once it serves; one that `measures` itself gets no profile.
+def vllm_engine(
+    name: str, redis: str, folder: Path, *options: str, measures: bool = False, words: bool = False
+) -> Iterator[str]:
+    """The engine's base address once it serves; one that `measures` itself gets no profile. With `words` its tokens are
+    words, else bytes.
 
     Raises RunError with the log's end when it does not come up.
     """
-    model = write_model(MODEL, folder / "model")
+    model = write_model(MODEL, folder / "model", words=words)
     profile = folder / "profile.json"
     profile.write_bytes(msgspec.json.encode(CPU_PROFILE))
     port = free_port()

@@ -35,6 +35,7 @@ from slosgate.planner.controller import Arrival, ReplicaState
 from slosgate.planner.desk import SHIPPED, DeskSettings, Refusal, Verdict, decide, due_in_s, run_next
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics, LengthHistogram, firm_tokens, for_its_weight
+from slosgate.planner.loops import weight_of_next
 from slosgate.planner.pace import NOT_YET
 from slosgate.planner.prefixes import NOT_CACHED, Cached, Leading, Prefixes
 from slosgate.planner.profile import HardwareProfile
@@ -114,6 +115,7 @@ class PlannedSystem:
         self._turns = cycle(range(len(self.replicas)))
         self._jobs: dict[str, StageJob] = {}
         self._sent: dict[str, _Sent] = {}
+        self._unpromised: set[str] = set()  # requests of which a call was not promised its SLO
 
     def arrive(self, fleet: Fleet, job: StageJob, now_s: float) -> None:
         arrival = self._arrival(job)
@@ -140,6 +142,8 @@ class PlannedSystem:
 
     def served(self, fleet: Fleet, job: StageJob, now_s: float) -> bool:
         del self._jobs[job.id]
+        if job.admission != GUARANTEED:
+            self._unpromised.add(job.request.id)
         self._classes = self._classes.finished(job.request.slo_class, job.emitted)
         self._known[job.replica].ended(job, self._sent.pop(job.id))
         self._plan(fleet, job.replica, now_s)
@@ -165,11 +169,15 @@ class PlannedSystem:
             next_tpot_s=stage.next_tpot_slo_s if stage.switch_at else math.inf,
             prompt_tokens=stage.cached_tokens + stage.prompt_tokens,
             output_tokens=self._output_tokens(job),
-            weight=job.request.weight,
+            weight=weight_of_next(job.request.weight, promised=self._goes_on(job)),
             acceptance=self._rates.of(job.request.slo_class) if self._front_end.speculates else 0.0,
             when_full=job.request.when_full,
             prompt_is_exact=True,
         )
+
+    def _goes_on(self, job: StageJob) -> bool:
+        """Whether a stage goes on from others that were all promised their SLO."""
+        return job.index > 0 and job.stage.cached_tokens > 0 and job.request.id not in self._unpromised
 
     def _output_tokens(self, job: StageJob) -> int:
         """The planning value of a stage's output: a high quantile of its class's, what the window leaves at most."""
@@ -227,7 +235,7 @@ class PlannedSystem:
             return state
         known = self._known[number]
         known.looked(state.jobs, self.replicas[number].state.hits)
-        return replace(state, cached=known.prefixes.cached(seen, arrival.prompt_tokens))
+        return msgspec.structs.replace(state, cached=known.prefixes.cached(seen, arrival.prompt_tokens))
 
     def _state(self, number: int, now_s: float) -> ReplicaState:
         """The replica by its latest report: as it will be once the iteration in flight has ended."""

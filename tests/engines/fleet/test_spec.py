@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from slosgate.engines.fleet.spec import load
 from slosgate.gateway.cli import app
+from tests.docs.blocks import ROOT, titled
 
 GOOD = '[models.chat]\nengine = "sim"\n'
 
@@ -59,3 +60,10 @@ def test_a_file_that_does_not_exist_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "examples").glob("*.toml")), ids=lambda f: f.name)
 def test_the_examples_are_good(file: Path) -> None:
     assert load(file).name == file.stem
+
+
+def test_the_file_of_the_docs_is_good(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(titled(ROOT / "docs" / "fleets.md", file.name), encoding="utf-8")
+    (tmp_path / "slosgate.toml").touch()
+    assert load(file).models["chat"].gpus == 2

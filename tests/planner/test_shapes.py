@@ -59,6 +59,26 @@ def test_a_config_tells_what_the_model_card_says(
 
 
 @pytest.mark.parametrize(
+    ("config", "flop"),
+    [
+        (LLAMA, LLAMA_31_8B.pair_flop),
+        (OPT, OPT_13B.pair_flop),
+        (QWEN, QWEN_3_32B.pair_flop),
+        (DEEPSEEK, 2 * 61 * 128 * (192 + 128)),
+    ],
+    ids=["grouped heads", "all heads with keys", "heads of their own size", "latent KV"],
+)
+def test_every_head_that_asks_multiplies_with_a_key_and_a_value(config: dict[str, Any], flop: int) -> None:
+    assert shape("x", config).pair_flop == flop
+
+
+def test_what_a_pair_takes_is_what_it_took_on_an_h200_and_half_of_that_on_two() -> None:
+    one, two = (derive("x", LLAMA_31_8B, H200, gpus).perf.terms[-1].per_pair_s for gpus in (1, 2))
+    assert one == pytest.approx(8e-10, rel=0.02)
+    assert two == pytest.approx(one / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
     ("quantization", "bits"),
     [
         ({"quant_method": "awq", "bits": 4}, 4.25),

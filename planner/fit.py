@@ -39,7 +39,7 @@ SOFT = 0.03  # relative error beyond which the loss grows only linearly
 NEIGHBOURS = 16
 FAULT = 0.25  # an iteration this far off the median of its neighbours was mistimed
 ATTENTION = [1, 5]  # columns of what an iteration attends to: context tokens, pairs
-TRUST = 0.3  # in a derived coefficient: twice as much is as bad as so many iterations that are 100 % off
+TRUST = 1.0  # in a derived coefficient: twice as much is as bad as so many iterations that are predicted 100 % off
 BLOCK = 20  # consecutive iterations that are held out together: neighbours in time resemble each other
 
 

@@ -28,7 +28,7 @@ from slosgate.bench.summary import prompts
 from slosgate.engines.sim.cluster import Run, Users, Watch
 from slosgate.engines.sim.cluster import simulate as simulate_cluster
 from slosgate.engines.sim.systems import Offered, Settings, StageJob
-from slosgate.engines.sim.systems.base import REFUSED
+from slosgate.engines.sim.systems.base import REFUSED, System
 
 DRAIN_S = 300.0  # what has not ended so long after the last arrival counts as unfinished
 LOOKS = 16  # at the misses so far, while requests arrive
@@ -55,7 +55,20 @@ def simulate(
     `acceptance` is the chance that a drafted token is accepted, `worth` the weight of each request, 1 where there are
     none. Abandons the run once more than `misses_allowed` requests have missed by the paper's rule for certain.
     """
-    built = tuning.factory(system)(settings)
+    return serve(
+        load, tuning.factory(system)(settings), acceptance=acceptance, misses_allowed=misses_allowed, worth=worth
+    )
+
+
+def serve(
+    load: Load,
+    built: System,
+    *,
+    acceptance: float = 0.0,
+    misses_allowed: int | None = None,
+    worth: Sequence[float] = (),
+) -> VirtualRun:
+    """Serve a load by a system that has been built, and has served nothing yet."""
     weights = worth if len(worth) else np.ones(len(load.requests))
     offered = [
         dataclasses.replace(r, id=f"r{n}", acceptance=acceptance, weight=float(weight))

@@ -24,6 +24,7 @@ from slosgate.gateway.decisions.drafts import Drafts
 from slosgate.gateway.decisions.headroom import Headroom
 from slosgate.gateway.decisions.lengths import Lengths
 from slosgate.gateway.decisions.planning import Planning
+from slosgate.gateway.decisions.shortage import Shortage
 from slosgate.gateway.decisions.tokenizing import Tokenizers
 from slosgate.gateway.decisions.turns import Turns
 from slosgate.gateway.errors import GatewayError, InvalidRequest, NotAdmitted, Unavailable, some
@@ -73,6 +74,7 @@ class Gateway:
         self.metrics = Metrics()
         self.history = History()
         self.headroom = Headroom(self.fleet)
+        self.shortage = Shortage(self.fleet, self.headroom)
         self.admission = Admission(self.fleet, self.ledger, config.admission, self.metrics, clock=clock)
         self.planning = Planning(
             self.fleet, self.upkeep.books, self.ledger, self.metrics,
@@ -128,7 +130,10 @@ class Gateway:
         began_s = self.clock()
         try:
             await self.admission.admit(exchange)
+            self.shortage.came(exchange)
         except (NotAdmitted, Unavailable) as error:
+            if isinstance(error, NotAdmitted):
+                self.shortage.came(exchange, refused=True)
             if exchange.contract.when_full != "overflow":
                 self._note_refusal(exchange, error)
                 raise
@@ -148,6 +153,7 @@ class Gateway:
             self.lengths.learn(exchange)
             self._end_session(exchange)
             self.headroom.note(exchange)
+            self.shortage.ended(exchange)
             self._note_end(exchange, error)
 
     def _note_refusal(self, exchange: Exchange, error: GatewayError) -> None:

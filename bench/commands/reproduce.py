@@ -13,6 +13,7 @@ from slosgate.bench.errors import choose
 from slosgate.bench.reproduce import (
     Reproduction,
     ablation,
+    autoscaling,
     burst,
     fidelity,
     harm,
@@ -34,12 +35,16 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "overhead": overhead.run,
     "predictor": predictor.run,
     "fidelity": fidelity.run,
+    "autoscaling": autoscaling.run,
 }
 
 
 def reproduce(
     name: Annotated[
-        str, typer.Argument(help="headline, harm, rivals, scaling, ablation, burst, overhead, predictor or fidelity.")
+        str,
+        typer.Argument(
+            help="headline, harm, rivals, scaling, ablation, burst, overhead, predictor, fidelity or autoscaling."
+        ),
     ],
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,

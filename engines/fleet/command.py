@@ -115,7 +115,7 @@ def _read(file: Path, *, on_ray: bool) -> FleetSpec:
 
 
 def _machine_problems(spec: FleetSpec) -> list[str]:
-    wanted = sum(model.replicas * model.gpus for model in spec.models.values())
+    wanted = sum(model.most * model.gpus for model in spec.models.values())
     there = len(gpus_of(spec))
     return [f"models: {wanted} GPUs are wanted, and this machine has {there} (machine.gpus)"] if wanted > there else []
 

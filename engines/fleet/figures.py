@@ -20,6 +20,7 @@ WINDOW_S = 300.0
 class GroupFigures(TypedDict):
     model: str
     headroom: int | None
+    needed: int | None
     offered: int
     attained: float | None
     kept: float | None
@@ -41,6 +42,7 @@ class Page:
 
     counts: dict[str, Counts] = field(default_factory=dict)
     headroom: dict[str, int] = field(default_factory=dict)
+    wanted: dict[str, int] = field(default_factory=dict)  # replicas
     load: dict[str, int] = field(default_factory=dict)
 
 
@@ -65,10 +67,13 @@ class Figures:
     def _take(self, pages: list[Page]) -> None:
         now_s = self._monotonic()
         headroom: dict[str, int] = {}
+        wanted: dict[str, int] = {}
         for page in pages:  # each tells it of what it was asked for itself
+            for model, replicas in page.wanted.items():
+                wanted[model] = max(replicas, wanted.get(model, 0))
             for model, requests in page.headroom.items():
                 headroom[model] = min(requests, headroom.get(model, requests))
-        self._latest = Page(pages[0].counts, headroom, pages[0].load)
+        self._latest = Page(pages[0].counts, headroom, wanted, pages[0].load)
         self._counts.append((now_s, pages[0].counts))
         while now_s - self._counts[0][0] > WINDOW_S:
             self._counts.popleft()
@@ -77,6 +82,10 @@ class Figures:
         """Requests on a replica; None when no gateway speaks of it."""
         return self._latest.load.get(replica)
 
+    def wanted(self, model: str) -> int | None:
+        """Replicas on which what was asked for of late could be promised; None when no gateway speaks of it."""
+        return self._latest.wanted.get(model)
+
     def of(self, model: str) -> GroupFigures:
         now = self._latest.counts.get(model, Counts())
         before = self._counts[0][1].get(model, Counts())
@@ -84,6 +93,7 @@ class Figures:
         return GroupFigures(
             model=model,
             headroom=self._latest.headroom.get(model),
+            needed=self.wanted(model),
             offered=int(offered),
             attained=(now.attained - before.attained) / offered if offered else None,
             kept=(now.kept - before.kept) / promised if promised else None,
@@ -98,6 +108,8 @@ def read(text: str) -> Page:
             labels = sample.labels
             if sample.name == "slosgate_headroom_requests":
                 page.headroom[labels["model_name"]] = int(sample.value)
+            elif sample.name == "slosgate_replicas_wanted":
+                page.wanted[labels["model_name"]] = int(sample.value)
             elif sample.name == "slosgate_requests_in_flight":
                 page.load[labels["replica"]] = int(sample.value)
             elif sample.name in ("slosgate_slo_offered_total", "slosgate_slo_attained_total"):

@@ -55,6 +55,11 @@ class Member:
         """Whether it keeps ending, and is not up now."""
         return self.failures >= LOOPS and self.state is not State.READY
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stopping.is_set()
+
     async def run(self) -> None:
         """Keep it up until it was asked to stop, and has."""
         while not self._stopping.is_set():

@@ -10,7 +10,7 @@
     [models.chat]
     engine = "vllm"               # or "sim"
     model = "meta-llama/Llama-3.1-8B-Instruct"
-    replicas = 2
+    replicas = 2                  # or between limits: {least = 1, most = 8, down_after_s = 120}
     gpus = 2                      # of each replica
     options = ["--tensor-parallel-size", "2"]
     environment = {HF_HUB_OFFLINE = "1"}
@@ -62,12 +62,20 @@ class MachineSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     gpus: tuple[int | str, ...] | None = None  # indices or ids, as CUDA_VISIBLE_DEVICES takes them; None: those found
 
 
+class LimitsSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As many replicas as the requests of late want, between limits."""
+
+    least: Count = 1
+    most: Count
+    down_after_s: Positive = 120.0  # for which fewer must have been enough before one goes
+
+
 class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Replicas that are alike."""
 
     engine: Literal["sim", "vllm"]
     model: str = ""  # name or folder, as `vllm serve` takes it; a simulated replica serves its profile's by default
-    replicas: Annotated[int, Meta(ge=0, le=1024)] = 1
+    replicas: Annotated[int, Meta(ge=0, le=1024)] | LimitsSpec = 1
     gpus: Annotated[int, Meta(ge=0, le=1024)] = 0  # of each replica
     options: tuple[str, ...] = ()  # of `slosgate engine`, as on its command line
     environment: dict[str, str] = {}
@@ -77,6 +85,11 @@ class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def recipe(self) -> ModelSpec:
         """What one replica is made by: replicas of other recipes are replaced."""
         return msgspec.structs.replace(self, replicas=1)
+
+    @property
+    def most(self) -> int:
+        """Replicas that there may be at once."""
+        return self.replicas if isinstance(self.replicas, int) else self.replicas.most
 
 
 class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,6 +135,8 @@ def _model_checks(name: str, model: ModelSpec) -> Iterator[tuple[str, str]]:
         yield "engine", problem
     if model.engine == "vllm" and not model.model:
         yield "model", "is missing: the name or folder of the model, as `vllm serve` takes it"
+    if isinstance(model.replicas, LimitsSpec) and model.replicas.least > model.replicas.most:
+        yield "replicas", f"least is {model.replicas.least}, more than most, {model.replicas.most}"
     for option in model.options:
         if option.partition("=")[0].replace("_", "-") in OURS:
             yield "options", f"{option} is given by the fleet itself; leave it out"

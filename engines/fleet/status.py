@@ -29,6 +29,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[MemberStatus, ...]
     model: str = ""
     headroom: int | None = None  # requests like the recent ones that could be guaranteed now
+    needed: int | None = None  # replicas on which the requests of the last minute could be promised
     offered: int = 0  # requests with an SLO, in the last minutes
     attained: float | None = None  # share of these
     kept: float | None = None  # share of the guarantees
@@ -67,7 +68,8 @@ def table(status: Status) -> Table:
     for group in status.groups:
         name = f"{group.name} ({group.model})" if group.model else group.name
         figures = (_number(group.headroom), _share(group.attained), _share(group.kept))
-        shown.add_row(Text(name, "bold"), f"{group.ready} of {group.wanted} ready", "", "", *figures)
+        needed = "" if group.needed is None else f", {group.needed} needed"
+        shown.add_row(Text(name, "bold"), f"{group.ready} of {group.wanted} ready{needed}", "", "", *figures)
         for member in group.members:
             shown.add_row(f"  {member.name}", _state(member), ",".join(member.gpus), _number(member.load), "", "", "")
     return shown

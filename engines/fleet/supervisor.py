@@ -2,7 +2,7 @@
 
 A newer file is brought about in this order: what is too many drains, what is missing starts, what is made otherwise now
 is replaced one by one. A new replica takes its place before the old one goes where there are GPUs for both, else after
-it. When a new one doesn't come up, the others are left as they are.
+it. When a new one doesn't come up, the others are left as they are. Models with limits are scaled between them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from slosgate.engines.fleet.figures import Figures
 from slosgate.engines.fleet.listener import Listener
 from slosgate.engines.fleet.member import Member, State
 from slosgate.engines.fleet.places import Launch, Place
+from slosgate.engines.fleet.scaling import EVERY_S, Scaling
 from slosgate.engines.fleet.sight import Sight
 from slosgate.engines.fleet.spec import FleetSpec, GatewaysSpec, ModelSpec
 from slosgate.engines.fleet.status import Group, MemberStatus, Status
@@ -67,7 +69,9 @@ class Supervisor:
         self._place = place
         self._sight = sight
         self._figures = Figures(sight)
+        self._scaling = Scaling()
         self._tasks: dict[Member, asyncio.Task[None]] = {}
+        self._drains: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._busy = False
         self._stuck = ""  # why the newest file was not brought about
@@ -84,6 +88,7 @@ class Supervisor:
             tasks.create_task(self._sight.run())
             tasks.create_task(self._figures.run(self._gateway_pids))
             tasks.create_task(self._keep_to_spec())
+            tasks.create_task(self._scale())
 
     async def down(self) -> None:
         """Drain gateways, then replicas."""
@@ -98,6 +103,12 @@ class Supervisor:
 
     # What is wanted
 
+    async def _scale(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            if self._scaling.look(self.spec.models, lambda name: self._figures.wanted(self._model(name))):
+                self._changed.set()
+
     async def _keep_to_spec(self) -> None:
         while True:
             await self._changed.wait()
@@ -105,7 +116,7 @@ class Supervisor:
             self._busy, self._stuck = True, ""
             try:
                 self._listener.open(self.spec.gateways.host, self.spec.gateways.port)
-                await self._bring_about(list(_wanted(self.spec)))
+                await self._bring_about(list(_wanted(self.spec, self._scaling)))
             except Superseded:
                 pass
             except OSError as error:
@@ -114,10 +125,14 @@ class Supervisor:
             self._busy = False
 
     async def _bring_about(self, wanted: list[Wanted]) -> None:
-        await self._drain(list(self._surplus(wanted)))
+        drain = asyncio.create_task(self._drain(list(self._surplus(wanted))))
+        self._drains.add(drain)  # it goes on when there is something newer
+        drain.add_done_callback(self._drains.discard)
+        await asyncio.sleep(0)  # it has told them
         for want in wanted:
             for _ in range(want.count - len(self._of(want.group))):
                 self._add(want)
+        await self._until(drain.done)
         for want in wanted:
             for old in [m for m in self._of(want.group) if m.recipe != want.recipe]:
                 if not await self._replace(old, want):
@@ -131,8 +146,12 @@ class Supervisor:
             want = by_group.get(group)
             found = self._of(group)
             if want is not None:
-                found.sort(key=lambda m, recipe=want.recipe: (m.recipe == recipe, m.state is State.READY))  # type: ignore[misc]
+                found.sort(key=partial(self._worth, want.recipe))
             yield from found[: max(0, len(found) - (want.count if want else 0))]
+
+    def _worth(self, recipe: object, member: Member) -> tuple[bool, bool, int]:
+        """What is worth least goes first."""
+        return member.recipe == recipe, member.state is State.READY, self._figures.load(member.name) or 0
 
     async def _replace(self, old: Member, want: Wanted) -> bool:
         """Whether a new member is up in place of an old one."""
@@ -160,7 +179,7 @@ class Supervisor:
     # Members
 
     def _of(self, group: str) -> list[Member]:
-        return [m for m in self.members if m.group == group and m.state not in (State.DRAINING, State.GONE)]
+        return [m for m in self.members if m.group == group and not m.leaving]
 
     def _add(self, want: Wanted) -> Member:
         if isinstance(want.recipe, GatewayRecipe):
@@ -202,8 +221,10 @@ class Supervisor:
         for member in members:
             member.stop()
         for member in members:
-            await self._tasks.pop(member)
-            self.members.remove(member)
+            if member in self._tasks:
+                await self._tasks[member]
+            self._tasks.pop(member, None)
+            self.members = [m for m in self.members if m is not member]
 
     # Whether they are up
 
@@ -223,7 +244,7 @@ class Supervisor:
     # What it shows
 
     def status(self) -> Status:
-        wanted = {name: model.replicas for name, model in self.spec.models.items()}
+        wanted = {name: self._scaling.count(name, model) for name, model in self.spec.models.items()}
         wanted[GATEWAY] = self.spec.gateways.count if wanted else 0
         groups = dict.fromkeys([*wanted, *(member.group for member in self.members)])
         found = sorted(self.members, key=lambda member: member.name)
@@ -256,10 +277,10 @@ class Supervisor:
         )  # fmt: skip
 
 
-def _wanted(spec: FleetSpec) -> Iterator[Wanted]:
+def _wanted(spec: FleetSpec, scaling: Scaling) -> Iterator[Wanted]:
     """Raises OSError when the gateways' configuration can't be read."""
     for name, model in spec.models.items():
-        yield Wanted(name, model.recipe, model.replicas)
+        yield Wanted(name, model.recipe, scaling.count(name, model))
     if spec.models:
         config = Path(spec.gateways.config).read_bytes() if spec.gateways.config else b""
         yield Wanted(GATEWAY, GatewayRecipe(spec.gateways.recipe, config), spec.gateways.count)

@@ -209,7 +209,7 @@ class Pages:
             raise Unauthorized("metrics ask for an API key or the admin key", param="authorization")
         page = gateway.metrics.page(
             gateway.fleet, gateway.drafts, now_s, gateway.headroom.requests(now_s),
-            state_available=gateway.ledger.available,
+            await gateway.shortage.found(now_s), state_available=gateway.ledger.available,
         )  # fmt: skip
         return Response(page, media_type="text/plain; version=0.0.4")
 

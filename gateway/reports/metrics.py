@@ -12,6 +12,7 @@ import warnings
 from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
@@ -38,6 +39,14 @@ PLANNER_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.
 ADMISSION_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
 USED_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.05, 1.25, 1.5, 2.0, 4.0)
 LAUNCH_KINDS = ("decodes", "captured", "beyond")
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """What is missing of one model."""
+
+    wanted: int  # replicas
+    classes: dict[str, int] = field(default_factory=dict)  # headroom; below 0: so many were not promised their SLO
 
 
 class Metrics:
@@ -108,6 +117,14 @@ class Metrics:
         self._replicas = self._gauge("replicas", "Living replicas.", "model_name")
         self._headroom = self._gauge(
             "headroom_requests", "How many more requests like the recent ones could be guaranteed now.", "model_name"
+        )
+        self._class_headroom = self._gauge(
+            "class_headroom_requests",
+            "The same of one class; below 0: so many of the last minute were not guaranteed.",
+            "model_name", "slo_class",
+        )  # fmt: skip
+        self._wanted = self._gauge(
+            "replicas_wanted", "Replicas on which the last minute's requests could be guaranteed.", "model_name"
         )
         self._acceptance = self._gauge(
             "draft_acceptance_ratio", "Drafted tokens accepted, as planned with.", "model_name", "slo_class"
@@ -208,13 +225,15 @@ class Metrics:
         return self._models.of(exchange.completion.model), exchange.contract.slo_class
 
     def page(
-        self, fleet: Fleet, drafts: Drafts, now_s: float, headroom: dict[str, int], *, state_available: bool
-    ) -> bytes:
+        self, fleet: Fleet, drafts: Drafts, now_s: float, headroom: dict[str, int], shortage: dict[str, Short], *,
+        state_available: bool,
+    ) -> bytes:  # fmt: skip
         """The text for /metrics."""
         by_replica = (
             self._in_flight, self._breaker, self._passage, self._launch, self._plan_age, self._free, self._gain,
         )  # fmt: skip
-        for gauge in (self._replicas, *by_replica, self._headroom, self._acceptance):
+        by_model = self._replicas, self._headroom, self._class_headroom, self._wanted, self._acceptance
+        for gauge in (*by_replica, *by_model):
             _empty(gauge)
         self._ran.replicas = {replica.name: replica.mirror for replica in fleet.living() if replica.mirror}
         # Set, not added up: what gateways that share an address keep in files outlives `clear`.
@@ -227,11 +246,19 @@ class Metrics:
             room[self._models.of(model)] += requests
         for model, total in room.items():
             self._headroom.labels(model).set(total)
+        self._missing(shortage)
         for model, slo_class, acceptance in drafts:
             self._acceptance.labels(self._models.of(model), slo_class).set(acceptance)
         self._breaks.set(fleet.breaks)
         self._state.set(state_available)
         return pages.of(self.registry)
+
+    def _missing(self, shortage: dict[str, Short]) -> None:
+        for model, short in shortage.items():
+            name = self._models.of(model)
+            self._wanted.labels(name).set(short.wanted)
+            for slo_class, requests in short.classes.items():
+                self._class_headroom.labels(name, slo_class).set(requests)
 
     def _replica(self, replica: Replica, now_s: float) -> None:
         self._in_flight.labels(replica.name).set(replica.under_way)

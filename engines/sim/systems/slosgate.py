@@ -188,9 +188,13 @@ class PlannedSystem:
         stage = job.stage
         return max(stage.output_tokens, self._profile.max_model_tokens - stage.cached_tokens - stage.prompt_tokens)
 
+    def _taking(self) -> list[int]:
+        """The replicas that take new requests."""
+        return list(range(len(self.replicas)))
+
     def _decide(self, job: StageJob, arrival: Arrival, seen: Leading, now_s: float) -> tuple[int, Verdict]:
         """The replica that takes it, and the desk's word."""
-        asked = list(range(len(self.replicas)))
+        asked = self._taking()
         if not self._front_end.routes:
             # As for the baselines: later stages follow their prefix.
             asked = [job.replica if job.replica >= 0 else next(self._turns)]

@@ -40,7 +40,7 @@ LEAST, MOST = 1, 8
 DOWN_AFTER_S = LimitsSpec(most=MOST).down_after_s  # as it ships
 START_S = 60.0
 THRESHOLDS = (16.0, 20.0, 24.0, 32.0, 40.0, 52.0)  # requests in flight on each replica
-FIXED = (5, 6)
+FIXED = (4, 5, 6)
 PROCESSES = 2
 TARGETS = (0.958, 0.9)  # llm-d reports the first
 

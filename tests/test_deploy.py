@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,10 @@ from helm_python.chart import Chart, lint
 from typer.main import get_command
 
 from slosgate import __version__
+from slosgate.engines.fleet.spec import LimitsSpec
 from slosgate.gateway.cli import app
 from slosgate.gateway.config import parse
+from slosgate.gateway.reports.metrics import Metrics
 from tests.docs.blocks import ROOT, titled
 
 DEPLOY = ROOT / "deploy"
@@ -99,6 +102,15 @@ def test_a_redis_of_ones_own_replaces_the_charts(chart: Chart) -> None:
     assert not [m for m in manifests if m["kind"] == "Deployment" and m["metadata"]["name"] == "prod-valkey"]
     told = [e for c in containers(manifests) for e in c["env"] if e["name"] == "SLOSGATE_REDIS"]
     assert [e["value"] for e in told] == ["rediss://cache.example:6380/0"] * 2
+
+
+def test_keda_scales_by_a_metric_that_the_gateway_has(chart: Chart) -> None:
+    [scaled] = [m for m in rendered(chart, CASES["scaled and scraped"]) if m["kind"] == "ScaledObject"]
+    [trigger] = scaled["spec"]["triggers"]
+    [metric] = re.findall(r"slosgate_\w+", trigger["metadata"]["query"])
+    assert metric in {family.name for family in Metrics().registry.collect()}
+    behavior = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] == LimitsSpec(most=4).down_after_s
 
 
 def test_unknown_values_are_refused(chart: Chart) -> None:

@@ -39,8 +39,8 @@ SWING = 0.7  # the rate goes from 1 - SWING to 1 + SWING times its mean
 LEAST, MOST = 1, 8
 DOWN_AFTER_S = LimitsSpec(most=MOST).down_after_s  # as it ships
 START_S = 60.0
-THRESHOLDS = (16.0, 20.0, 24.0, 32.0)  # requests in flight on each replica
-FIXED = (5, 6)
+THRESHOLDS = (16.0, 20.0, 24.0, 32.0, 40.0, 52.0)  # requests in flight on each replica
+FIXED = (4, 5, 6)
 PROCESSES = 2
 TARGETS = (0.958, 0.9)  # llm-d reports the first
 

@@ -22,6 +22,12 @@ GOOD = '[models.chat]\nengine = "sim"\n'
         ("[models.chat]\nreplicas = 2\n", "line 1: models.chat.engine: is missing"),
         (GOOD + "replica = 2\n", "line 3: models.chat.replica: unknown key; accepted: engine, model, replicas"),
         (GOOD + "replicas = -1\n", "line 3: models.chat.replicas: Expected `int` >= 0, not -1"),
+        (GOOD + "replicas = {least = 3, most = 2}\n", "line 3: models.chat.replicas: least is 3, more than most, 2"),
+        (GOOD + "replicas = {least = 1}\n", "line 3: models.chat.replicas"),
+        (
+            GOOD + "gpus = 1\nreplicas = {most = 4}\n[machine]\ngpus = [0]\n",
+            "4 GPUs are wanted, and this machine has 1",
+        ),
         (GOOD + "drain_s = inf\n", "line 3: models.chat.drain_s: Expected a finite number"),
         (GOOD + 'options = ["--port=9"]\n', "line 3: models.chat.options: --port=9 is given by the fleet itself"),
         ('[models.chat]\nengine = "vllm"\n', "line 1: models.chat.model: is missing: the name or folder"),

@@ -68,8 +68,9 @@ def table(status: Status) -> Table:
     for group in status.groups:
         name = f"{group.name} ({group.model})" if group.model else group.name
         figures = (_number(group.headroom), _share(group.attained), _share(group.kept))
-        needed = "" if group.needed is None else f", {group.needed} needed"
-        shown.add_row(Text(name, "bold"), f"{group.ready} of {group.wanted} ready{needed}", "", "", *figures)
+        short = group.needed is not None and group.needed > group.wanted
+        state = f"{group.ready} of {group.wanted} ready" + (f", {group.needed} needed" if short else "")
+        shown.add_row(Text(name, "bold"), state, "", "", *figures)
         for member in group.members:
             shown.add_row(f"  {member.name}", _state(member), ",".join(member.gpus), _number(member.load), "", "", "")
     return shown

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -100,6 +99,9 @@ def test_a_replica_is_told_what_is_left_and_what_the_gateway_alone_may_say() -> 
 
 def test_nothing_is_ever_promised_to_several_sequences() -> None:
     alone = Arrival("r", 1.0, 0.05, 100, 100)
-    told = [slo_args(each, "c", DeskSettings(), guaranteed=False) for each in (alone, replace(alone, sequences=2))]
+    told = [
+        slo_args(each, "c", DeskSettings(), guaranteed=False)
+        for each in (alone, msgspec.structs.replace(alone, sequences=2))
+    ]
     assert [args.slo_promises for args in told] == [1, 0]
     assert told[0].slo_ttft_ms == told[1].slo_ttft_ms

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.gateway.conftest import Start, eventually
+from tests.gateway.conftest import CONFIG, Start, eventually
 from tests.gateway.scripted import good
-from tests.processes import Process
+from tests.processes import Process, running_gateway, running_valkey
 
 SLO = {"x-slo-ttft-ms": "900", "x-slo-tpot-ms": "100"}
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    """Of this file alone: what other gateways are asked for counts, too."""
+    with running_valkey() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def gateway(redis_url: str) -> Iterator[Process]:
+    """One that has not been told of many models before: it tells only so many apart."""
+    with running_gateway(redis_url, CONFIG) as process:
+        yield process
 
 
 async def seen(client: aiohttp.ClientSession, gateway: Process, name: str, model: str) -> dict[str, float]:

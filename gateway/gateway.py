@@ -16,7 +16,7 @@ from starlette.types import Receive, Send
 
 from slosgate.engines.cancelling import ended
 from slosgate.engines.clock import SteadyClock
-from slosgate.gateway.background import kept_up
+from slosgate.gateway.background import kept_up, read_aside
 from slosgate.gateway.config import Config
 from slosgate.gateway.decisions import tokenizing
 from slosgate.gateway.decisions.admission import Admission
@@ -52,7 +52,6 @@ from slosgate.gateway.state.sessions import Context, Session, Sessions, session_
 from slosgate.planner.desk import window_tokens
 from slosgate.planner.loops import weight_of_next
 
-LARGE_BODY_BYTES = 1024 * 1024
 IMPLIED_SLOWDOWN = 5.0  # of the zero-load TTFT: the paper's loose prefill SLO
 
 
@@ -109,7 +108,7 @@ class Gateway:
         """Serve one completion request. Raises GatewayError while the client has seen nothing."""
         await self.turns.mine()
         holder = self.keys.holder(headers)  # known already, but a body is long in coming
-        completion = self._named(await _parsed(body, kind))
+        completion = self._named(await read_aside(parse, body, kind))
         session = await self._session(completion, headers, holder)
         exchange = self._exchange(completion, session, headers, arrival_s, request_id, holder)
         self.keys.enter(holder)
@@ -286,11 +285,6 @@ class Gateway:
 def _weight(contract: Contract, session: Session, completion: Completion) -> float:
     """What a session's call competes with."""
     return weight_of_next(contract.weight, promised=session.goes_on(completion.prefix))
-
-
-async def _parsed(body: bytes, kind: Kind) -> Completion:
-    """Read a body, a large one beside the streams that go on meanwhile."""
-    return parse(body, kind) if len(body) < LARGE_BODY_BYTES else await asyncio.to_thread(parse, body, kind)
 
 
 def _ttft_s(contract: Contract, completion: Completion, prompt_tokens: int, replicas: list[Replica]) -> float:

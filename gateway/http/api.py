@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from uuid import uuid4
 
 import msgspec
@@ -13,8 +12,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from slosgate import __version__
+from slosgate.gateway.background import read_aside
 from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unauthorized, some
-from slosgate.gateway.gateway import LARGE_BODY_BYTES, Gateway
+from slosgate.gateway.gateway import Gateway
 from slosgate.gateway.http import dashboard
 from slosgate.gateway.http.bodies import Through, handed_through, read_body
 from slosgate.gateway.http.headers import content, credentials, tracing, visible_id
@@ -83,7 +83,7 @@ class Others:
 
         try:
             body = await _body(gateway, headers, receive)
-            through = await _handed_through(body, headers.get(b"content-type", b""))
+            through = await read_aside(handed_through, body, headers.get(b"content-type", b""))
             await gateway.passthrough.answer(_ask(scope, headers, through, holder), receive, counted)
         finally:
             if holder is not None:
@@ -115,13 +115,6 @@ def _resource(path: str) -> str:
     """The word that says what is asked for."""
     words = path.split("/")[1:]
     return words[1] if words[0] in ("v1", "v2") else words[0]
-
-
-async def _handed_through(body: bytes, content_type: bytes) -> Through:
-    """A body without claims; a large one is read beside the streams that go on meanwhile."""
-    if len(body) < LARGE_BODY_BYTES:
-        return handed_through(body, content_type)
-    return await asyncio.to_thread(handed_through, body, content_type)
 
 
 def _ask(scope: Scope, headers: dict[bytes, bytes], through: Through, holder: Holder | None) -> Ask:

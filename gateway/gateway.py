@@ -241,7 +241,7 @@ class Gateway:
             authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),
             client_id=visible_id(headers, ""),
             tracing=tracing(headers),
-            ignored=ignored(headers),
+            ignored=ignored(headers, completion.service_tier),
         )
 
     def _named(self, completion: Completion) -> Completion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ class _Body(Struct, frozen=True):
     n: int | None = None
     best_of: int | None = None
     ignore_eos: bool | None = None
-    service_tier: str | None = None
+    service_tier: Any = None
     cache_salt: str | None = None
     prompt_cache_key: str | None = None
     vllm_xargs: Raw | UnsetType = UNSET
@@ -65,7 +66,7 @@ class Completion:
     max_tokens: int | None
     exact_output: bool  # the output will have max_tokens tokens: the end-of-sequence token is ignored
     sequences: int  # outputs generated at once; a guarantee covers one
-    service_tier: str | None
+    service_tier: str | None  # "": the body has something else there
     says_too_much: bool  # the body has fields that only the gateway may set
     prefix: Leading = NO_BLOCKS  # the prompt's leading blocks
     tool_bytes: int = 0  # schemas of tools, and documents: the chat template writes them into the prompt
@@ -113,7 +114,7 @@ def parse(body: bytes, kind: Kind) -> Completion:
         max_tokens=limit,
         exact_output=bool(fields.ignore_eos) and limit is not None,
         sequences=min(LARGE, prompt.count * max(fields.n or 1, fields.best_of or 1)),
-        service_tier=fields.service_tier,
+        service_tier=_tier(fields.service_tier),
         says_too_much=says_too_much,
         prefix=_prefix(fields, kind, shared=prompt.count == 1 and not media),
         tool_bytes=sum(_written(part) for part in (fields.tools, fields.functions, fields.documents)),
@@ -122,6 +123,10 @@ def parse(body: bytes, kind: Kind) -> Completion:
         thinks=_thinks(fields),
         reshaped=_reshaped(fields),
     )
+
+
+def _tier(told: object) -> str | None:
+    return told if told is None or isinstance(told, str) else ""
 
 
 def _reshaped(fields: _Body) -> bool:
@@ -256,7 +261,30 @@ def _read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidRequest(f"the body is not valid JSON: {exc}", code="invalid_json") from None
+        raise not_json(body, exc) from None
+
+
+def not_json(body: bytes, problem: Exception) -> InvalidRequest:
+    """What to say of a body that is no JSON: many writers of it also write NaN and Infinity."""
+    name = _not_finite(body)
+    if name is None:
+        return InvalidRequest(f"the body is not valid JSON: {problem}", code="invalid_json")
+    said = f"{name} is NaN or infinite, or has a number that is, and JSON has none; accepted: finite numbers"
+    return InvalidRequest(said, param=name, code="invalid_json")
+
+
+def _not_finite(body: bytes) -> str | None:
+    """The first field with such a number, for readers who know them, as Python's."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    for name, value in fields.items() if isinstance(fields, dict) else ():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (ValueError, RecursionError):
+            return str(name)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

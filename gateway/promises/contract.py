@@ -8,8 +8,9 @@ x-slo-ttft-ms, x-slo-tpot-ms           numbers that replace the class's (also as
 x-slo-think-tpot-ms, x-slo-e2e-ms      the same: the pace while the model thinks, and the whole call
 x-slo-session-e2e-ms                   given with a session's first call: when all of its calls are to be over
 
-Any other x-slo-* header changes nothing. It may be misspelt, or a proxy on the way may have added it for its own ends:
-that is no reason to refuse the request, but the answer names it in x-slo-ignored.
+Any other x-slo-* header changes nothing, and neither does a service_tier that OpenAI's clients don't have. It may be
+misspelt, mean something to another provider, or a proxy on the way may have added it for its own ends: that is no
+reason to refuse the request, but the answer names it in x-slo-ignored.
 """
 
 from __future__ import annotations
@@ -105,9 +106,11 @@ def resolve(
     )
 
 
-def ignored(headers: Iterable[bytes]) -> tuple[bytes, ...]:
-    """Of a request's headers, those that look as if they said something about its SLO, and don't."""
+def ignored(headers: Iterable[bytes], service_tier: str | None) -> tuple[bytes, ...]:
+    """Of a request's headers and its tier, those that look as if they said something about its SLO, and don't."""
     found = [name for name in headers if name.startswith(FAMILIES) and name not in KNOWN_HEADERS]
+    if service_tier is not None and service_tier not in SERVICE_TIERS:
+        found.append(b"service_tier")
     return tuple(sorted(name[:LONGEST_NAME] for name in found)[:MOST_IGNORED])
 
 
@@ -150,10 +153,6 @@ def default_class(config: Config, key: KeyConfig | None) -> str:
 
 
 def _class_name(headers: Mapping[bytes, bytes], service_tier: str | None, config: Config, key: KeyConfig | None) -> str:
-    if service_tier is not None and service_tier not in SERVICE_TIERS:
-        raise InvalidRequest(
-            f"service_tier must be one of {', '.join(SERVICE_TIERS)}, not {service_tier!r}", param="service_tier"
-        )
     default = default_class(config, key)
     allowed = (key.classes if key else ()) or tuple(config.classes)
     asked = headers.get(CLASS_HEADER)
@@ -166,7 +165,7 @@ def _class_name(headers: Mapping[bytes, bytes], service_tier: str | None, config
         return name
     if service_tier in (None, "auto"):
         return default
-    # A tier that no class claims, or that the key lacks, is served as the default class, and the echo says so.
+    # A tier that is unknown, or that no class claims, or that the key lacks, is served as the default class, and the echo says so.
     claimed = config.class_of_tier(str(service_tier))
     return claimed if claimed in allowed else default
 

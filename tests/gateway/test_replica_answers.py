@@ -428,6 +428,33 @@ async def test_a_header_that_says_nothing_of_the_slo_is_named(
         assert (answer.status, answer.headers.get("x-slo-ignored")) == (200, named)
 
 
+@pytest.mark.parametrize("tier", ["on_demand", "", 5, {"a": "b"}])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tier_of_another_provider_is_served_as_the_default_and_named(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, tier: object, stream: bool
+) -> None:
+    sent = body(model, service_tier=tier, stream=stream)
+    async with replica("a", good()), client.post(f"{gateway.url}/v1/completions", json=sent) as answer:
+        assert (answer.status, answer.headers["x-slo-ignored"]) == (200, "service_tier")
+        assert answer.headers["x-slo-class"] == "default"
+        assert '"service_tier":"default"' in await answer.text()
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_replica_that_redirects_to_itself_tells_nobody_its_address(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, path: str
+) -> None:
+    async def to_itself(call: Call) -> None:
+        location = f"location: http://{call.headers['host']}/v1/elsewhere?a=%2F"
+        await says(307, b"", "text/plain", location)(call)
+
+    async with (
+        replica("a", to_itself),
+        client.post(gateway.url + path, json=body(model), allow_redirects=False) as answer,
+    ):
+        assert (answer.status, answer.headers["location"]) == (307, "/v1/elsewhere?a=%2F")
+
+
 @pytest.fixture(scope="module")
 def hasty(redis_url: str) -> Iterator[Process]:
     with running_gateway(redis_url, "[server]\nfirst_byte_timeout_s = 0.5\n") as process:

@@ -139,7 +139,8 @@ def _read(found: Found, reading: Reading, part: Slice) -> Trace:
         raise TraceError(f"{found.path}: no such file")
     requests = tuple(between(found.form.read(found.path, reading), part))
     if not requests:
-        raise TraceError(f"{found.path}: no request arrives between {part.start_s:g} s and {part.end_s:g} s")
+        when = "" if part == WHOLE else f" that arrive between {part.start_s:g} s and {part.end_s:g} s"
+        raise TraceError(f"{found.path}: has no requests{when}{_left_out(reading)}")
     detail = _detail(found) + _left_out(reading)
     return Trace(requests=requests, provenance=_provenance(found.name, found.source, detail, found.form))
 

@@ -165,7 +165,8 @@ def _class_name(headers: Mapping[bytes, bytes], service_tier: str | None, config
         return name
     if service_tier in (None, "auto"):
         return default
-    # A tier that is unknown, or that no class claims, or that the key lacks, is served as the default class, and the echo says so.
+    # A tier that is unknown, that no class claims, or that the key lacks, is served as the default class, and the echo
+    # says so.
     claimed = config.class_of_tier(str(service_tier))
     return claimed if claimed in allowed else default
 

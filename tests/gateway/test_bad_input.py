@@ -37,7 +37,14 @@ CASES: list[tuple[str, dict[str, Any], dict[str, str], int, str | None, str]] = 
     ("TPOT below zero load", GOOD, {"x-slo-tpot-ms": "1"}, 400, "x-slo-tpot-ms", "accepted: at least that"),
     ("unknown class", GOOD, {"x-slo-class": "gold"}, 400, "x-slo-class", "must be one of interactive, batch, default"),
     ("no number", {**GOOD, "temperature": float("nan")}, {}, 400, "temperature", "accepted: finite numbers"),
-    ("within a list", {**GOOD, "logit_bias": [{"1": float("-inf")}]}, {}, 400, "logit_bias", "accepted: finite numbers"),
+    (
+        "within a list",
+        {**GOOD, "logit_bias": [{"1": float("-inf")}]},
+        {},
+        400,
+        "logit_bias",
+        "accepted: finite numbers",
+    ),
     ("beyond the window", {"prompt": [1] * 2048}, {}, 400, "prompt", "2048 tokens; accepted: at most 2047"),
 ]
 

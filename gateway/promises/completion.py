@@ -157,7 +157,12 @@ _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "reas
 
 def _written(part: Raw | UnsetType) -> int:
     """Bytes of a field that says something."""
-    return len(_told(part))
+    return _plain_bytes(_told(part))
+
+
+def _plain_bytes(raw: bytes) -> int:
+    """Bytes of JSON, whether its writer escapes what is not ASCII (\\u4f60, 6 bytes for 3) or not."""
+    return len(raw) - 3 * min(raw.count(b"\\u"), len(raw) // 6)
 
 
 def _told(part: Raw | UnsetType) -> bytes:
@@ -256,7 +261,7 @@ def _read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
         message, _, path = str(exc).partition(" - at ")
-        field = path.strip("`").removeprefix("$").removeprefix(".").partition("[")[0] or None
+        field = path.strip("`").removeprefix("$").removeprefix(".").partition("[")[0] or _not_finite(body)
         raise InvalidRequest(f"{field or 'the body'}: {message}", param=field) from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
@@ -309,7 +314,7 @@ def _media_and_messages(fields: _Body) -> tuple[tuple[str, ...], _Prompt]:
 def _messages(fields: _Body) -> _Prompt:
     if not fields.messages:
         raise InvalidRequest("messages is missing: give at least one message", param="messages")
-    return _Prompt(None, sum(len(bytes(message)) for message in fields.messages))
+    return _Prompt(None, sum(_plain_bytes(bytes(message)) for message in fields.messages))
 
 
 _FIRST_ITEM = re.compile(rb"\[\s*(.)")
@@ -325,14 +330,14 @@ def _prompt(fields: _Body) -> _Prompt:
     if fields.prompt is UNSET:
         raise InvalidRequest("prompt is missing: give a string or a list of token ids", param="prompt")
     if raw[:1] == b'"':
-        return _Prompt(None, len(raw) - 2)
+        return _Prompt(None, _plain_bytes(raw) - 2)
     first = _FIRST_ITEM.match(raw)
     if raw[:1] != b"[" or first is None or first[1] == b"]":
         raise InvalidRequest(
             "prompt must be a string, a list of token ids, or a non-empty list of those", param="prompt"
         )
     if first[1] == b'"':
-        return _Prompt(None, len(raw), count=len(msgspec.json.decode(raw, type=list[Raw])))
+        return _Prompt(None, _plain_bytes(raw), count=len(msgspec.json.decode(raw, type=list[Raw])))
     if first[1] == b"[":
         sizes = [inner.count(b",") + 1 for inner in _INNER_LIST.findall(raw)]
         return _Prompt(sum(sizes), len(raw), max(sizes, default=1), max(1, len(sizes)))

@@ -169,7 +169,8 @@ class Pool:
     requests: tuple[TraceRequest, ...]
     lengths: tuple[TraceRequest, ...]  # what the lengths are taken from, within the window
     span_s: float
-    dropped: int
+    window: int  # tokens
+    dropped: int  # requests of the lengths that outgrow it
     provenance: tuple[Provenance, ...]
 
     @property
@@ -213,6 +214,7 @@ def pool(
         requests=tuple(pair(times, fitting)),
         lengths=tuple(fitting),
         span_s=kind.part.span_s,
+        window=window,
         dropped=len(lengths.requests) - len(fitting),
         provenance=tuple(origins),
     )

@@ -32,7 +32,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from slosgate.bench import results
+from slosgate.bench import failures, results
 from slosgate.bench.attainment import collect
 from slosgate.bench.errors import RunError, choose
 from slosgate.bench.gpu import launches
@@ -195,7 +195,7 @@ def _row(plan: Plan, servers: Servers, load: Load, target: Target) -> Row:
         "system": servers.label, "hardware": plan.model, "replicas": plan.replicas, "mode": "live", "seed": plan.seed,
         "trace_source": load.trace_source, "load": load.record, "client_cpu_s": round(used_s, 1),
         **_silence(silences), **summarize(collect(live.outcomes), load.seconds), **live.schedule(),
-        **prompts(live.outcomes), **(expected.row() if expected else {}),
+        **prompts(live.outcomes), **failures.counted(live.outcomes), **(expected.row() if expected else {}),
     }  # fmt: skip
 
 

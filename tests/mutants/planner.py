@@ -141,8 +141,8 @@ MUTANTS = (
     _planner(
         "the hop limit is ignored",
         "controller",
-        "for i in fitting[:hop_limit]:",
-        "for i in fitting:",
+        "profile)), hop_limit))",
+        "profile)), None))",
         f"{DECIDE}no_more_replicas_are_asked_than_the_hop_limit",
     ),
     _planner(

@@ -1,0 +1,16 @@
+"""Least work among the feasible: where the request can be in time, by the time that all prompts there take with its own.
+
+Time counts beside the decodes, so a slow replica, or one with many of them, has more work for the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slosgate.planner.routing.standing import standings
+from slosgate.planner.controller import Arrival, ReplicaState
+
+
+def least_work(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float) -> list[int]:
+    seen = standings(arrival, replicas, now_s)
+    return sorted(range(len(seen)), key=lambda n: (not seen[n].feasible, seen[n].work_s))

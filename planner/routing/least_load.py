@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slosgate.planner.routing.base import keeping_sessions
 from slosgate.planner.controller import Arrival, ReplicaState
+from slosgate.planner.routing.base import keeping_sessions
 
 
 def least_load(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float) -> list[int]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from slosgate.planner.controller import Arrival, ReplicaState
 from slosgate.planner.routing.base import keeping_sessions
 from slosgate.planner.routing.standing import Standing, standings
-from slosgate.planner.controller import Arrival, ReplicaState
 
 
 def polyserve(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float) -> list[int]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from zlib import crc32
 
-from slosgate.planner.routing.base import keeping_sessions
 from slosgate.planner.controller import Arrival, ReplicaState
+from slosgate.planner.routing.base import keeping_sessions
 
 
 def power_of_two(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float) -> list[int]:

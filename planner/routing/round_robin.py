@@ -1,11 +1,14 @@
-"""Replicas take turns: the one that was sent nothing for longest is next. Later calls of a session follow their prefix."""
+"""Replicas take turns: the one that was sent nothing for longest is next.
+
+Later calls of a session follow their prefix.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slosgate.planner.routing.base import keeping_sessions
 from slosgate.planner.controller import Arrival, ReplicaState
+from slosgate.planner.routing.base import keeping_sessions
 
 
 def round_robin(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float) -> list[int]:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from slosgate.planner.compiling import compiled
+from slosgate.planner.controller import Arrival, ReplicaState
 from slosgate.planner.dues import next_due_s
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import PAIR, Floats, Load, iteration_s, pairs_of, tier_s, token_budget, with_decode
 from slosgate.planner.machine import coefficients
 from slosgate.planner.pacing import slope_of, steepest_term
 from slosgate.planner.starting import PLANNED_SHARE
-from slosgate.planner.controller import Arrival, ReplicaState
 
 IDLE_TAU_S = 0.1  # how long an iteration may last when no decode is due
 

@@ -176,7 +176,6 @@ class Settings(Tuning):
                 f"{self.profile.name} verifies {self.profile.max_drafts} drafts at most, not {self.drafts}"
             )
 
-
     def profile_of(self, number: int) -> HardwareProfile:
         """The profile of the replica of that number."""
         alike = self.replicas - len(self.others)

@@ -55,11 +55,10 @@ class Place:
         return scenarios.load(self.scenario).hardware
 
     def question(self, system: str) -> Question:
-        slices = 1 if self.replicas == min(FLEETS) else SCENARIOS[self.scenario]
-        return Question(
-            self.scenario, system, self.hardware, replicas=self.replicas, beside=self.beside, slices=slices,
-            other_slices=self.replicas == min(FLEETS),
-        )  # fmt: skip
+        asked = Question(self.scenario, system, self.hardware, replicas=self.replicas, beside=self.beside)
+        if self.replicas == min(FLEETS):
+            return replace(asked, other_slices=True)
+        return replace(asked, slices=SCENARIOS[self.scenario], seeds=1)
 
 
 def run(console: Console, seed: int) -> Result:

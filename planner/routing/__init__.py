@@ -1,10 +1,12 @@
-"""Which replica is asked first for a request: each router is a line in `ROUTERS`, and a file here.
+"""Which replica is asked first for a request: each router is a file here, and a line and a name below.
 
 The gateway and the simulator route by the same one, `planner.desk.DeskSettings.router`. Whatever it says, a promise is
 given only where it can be kept: the desk asks the replicas in the router's order.
 """
 
 from __future__ import annotations
+
+from typing import Literal, TypeAlias
 
 from slosgate.planner.controller import soonest
 from slosgate.planner.routing.base import Router
@@ -14,7 +16,11 @@ from slosgate.planner.routing.polyserve import polyserve
 from slosgate.planner.routing.power_of_two import power_of_two
 from slosgate.planner.routing.round_robin import round_robin
 
-ROUTERS: dict[str, Router] = {
+RouterName: TypeAlias = Literal[
+    "soonest", "least-work", "polyserve", "power-of-two", "least-load", "round-robin"
+]  # as a configuration may say it
+
+ROUTERS: dict[RouterName, Router] = {
     "soonest": soonest,
     "least-work": least_work,
     "polyserve": polyserve,
@@ -23,4 +29,4 @@ ROUTERS: dict[str, Router] = {
     "round-robin": round_robin,
 }
 
-__all__ = ["ROUTERS", "Router"]
+__all__ = ["ROUTERS", "Router", "RouterName"]

@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slosgate.planner.controller import Arrival, ReplicaState
+from slosgate.planner.controller import LOOKED_AT, Arrival, ReplicaState, promising
 from slosgate.planner.routing.standing import standings
 
 
 def least_work(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float) -> list[int]:
-    seen = standings(arrival, replicas, now_s)
-    return sorted(range(len(seen)), key=lambda n: (not seen[n].feasible, seen[n].work_s))
+    order = promising(replicas)
+    ranked = _ranked(order[:LOOKED_AT], arrival, replicas, now_s)
+    if ranked[0][0]:  # it can be in time on none of them
+        return [n for _, _, n in _ranked(order, arrival, replicas, now_s)]
+    return [n for _, _, n in ranked] + order[LOOKED_AT:]
+
+
+def _ranked(
+    numbers: Sequence[int], arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float
+) -> list[tuple[bool, float, int]]:
+    """(whether it can't be in time there, the work there, the replica), the best first."""
+    seen = standings(arrival, [replicas[n] for n in numbers], now_s)
+    return sorted((not one.feasible, one.work_s, n) for one, n in zip(seen, numbers, strict=True))

@@ -24,7 +24,7 @@ from slosgate.engines.sim.state import EngineState
 from slosgate.engines.sim.systems.base import Fleet, Settings, StageJob, SystemFactory, equal_replicas
 from slosgate.planner.controller import Arrival, ReplicaState
 from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics
-from slosgate.planner.routing import ROUTERS
+from slosgate.planner.routing import ROUTERS, RouterName
 
 RuleMaker: TypeAlias = Callable[[Settings], Rule]
 
@@ -32,7 +32,7 @@ RuleMaker: TypeAlias = Callable[[Settings], Rule]
 class Rival:
     """Replicas that follow one rule each, behind one of the planner's routers. Later stages follow their prefix."""
 
-    def __init__(self, settings: Settings, rule: RuleMaker, router: str = "round-robin") -> None:
+    def __init__(self, settings: Settings, rule: RuleMaker, router: RouterName = "round-robin") -> None:
         self._policies: list[RulePolicy] = []
         self._profile = settings.profile
         self._classes = ClassStatistics()

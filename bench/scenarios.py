@@ -123,6 +123,22 @@ def _later(kind: RequestClass, slices: int) -> RequestClass:
     return msgspec.structs.replace(kind, slice_s=(begins_s + moved_s, ends_s + moved_s))
 
 
+def longer(scenario: Scenario, slices: int) -> Scenario:
+    """The same scenario on so many slices of the traces: its own one, as many as fit before it, and those after."""
+    if slices == 1:
+        return scenario
+    return msgspec.structs.replace(
+        scenario, classes={name: _longer(kind, slices) for name, kind in scenario.classes.items()}
+    )
+
+
+def _longer(kind: RequestClass, slices: int) -> RequestClass:
+    begins_s, ends_s = kind.slice_s
+    whole_s = slices * (ends_s - begins_s)
+    first_s = max(0.0, begins_s - slices // 2 * (ends_s - begins_s))
+    return msgspec.structs.replace(kind, slice_s=(first_s, first_s + whole_s))
+
+
 def _own(path: str) -> Scenario:
     """The one scenario of a user's own file, with classes of that file or shipped ones."""
     try:

@@ -295,9 +295,6 @@ def _ttft_s(contract: Contract, completion: Completion, prompt_tokens: int, repl
     slowdown = contract.ttft_slowdown or (IMPLIED_SLOWDOWN if math.isfinite(contract.tpot_s) else math.inf)
     if math.isfinite(contract.ttft_s) or math.isinf(slowdown):
         return contract.ttft_s
-    times = [
-        r.mirror.profile.zero_load_ttft_s(prompt_tokens - r.prefixes.cached(completion.prefix, prompt_tokens).sure)
-        for r in replicas
-        if r.mirror is not None
-    ]
+    known = [(r.mirror.profile, r.prefixes.cached(completion.prefix, prompt_tokens).sure) for r in replicas if r.mirror]
+    times = [profile.zero_load_ttft_s(prompt_tokens - cached, cached) for profile, cached in known]
     return slowdown * min(times, default=math.inf)

@@ -27,6 +27,7 @@ class Moment(NamedTuple):
     now_s: float
     busy_for_s: float  # how much longer the iteration in flight takes
     running_for_s: float  # how long it has run
+    overdue_s: float  # how long it is over, where nothing is known yet of what followed on it
     free_blocks: int
 
 
@@ -128,5 +129,6 @@ def with_promises(
     table = jobs.copy()
     for row in range(len(table)):
         table[row].guaranteed = promised[row]
-    flight = InFlight(moment.now_s - moment.running_for_s, moment.now_s + moment.busy_for_s)
-    return play(table, machine, delays, patience_s, flight, moment.free_blocks, watched, until_s)
+    end_s = moment.now_s + moment.busy_for_s - moment.overdue_s
+    flight = InFlight(min(end_s, moment.now_s - moment.running_for_s), end_s)
+    return play(table, machine, delays, patience_s, flight, moment.free_blocks, watched, moment.now_s, until_s)

@@ -27,7 +27,7 @@ from slosgate.planner.admission import Admission, admit
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.budget import problems
 from slosgate.planner.compiling import compiled
-from slosgate.planner.dues import in_time
+from slosgate.planner.dues import as_planned
 from slosgate.planner.jobs import Jobs, JobTable, describe
 from slosgate.planner.judging import Judgement, Moment, blocks_short, judge, keeping_promises
 from slosgate.planner.kernels import Bools, pairs_of, token_due_s
@@ -331,7 +331,7 @@ def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
     begun = hopeful & (rows["prompt_left"] == 0)
     for row in np.flatnonzero(begun):
         on_pace = now_s + state.busy_for_s <= token_due_s(rows[row], int(rows["generated"][row]))
-        begun[row] = on_pace and in_time(rows[row])
+        begun[row] = on_pace and as_planned(rows[row])
     if begun.any() and not sustained(state, now_s):
         begun[:] = False
     waiting = hopeful & (rows["prompt_left"] > 0) & (rows["deadline_s"] > now_s) & (rows["generated"] == 0)

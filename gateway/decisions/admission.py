@@ -258,11 +258,13 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float, cached: Cached = NO
         free_blocks=mirror.free_blocks,
         busy_for_s=mirror.busy_for_s(now_s),
         running_for_s=mirror.running_for_s(now_s),
+        overdue_s=mirror.overdue_s(now_s),
         firm_tokens=mirror.firm_tokens,
         patience=mirror.patience,
         cached=cached,
         waiting=mirror.waiting,
         registered=mirror.registered,
+        sent_s=replica.sent_s,
     )
 
 

@@ -109,6 +109,10 @@ class Mirror:
         """How long the iteration in flight has run: telemetry leaves when one begins."""
         return now_s - self.heard_s if self.busy_for_s(now_s) > 0.0 else 0.0
 
+    def overdue_s(self, now_s: float) -> float:
+        """How long ago the iteration in flight was to end, of the latest report."""
+        return max(0.0, now_s - self.heard_s - self._busy_for_s)
+
     def add(self, entry: LedgerEntry) -> None:
         """Enter a request, or what has changed about one (a promotion)."""
         known = self.entries.get(entry.request_id)

@@ -107,7 +107,7 @@ def test_every_call_has_its_own_slo(tmp_path: Path) -> None:
     assert [call.tpot_slo_s for call in loop.calls] == [0.05] * (len(loop.calls) - 1) + [0.1]
     call = loop.calls[1]
     assert call.cached_tokens > 0
-    assert call.ttft_slo_s == pytest.approx(3 * H200.zero_load_ttft_s(call.prompt_tokens))
+    assert call.ttft_slo_s == pytest.approx(3 * H200.zero_load_ttft_s(call.prompt_tokens, call.cached_tokens))
 
 
 def test_a_response_goes_on_in_the_call_of_its_thinking_at_its_own_pace(tmp_path: Path) -> None:

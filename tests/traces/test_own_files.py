@@ -149,7 +149,7 @@ def test_what_is_refused(content: str, line: int, rule: str, tmp_path: Path) -> 
         (b"PK\x03\x04" + bytes(40), "is a zip archive or a workbook; accepted: CSV"),
         (bz2.compress(OWN.encode()), "is bzip2; accepted: CSV"),
         (OWN, "has no requests"),
-        ("Timestamp,Request tokens,Response tokens\n5,0,3\n", "has no requests; 1 rows left out: failed"),
+        ("Timestamp,Request tokens,Response tokens\n5,0,3\n", "has no requests; 1 row left out: failed"),
     ],
     ids=["an open quote", "Parquet", "a workbook", "bzip2", "no rows", "only failed rows"],
 )

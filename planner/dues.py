@@ -41,9 +41,9 @@ def gain(job: Any, computed: int, prompt: int, emitted: int, end_s: float) -> No
 def latest_s(job: Any) -> float:
     """Until when a first token that was not promised by its deadline still counts."""
     if job.guaranteed or job.arrival_s == -np.inf:
-        return job.deadline_s  # type: ignore[no-any-return]
+        return float(job.deadline_s)
     given_s = job.deadline_s - job.arrival_s
-    return job.deadline_s + max(TOLERANCE * given_s, min(BEYOND_S, BEYOND_SHARE * given_s))  # type: ignore[no-any-return]
+    return float(job.deadline_s + max(TOLERANCE * given_s, min(BEYOND_S, BEYOND_SHARE * given_s)))
 
 
 @compiled
@@ -67,7 +67,7 @@ def as_planned(job: Any) -> bool:
 @compiled
 def first_due_s(job: Any, end_s: float) -> float:
     """When a first token that can't come before `end_s` is due: its deadline, or, past that, the last that counts."""
-    return job.deadline_s if end_s <= job.deadline_s else latest_s(job)  # type: ignore[no-any-return]
+    return float(job.deadline_s if end_s <= job.deadline_s else latest_s(job))
 
 
 @compiled

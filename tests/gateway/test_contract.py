@@ -126,10 +126,12 @@ def test_a_number_that_does_not_hold_is_named(
 ) -> None:
     found = contract(key=key, x_slo_class=slo_class, **sent)
     headers = [name.replace("_", "-").encode() for name in sent]
-    assert b", ".join(ignored(headers, found, found.ttft_s, math.inf)) == named
+    assert b", ".join(ignored(headers, found, None, found.ttft_s, math.inf)) == named
 
 
 def test_what_a_session_is_not_held_to_is_named() -> None:
     sent, whole = contract(x_slo_session_e2e_ms="9000"), b"x-slo-session-e2e-ms"
-    assert ignored([whole], sent, math.inf, 109.0) == ()
-    assert ignored([whole], sent, math.inf, math.inf) == (whole,)  # it names no session, or one that began without
+    assert ignored([whole], sent, None, math.inf, 109.0) == ()
+    assert ignored([whole], sent, None, math.inf, math.inf) == (
+        whole,
+    )  # it names no session, or one that began without

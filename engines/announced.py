@@ -34,6 +34,11 @@ class Announced:
 
     def add(self, coming: Announcement, admitted_s: float, profile: HardwareProfile) -> None:
         """A request is on its way since then."""
+        self._since_s[coming.request_id] = admitted_s
+        if len(self._since_s) > MOST_REMEMBERED:
+            del self._since_s[next(iter(self._since_s))]
+        if not coming.guaranteed:
+            return
         own_s = profile.perf.chunk_s(coming.prompt_tokens)
         self._times[coming.request_id] = _Times(
             ready_s=admitted_s + profile.request_overhead_s,
@@ -41,9 +46,6 @@ class Announced:
             lag_s=max(profile.decide_s, profile.launch_s(coming.prompt_tokens) - own_s),
             own_s=own_s,
         )
-        self._since_s[coming.request_id] = admitted_s
-        if len(self._since_s) > MOST_REMEMBERED:
-            del self._since_s[next(iter(self._since_s))]
 
     def arrived(self, request_id: str) -> float | None:
         """A request is here: when it was announced, if it was."""

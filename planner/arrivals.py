@@ -6,10 +6,10 @@ takes milliseconds, and how long an iteration runs is known but for a small erro
 performance model expects, the choice sees all that has arrived by then, and the device still has work until the next
 iteration has been launched. Of arrivals in an iteration of tau seconds, the share 1 - lead_s / tau waits for it alone.
 
-A gateway announces a request to its replica when it sends it there, `request_overhead_s` before it can run. If the
-request would be late behind the next iteration, but not in it, it is awaited: the iteration is chosen when the request
+A gateway announces a request to its replica when it sends it there, `request_overhead_s` before it can run. If one
+that is promised would be late behind the next iteration, but not in it, it is awaited: the iteration is chosen when it
 is there, and the device waits `decide_s` for it, or for its launch where that takes longer. Nothing is waited for where
-that would make a promise late.
+that would make another promise late.
 """
 
 from __future__ import annotations

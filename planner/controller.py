@@ -56,7 +56,7 @@ class ReplicaState(msgspec.Struct, frozen=True):
     jobs: JobTable
     free_blocks: int
     busy_for_s: float = 0.0  # how much longer the iteration in flight takes
-    running_for_s: float = 0.0  # how long it has run, or the one that ends just now; 0 when the replica is idle
+    running_for_s: float = 0.0  # how long ago it began, or the latest that is known of
     # How long ago the latest iteration that is known of has ended: what has been chosen since then is not known.
     overdue_s: float = 0.0
     cached: Cached = NOT_CACHED  # of this arrival's prompt (`planner.prefixes`)

@@ -15,10 +15,10 @@ from slosgate.planner.kernels import token_due_s
 TOLERANCE = 0.05  # an SLO counts as kept within 5 % of it
 # By which a replica sees a deadline later than its gateway: it counts from when the request has come there, and rounds.
 ON_THE_WAY_S = 0.005
-# Deadlines are planned with headroom before the SLO (`planner.desk`). What is promised has to be in time by them; best
-# effort may use this much of it, at most this share of the time that it had.
-BEYOND_S = 0.01
-BEYOND_SHARE = 1 / 3
+# A first token is planned for a time before its SLO (`planner.desk`), and promised only if it is there by then. Once that
+# is out of reach, or where nothing was promised, so much of what lies between may be used, at most this share of the time
+# that it had; the rest is the way back.
+BEYOND_S, BEYOND_SHARE = 0.01, 1 / 3
 
 
 @compiled
@@ -39,11 +39,12 @@ def gain(job: Any, computed: int, prompt: int, emitted: int, end_s: float) -> No
 
 @compiled
 def latest_s(job: Any) -> float:
-    """Until when a first token that was not promised by its deadline still counts."""
-    if job.guaranteed or job.arrival_s == -np.inf:
+    """Until when a first token that is past its deadline still counts."""
+    if job.arrival_s == -np.inf:
         return float(job.deadline_s)
     given_s = job.deadline_s - job.arrival_s
-    return float(job.deadline_s + max(TOLERANCE * given_s, min(BEYOND_S, BEYOND_SHARE * given_s)))
+    beyond_s = min(BEYOND_S, BEYOND_SHARE * given_s)
+    return float(job.deadline_s + (beyond_s if job.guaranteed else max(beyond_s, TOLERANCE * given_s)))
 
 
 @compiled

@@ -28,6 +28,9 @@ from slosgate.planner.rollout import advance, nothing_seen
 from slosgate.planner.slack import choose
 
 MOST_ITERATIONS = 32
+# So long before a choice a request must be there for the rehearsal to count on it: ends and ways are only expected. To
+# be there just too late costs a whole iteration.
+SURELY_S = 0.001
 ROUNDING_S = 1e-6  # of differences between times of day
 DRY = 4  # so many iterations without prefill at the end: what still waits then, waits for memory
 
@@ -101,7 +104,8 @@ def chosen_next(
     foreseen = max(CAPTURED, kind_of(batch.decode, batch.drafts, batch.tokens, captured_tokens))
     chosen_s = max(flight.start_s, free_s - delays.lead_s[foreseen])
     within_s = free_s - chosen_s
-    if reveal(jobs, hidden, chosen_s - delays.overhead_s) or (
+    surely_s = chosen_s - SURELY_S if flight.end_s > flight.start_s else chosen_s
+    if reveal(jobs, hidden, surely_s - delays.overhead_s) or (
         foreseen == BEYOND and delays.launch_s[BEYOND] > within_s
     ):
         within = launching_within(machine, delays, within_s, len(jobs))
@@ -109,7 +113,7 @@ def chosen_next(
     if len(batch.decode) == 0 and len(batch.prefill) == 0:
         return batch, free_s
     follows = following(jobs, machine.coef, free_s, free_s, batch.duration_s)
-    if last_awaited_s(jobs, hidden, machine, delays, chosen_s, follows) == -np.inf:
+    if last_awaited_s(jobs, hidden, machine, delays, surely_s, follows) == -np.inf:
         kind = kind_of(batch.decode, batch.drafts, batch.tokens, captured_tokens)
         return batch, begins_s(free_s, chosen_s, delays.launch_s[kind], batch.duration_s)
     chosen_s = free_s
@@ -165,14 +169,14 @@ def reveal(jobs: Jobs, hidden: Bools, since_s: float) -> bool:
 def last_awaited_s(jobs: Jobs, hidden: Bools, machine: Machine, delays: Delays, known_s: float, follows: Next) -> float:
     """When the last of those is ready that what follows waits for; -inf for none.
 
-    Only what was announced by `known_s` is waited for, as the plan follower does it.
+    Only what is promised and was announced by `known_s` is waited for, as the plan follower does it.
     """
     ready_s, latest_s = np.empty(len(jobs)), np.empty(len(jobs))
     lag_s, own_s = np.empty(len(jobs)), np.empty(len(jobs))
     n = 0
     for row in range(len(jobs)):
         job = jobs[row]
-        if not hidden[row] or job.arrival_s + ANNOUNCED_S > known_s:
+        if not hidden[row] or not job.guaranteed or job.arrival_s + ANNOUNCED_S > known_s:
             continue
         own_s[n] = chunk_s(machine.coef, job.context, job.prompt_left)
         ready_s[n], latest_s[n] = job.arrival_s + delays.overhead_s, job.deadline_s - own_s[n]

@@ -6,7 +6,7 @@
 Takes the rows that `bench.gpu.measure` wrote, makes their loads again and serves them in virtual time. Says of each how
 far the simulation is off: in the share attained, the median TTFT and the guarantees kept. Rows of systems that are not
 simulated are left out, and so are rows whose load can't be made again. Ends with 1 where a figure is off by more than
-is accepted, with 2 for bad input.
+is accepted, with 2 for bad input or where nothing is left to compare.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def beside(
     except InputError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
+    if not result.rows:
+        raise typer.Exit(2)
     raise typer.Exit(0 if all(row["holds"] for row in result.rows) else 1)
 
 
@@ -121,9 +123,8 @@ def again(row: Row, slos: HardwareProfile | None, window: int, cap: int) -> Load
     reference = msgspec.structs.replace(reference, max_model_tokens=window - cap)
     load = equal_parts(offering, reference, row["rate_rps"], seed=row["load"]["parts"][0]["seed"], cap=cap)
     if len(load.requests) != row["offered"]:
-        raise InputError(
-            f"its load has {len(load.requests)} requests now, of {load.trace_source}, not {row['offered']}"
-        )
+        now = f"{len(load.requests)} requests now, of {load.trace_source}"
+        raise InputError(f"its load has {now}, not the {row['offered']} that were offered")
     return load
 
 

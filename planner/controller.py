@@ -126,26 +126,26 @@ class Decision(msgspec.Struct, frozen=True):
 
 def soonest(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float) -> list[int]:
     """The numbers of the replicas by what the request would cost there: `expected_ttft_s`, for those that look best."""
-    order = promising(replicas)
+    order = promising(arrival, replicas)
     costs = {n: expected_ttft_s(arrival, replicas[n]) for n in order[:LOOKED_AT]}
     return sorted(costs, key=costs.__getitem__) + order[LOOKED_AT:]
 
 
-def promising(replicas: Sequence[ReplicaState]) -> list[int]:
-    """The numbers of the replicas by about how long their work takes: what most of them are told apart by cheaply.
+def promising(arrival: Arrival, replicas: Sequence[ReplicaState]) -> list[int]:
+    """The numbers of the replicas by about how long the work there takes: what tells most of them apart cheaply.
 
     A line instead of the performance model: what a prompt token, a decode and its context add where prompts are long.
     """
     if len(replicas) <= LOOKED_AT:
         return list(range(len(replicas)))
-    about = {replica.profile: _line(replica.profile) for replica in replicas}
-    busy = []
+    line = {replica.profile: _line(replica.profile) for replica in replicas}
+    busy_s = []
     for replica in replicas:
         queued, decodes, context, _ = replica.waiting or waiting_load(replica.jobs.rows)
-        token_s, decode_s, context_s = about[replica.profile]
-        work_s = token_s * (queued - replica.cached.likely) + decode_s * decodes + context_s * context
-        busy.append(replica.busy_for_s + work_s)
-    return sorted(range(len(replicas)), key=busy.__getitem__)
+        token_s, decode_s, context_s = line[replica.profile]
+        own = arrival.prompt_tokens - replica.cached.likely
+        busy_s.append(replica.busy_for_s + token_s * (queued + own) + decode_s * decodes + context_s * context)
+    return sorted(range(len(replicas)), key=busy_s.__getitem__)
 
 
 @lru_cache(maxsize=256)

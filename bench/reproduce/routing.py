@@ -33,8 +33,9 @@ from slosgate.planner.routing import ROUTERS
 
 TARGET = 0.9
 FLEETS = (4, 16)
-# With the slices in one load of 16 replicas: those last for 80 to 120 seconds at their capacity.
-SCENARIOS = {"coder": 8, "chatbot": 4, "mixed": 2, "tool-calling": 1}
+# With the slices in one load of 16 replicas: those last for most of a minute, or more, at their capacity.
+SCENARIOS = {"coder": 4, "chatbot": 2, "mixed": 1, "tool-calling": 1}
+SEEDS = 2  # loads of few replicas
 TWO_SPEEDS = ("coder", "chatbot")  # also on replicas of which every second one is
 FAST = "h200-opt-13b"
 RIVAL = "edf-least-work"
@@ -57,7 +58,7 @@ class Place:
     def question(self, system: str) -> Question:
         asked = Question(self.scenario, system, self.hardware, replicas=self.replicas, beside=self.beside)
         if self.replicas == min(FLEETS):
-            return replace(asked, other_slices=True)
+            return replace(asked, other_slices=True, seeds=SEEDS)
         return replace(asked, slices=SCENARIOS[self.scenario], seeds=1)
 
 

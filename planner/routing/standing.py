@@ -39,14 +39,18 @@ def standings(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float) 
     """Of every replica, in their order."""
     found = []
     for replica in replicas:
-        profile = replica.profile
-        wanted = Wanted(
-            now_s + arrival.ttft_s, arrival.strictest_s, arrival.prompt_tokens, replica.cached.likely,
-            PLANNED_SHARE * profile.kv_blocks * profile.block_tokens,
-        )  # fmt: skip
-        seen = standing(replica.jobs.rows, coefficients(profile.perf), wanted, now_s, now_s + replica.busy_for_s)
-        found.append(Standing(*seen))
+        coef, begins_s = coefficients(replica.profile.perf), now_s + replica.busy_for_s
+        seen = standing(replica.jobs.rows, coef, wanted_of(arrival, replica, now_s), now_s, begins_s)
+        found.append(Standing(*seen[:3]))
     return found
+
+
+def wanted_of(arrival: Arrival, replica: ReplicaState, now_s: float) -> Wanted:
+    profile = replica.profile
+    return Wanted(
+        now_s + arrival.ttft_s, arrival.strictest_s, arrival.prompt_tokens, replica.cached.likely,
+        PLANNED_SHARE * profile.kv_blocks * profile.block_tokens,
+    )  # fmt: skip
 
 
 class Speed(NamedTuple):
@@ -57,8 +61,10 @@ class Speed(NamedTuple):
 
 
 @compiled
-def standing(jobs: Jobs, coef: Floats, wanted: Wanted, now_s: float, begins_s: float) -> tuple[float, bool, float]:
-    """The fields of `Standing`, for what begins with the next iteration."""
+def standing(
+    jobs: Jobs, coef: Floats, wanted: Wanted, now_s: float, begins_s: float
+) -> tuple[float, bool, float, float]:
+    """The fields of `Standing`, for what begins with the next iteration, and the KV tokens that it would hold."""
     own = max(1, wanted.prompt_tokens - wanted.cached_tokens)
     own_pairs = pairs_of(wanted.cached_tokens, own)
     left, pairs, before, before_pairs, held, tightest_s = own, own_pairs, own, own_pairs, wanted.prompt_tokens, np.inf
@@ -72,16 +78,16 @@ def standing(jobs: Jobs, coef: Floats, wanted: Wanted, now_s: float, begins_s: f
         if job.deadline_s <= wanted.deadline_s:
             before += job.prompt_left
             before_pairs += more
-    speed, count = speed_beside(jobs, coef, now_s), len(jobs) + 1
+    speed, count = speed_beside(jobs, coef, now_s, np.inf), len(jobs) + 1
     ready_s = begins_s + before * speed.token_s + before_pairs * speed.pair_s
     step_s = iteration_s(coef, count, held, count, 0.0)  # once all of them decode
     feasible = ready_s <= wanted.deadline_s and step_s <= min(tightest_s, wanted.tpot_s) and held <= wanted.most_tokens
-    return begins_s - now_s + left * speed.token_s + pairs * speed.pair_s, feasible, tightest_s
+    return begins_s - now_s + left * speed.token_s + pairs * speed.pair_s, feasible, tightest_s, float(held)
 
 
 @compiled
-def speed_beside(jobs: Jobs, coef: Floats, now_s: float) -> Speed:
-    """Where every iteration carries all decodes, as far as their slack lets it be long."""
+def speed_beside(jobs: Jobs, coef: Floats, now_s: float, tpot_s: float) -> Speed:
+    """Where every iteration carries all decodes, as far as their slack lets it be long, and a pace of `tpot_s`."""
     step, period_s, due_s = Load(0, 0, 0, 0, 0.0), np.inf, np.inf
     for row in range(len(jobs)):
         if jobs[row].prompt_left > 0:
@@ -90,7 +96,7 @@ def speed_beside(jobs: Jobs, coef: Floats, now_s: float) -> Speed:
         own_due_s = next_due_s(jobs[row], now_s)
         if own_due_s < np.inf:
             period_s, due_s = min(period_s, tier_s(jobs[row])), min(due_s, own_due_s)
-    tau_s = IDLE_TAU_S if period_s == np.inf else max(period_s, due_s - now_s)
+    tau_s = min(tpot_s, IDLE_TAU_S if period_s == np.inf else max(period_s, due_s - now_s))
     room = token_budget(coef, tau_s, step.new, step.context, step.sequences + 1, 0.0)
     if room <= 0.0:
         return Speed(np.inf, 0.0)

@@ -44,11 +44,11 @@ class StageSlo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def ttft_s(self, stage: Stage, profile: HardwareProfile) -> float:
         """The stage's TTFT SLO on that hardware in seconds; inf when it has none.
 
-        T0 counts the tokens that must be computed: an idle replica still has the cached ones.
+        T0 is of the tokens that must be computed: an idle replica still has the cached ones, to which those attend.
         """
         said = [] if self.ttft_ms is None else [self.ttft_ms / 1000]
         if self.ttft_slowdown is not None:
-            said.append(self.ttft_slowdown * profile.zero_load_ttft_s(stage.prompt_tokens))
+            said.append(self.ttft_slowdown * profile.zero_load_ttft_s(stage.prompt_tokens, stage.cached_tokens))
         return max(said, default=float("inf"))
 
 
@@ -121,6 +121,22 @@ def _later(kind: RequestClass, slices: int) -> RequestClass:
     begins_s, ends_s = kind.slice_s
     moved_s = slices * (ends_s - begins_s)
     return msgspec.structs.replace(kind, slice_s=(begins_s + moved_s, ends_s + moved_s))
+
+
+def longer(scenario: Scenario, slices: int) -> Scenario:
+    """The same scenario on so many slices of the traces: its own one, as many as fit before it, and those after."""
+    if slices == 1:
+        return scenario
+    return msgspec.structs.replace(
+        scenario, classes={name: _longer(kind, slices) for name, kind in scenario.classes.items()}
+    )
+
+
+def _longer(kind: RequestClass, slices: int) -> RequestClass:
+    begins_s, ends_s = kind.slice_s
+    whole_s = slices * (ends_s - begins_s)
+    first_s = max(0.0, begins_s - slices // 2 * (ends_s - begins_s))
+    return msgspec.structs.replace(kind, slice_s=(first_s, first_s + whole_s))
 
 
 def _own(path: str) -> Scenario:

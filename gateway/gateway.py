@@ -242,7 +242,7 @@ class Gateway:
             authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),
             client_id=visible_id(headers, ""),
             tracing=tracing(headers),
-            ignored=ignored(headers, contract, ttft_s, session.due_s if session else math.inf),
+            ignored=ignored(headers, contract, completion.service_tier, ttft_s, session.due_s if session else math.inf),
         )
 
     def _named(self, completion: Completion) -> Completion:
@@ -297,10 +297,7 @@ def _ttft_s(contract: Contract, completion: Completion, prompt_tokens: int, repl
     slowdown = contract.ttft_slowdown or (IMPLIED_SLOWDOWN if math.isfinite(contract.tpot_s) else math.inf)
     if math.isinf(slowdown) or (stated and not contract.ttft_slowdown):
         return contract.ttft_s
-    times = [
-        r.mirror.profile.zero_load_ttft_s(prompt_tokens - r.prefixes.cached(completion.prefix, prompt_tokens).sure)
-        for r in replicas
-        if r.mirror is not None
-    ]
+    known = [(r.mirror.profile, r.prefixes.cached(completion.prefix, prompt_tokens).sure) for r in replicas if r.mirror]
+    times = [profile.zero_load_ttft_s(prompt_tokens - cached, cached) for profile, cached in known]
     by_prompt_s = slowdown * min(times, default=math.inf)
     return max(by_prompt_s, contract.ttft_s) if stated else by_prompt_s

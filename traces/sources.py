@@ -139,7 +139,9 @@ def _read(found: Found, reading: Reading, part: Slice) -> Trace:
         raise TraceError(f"{found.path}: no such file")
     requests = tuple(between(found.form.read(found.path, reading), part))
     if not requests:
-        raise TraceError(f"{found.path}: no request arrives between {part.start_s:g} s and {part.end_s:g} s")
+        when = "" if part == WHOLE else f" that arrive between {part.start_s:g} s and {part.end_s:g} s"
+        left_out = _left_out(reading)
+        raise TraceError(f"{found.path}: has no requests{when}{left_out and f'; {left_out}'}")
     provenance = _provenance(found.name, found.source, _detail(found), found.form, _left_out(reading))
     return Trace(requests=requests, provenance=provenance)
 

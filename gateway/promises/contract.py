@@ -8,9 +8,10 @@ x-slo-ttft-ms, x-slo-tpot-ms           numbers that replace the class's (also as
 x-slo-think-tpot-ms, x-slo-e2e-ms      the same: the pace while the model thinks, and the whole call
 x-slo-session-e2e-ms                   given with a session's first call: when all of its calls are to be over
 
-Any other x-slo-* header changes nothing. It may be misspelt, or a proxy on the way may have added it for its own ends:
-that is no reason to refuse the request, but the answer names it in x-slo-ignored. So it does with a number that doesn't
-hold, because the key's class is looser or the session began without one.
+Any other x-slo-* header changes nothing, and neither does a service_tier that OpenAI's clients don't have. It may be
+misspelt, mean something to another provider, or a proxy on the way may have added it for its own ends: that is no
+reason to refuse the request, but the answer names it in x-slo-ignored. So it does with a number that doesn't hold,
+because the key's class is looser or the session began without one.
 """
 
 from __future__ import annotations
@@ -118,14 +119,18 @@ def resolve(
     )
 
 
-def ignored(headers: Iterable[bytes], contract: Contract, ttft_s: float, session_due_s: float) -> tuple[bytes, ...]:
-    """Of a request's headers, those that look as if they said something about its SLO, and don't.
+def ignored(
+    headers: Iterable[bytes], contract: Contract, service_tier: str | None, ttft_s: float, session_due_s: float
+) -> tuple[bytes, ...]:
+    """Of a request's headers and its tier, those that look as if they said something about its SLO, and don't.
 
     `ttft_s` is the TTFT SLO that holds, `session_due_s` when the request's session is to be over; inf: it has no such
     SLO.
     """
     unheard = {name for name in headers if name.startswith(FAMILIES) and name not in KNOWN_HEADERS}
     unheard |= set(contract.not_held)
+    if service_tier is not None and service_tier not in SERVICE_TIERS:
+        unheard.add(b"service_tier")
     if contract.ttft_s < ttft_s:  # the class's slowdown is looser
         unheard |= {*TTFT_HEADERS}.intersection(headers)
     if math.isinf(session_due_s):
@@ -176,10 +181,6 @@ def default_class(config: Config, key: KeyConfig | None) -> str:
 
 
 def _class_name(headers: Mapping[bytes, bytes], service_tier: str | None, config: Config, key: KeyConfig | None) -> str:
-    if service_tier is not None and service_tier not in SERVICE_TIERS:
-        raise InvalidRequest(
-            f"service_tier must be one of {', '.join(SERVICE_TIERS)}, not {service_tier!r}", param="service_tier"
-        )
     default = default_class(config, key)
     allowed = (key.classes if key else ()) or tuple(config.classes)
     asked = headers.get(CLASS_HEADER)
@@ -192,7 +193,8 @@ def _class_name(headers: Mapping[bytes, bytes], service_tier: str | None, config
         return name
     if service_tier in (None, "auto"):
         return default
-    # A tier that no class claims, or that the key lacks, is served as the default class, and the echo says so.
+    # A tier that is unknown, that no class claims, or that the key lacks, is served as the default class, and the echo
+    # says so.
     claimed = config.class_of_tier(str(service_tier))
     return claimed if claimed in allowed else default
 

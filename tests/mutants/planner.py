@@ -141,15 +141,15 @@ MUTANTS = (
     _planner(
         "the hop limit is ignored",
         "controller",
-        "for i in fitting[:hop_limit]:",
-        "for i in fitting:",
+        "fitting), hop_limit)",
+        "fitting), None)",
         f"{DECIDE}no_more_replicas_are_asked_than_the_hop_limit",
     ),
     _planner(
         "the costliest replica is asked first",
         "controller",
-        "sorted(range(len(replicas)), key=costs.__getitem__)",
-        "sorted(range(len(replicas)), key=costs.__getitem__, reverse=True)",
+        "sorted(costs, key=costs.__getitem__)",
+        "sorted(costs, key=costs.__getitem__, reverse=True)",
         f"{DECIDE}the_least_loaded_is_asked_first",
     ),
     _planner(
@@ -477,6 +477,27 @@ MUTANTS = (
         "if jobs[row].arrival_s > since_s and not jobs[row].held:",
         "if False:",
         f"{REHEARSE}an_arrival_waits_until_it_can_be_seen",
+    ),
+    _planner(
+        "a rehearsal begins now although the replica has chosen more since its report",
+        "judging",
+        "moment.now_s + moment.busy_for_s - moment.overdue_s",
+        "moment.now_s + moment.busy_for_s",
+        "tests/planner/test_chosen_already.py::test_what_has_been_chosen_since_the_latest_report_counts",
+    ),
+    _planner(
+        "an iteration is waited with although that makes a promise late",
+        "arrivals",
+        "begins_s + own_s[i] <= follows.bearable_s:\n            last_s",
+        "True:\n            last_s",
+        f"{_in('arrivals')}nobody_is_waited_for_at_the_cost_of_a_promise",
+    ),
+    _planner(
+        "launching a prompt that is waited for takes no time",
+        "arrivals",
+        "begins_s = max(follows.free_s, ready_s[i]) + lag_s[i]\n        in_time",
+        "begins_s = max(follows.free_s, ready_s[i])\n        in_time",
+        f"{_in('arrivals')}nobody_is_waited_for_whose_launch_takes_too_long",
     ),
     _planner(
         "a first token that never comes is not missed",

@@ -37,7 +37,8 @@ def section_of(rows: Sequence[Row]) -> str:
 def _drawn(rows: Sequence[Row], width: float) -> Drawing:
     drawing = Drawing(width, 320, "Attainment over replica hours a day")
     high = 1.12 * max(row["replica_hours_a_day"] for row in rows)
-    low = max(0.0, (min(row.get("ci_low", row["attainment"]) for row in rows) - 0.005) // GRAIN * GRAIN)
+    lows = [float(row["ci_low" if "ci_low" in row else "attainment"]) for row in rows]
+    low = max(0.0, (min(lows) - 0.005) // GRAIN * GRAIN)
     plot = frame(drawing, (0.0, high), (low, 1.0 + (1.0 - low) / 8), left=LEFT)
     step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.25) if (1 - low) / s <= 6 or s == 0.25)
     plot.y_axis([(1 - n * step, f"{1 - n * step:.0%}") for n in range(int((1 - low) / step + 1e-9) + 1)], "attained")

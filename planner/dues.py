@@ -17,7 +17,7 @@ TOLERANCE = 0.05  # an SLO counts as kept within 5 % of it
 ON_THE_WAY_S = 0.005
 # A promise is planned for a time before its SLO (`planner.desk`). Once that is out of reach, half of what lies between
 # is there to be used: the other half is the way back.
-SPARE_S, SPARE_SHARE = 0.0075, 0.25
+SPARE_S, SPARE_SHARE = 0.0075, 1 / 6
 
 
 @compiled

@@ -38,18 +38,19 @@ LOAD_MODULES = (
 
 
 def load_of(question: Question, rate_rps: float, seed: int) -> Load:
-    slices = seed if question.other_slices else 0
-    return _load(question.scenario, question.hardware, rate_rps, seed, slices)
+    later = seed if question.other_slices else 0
+    return _load(question.scenario, question.hardware, rate_rps, seed, later, question.slices)
 
 
-def source_of(question: Question) -> str:
-    """Where its requests come from, in a phrase."""
-    return load_of(question, float(question.replicas), 0).trace_source
+def source_of(question: Question) -> Row:
+    """Where its requests come from, in a phrase, and how many of them outgrow the window."""
+    load = load_of(question, float(question.replicas), 0)
+    return {"trace_source": load.trace_source, **load.counted}
 
 
 @lru_cache(maxsize=16)
-def _load(scenario: str, hardware: str, rate_rps: float, seed: int, slices: int) -> Load:
-    moved = scenarios.later(scenarios.load(scenario), slices)
+def _load(scenario: str, hardware: str, rate_rps: float, seed: int, later: int, slices: int) -> Load:
+    moved = scenarios.longer(scenarios.later(scenarios.load(scenario), later), slices)
     return offer(moved, hardware_profile(hardware), rate_rps, seed=seed)
 
 
@@ -135,6 +136,9 @@ def _remembered(
 ) -> Any:
     asked = {**more, **dataclasses.asdict(question), "rate_rps": rate_rps, "seed": seed, "source": load.trace_source}
     del asked["seeds"]  # how many runs are pooled changes none of them
+    for name, usual in (("slices", 1), ("beside", "")):
+        if asked[name] == usual:
+            del asked[name]  # what was asked before they could be said is asked in the same words
     asked |= _files(question, load)
     return cache.remembered(
         asked, (*LOAD_MODULES, tuning.module(question.system)), tell, alone=("slosgate.bench.virtual",), enough=enough
@@ -151,9 +155,9 @@ def _files(question: Question, load: Load) -> Row:
 def _simulate(
     question: Question, load: Load, seed: int, misses_allowed: int | None = None, worth: Sequence[float] = ()
 ) -> VirtualRun:
-    settings = Settings(
-        hardware_profile(question.hardware), question.replicas, seed, **dataclasses.asdict(question.tuning)
-    )
+    profile, tuned = hardware_profile(question.hardware), dataclasses.asdict(question.tuning)
+    others = (hardware_profile(question.beside),) * (question.replicas // 2) if question.beside else ()
+    settings = Settings(profile, question.replicas, seed, others=others, **tuned)
     return virtual.simulate(
         load, question.system, settings, acceptance=_acceptance(question), misses_allowed=misses_allowed, worth=worth
     )

@@ -1,6 +1,7 @@
 """How long the planner takes: the complete call, admission of all new requests and the next batch, on made-up jobs.
 
-Beside it, how long it takes to rehearse all admitted requests at once (`planner.rehearsal`), before any promise.
+Beside it, how long it takes to rehearse all admitted requests at once (`planner.rehearsal`), before any promise; and
+how long one decision on one arrival takes, with more and more replicas to choose among.
 
 The jobs are drawn so that the call has something to decide: deadlines overlap and not all new requests fit. Times are
 of the calling thread's wall clock; `cpu` is the time it actually ran, which a busy machine's other work can't lengthen.
@@ -17,7 +18,8 @@ import numpy as np
 
 from slosgate.bench.results import Row
 from slosgate.planner.admission import admit
-from slosgate.planner.controller import ReplicaState, rehearsed
+from slosgate.planner.controller import Arrival, ReplicaState, rehearsed, waiting_load
+from slosgate.planner.desk import decide
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.profile import HardwareProfile
 from slosgate.planner.slack import next_batch
@@ -25,6 +27,8 @@ from slosgate.planner.slack import next_batch
 TIERS_S = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 ACCEPTANCE = 0.7
 WARM_UP = 20
+FLEETS = (1, 8, 32, 64)  # replicas that one decision chooses among
+QUEUED = 2  # guaranteed prompts on each of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +107,42 @@ def measure(case: Case, profile: HardwareProfile, calls: int, seed: int) -> Row:
         "p99_rehearsal_cpu_ms": float(np.percentile(rehearsal[WARM_UP:], 99)),
         "calls": calls, "accepted": accepted / calls, "exact": exact / calls,
     }  # fmt: skip
+
+
+def decisions(running: int, tiers: int, profile: HardwareProfile, calls: int, seed: int) -> list[Row]:
+    """A row for each fleet: one decision on an arrival, where `running` guaranteed requests decode on every replica.
+
+    All fleets are asked about the same arrivals, in turn, so that a busy machine slows them alike.
+    """
+    rng = np.random.default_rng(seed)
+    fleets = {count: [_replica(n, running, tiers, profile, rng) for n in range(count)] for count in FLEETS}
+    wall: dict[int, list[float]] = {count: [] for count in FLEETS}
+    cpu: dict[int, list[float]] = {count: [] for count in FLEETS}
+    for call in range(-WARM_UP, calls):
+        arrival = Arrival(
+            f"new-{call}", float(rng.uniform(0.5, 1.5)), float(rng.choice(TIERS_S[:tiers])),
+            int(rng.integers(20, 1500)), int(rng.integers(5, 400)),
+        )  # fmt: skip
+        for count, replicas in fleets.items():
+            started, ran = time.perf_counter(), time.thread_time()
+            decide(arrival, replicas, 0.0)
+            if call >= 0:
+                wall[count].append((time.perf_counter() - started) * 1e3)
+                cpu[count].append((time.thread_time() - ran) * 1e3)
+    return [
+        {
+            "replicas": count, "running": running, "new": 1, "tiers": tiers, "speculation": False,
+            "p50_ms": float(np.percentile(wall[count], 50)), "p99_ms": float(np.percentile(wall[count], 99)),
+            "p50_cpu_ms": float(np.percentile(cpu[count], 50)), "p99_cpu_ms": float(np.percentile(cpu[count], 99)),
+            "calls": calls,
+            "times_one": round(float(np.percentile(cpu[count], 50) / np.percentile(cpu[FLEETS[0]], 50)), 3),
+        }
+        for count in FLEETS
+    ]  # fmt: skip
+
+
+def _replica(number: int, running: int, tiers: int, profile: HardwareProfile, rng: np.random.Generator) -> ReplicaState:
+    """As a gateway knows it: what waits there is counted already."""
+    jobs = draw_jobs(Case(running, QUEUED, tiers, speculation=False), profile, rng)
+    jobs.rows["guaranteed"] = True
+    return ReplicaState(str(number), profile, jobs, profile.kv_blocks // 2, waiting=waiting_load(jobs.rows))

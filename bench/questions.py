@@ -22,6 +22,8 @@ class Question:
     tuning: Tuning = AS_IT_COMES
     seeds: int = SEEDS
     other_slices: bool = False  # seed n is served the n-th slice after the scenario's own, where traces have slices
+    slices: int = 1  # in one load
+    beside: str = ""  # hardware of every second replica, where there are two kinds
 
     @property
     def tunable(self) -> bool:

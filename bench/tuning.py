@@ -63,7 +63,7 @@ def speculates(system: str) -> bool:
     """Whether a system drafts tokens."""
     if own.is_own(system):
         return False
-    return system.endswith(SPECULATING) or (system.startswith("slosgate") and system != "slosgate-ar")
+    return system.endswith(SPECULATING) or (system.startswith("slosgate") and not system.startswith("slosgate-ar"))
 
 
 def budget_within(profile: HardwareProfile, tpot_s: float) -> int:

@@ -43,6 +43,7 @@ from slosgate.engines.toml import Problem
 from slosgate.gateway.reports.logs import Format, Level
 from slosgate.planner.controller import WhenFull
 from slosgate.planner.desk import SHIPPED, DeskSettings
+from slosgate.planner.routing import RouterName
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -107,6 +108,7 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How requests are judged."""
 
     default_class: str = "default"  # for requests that state no SLO, class or tier
+    router: RouterName = SHIPPED.router  # in whose order replicas are asked
     hop_limit: Count = SHIPPED.hop_limit  # replicas asked before a request becomes best effort
     commit_retries: Count = 4  # admissions lost to another gateway before it becomes best effort
     plan_interval_s: Positive = 0.02  # plans of one replica are at least this far apart
@@ -119,7 +121,10 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def desk(self) -> DeskSettings:
         """How requests are judged, for the planner."""
-        return DeskSettings(headroom_s=self.headroom_ms / 1000, hop_limit=self.hop_limit, overtaken_s=self.patience_s)
+        return DeskSettings(
+            headroom_s=self.headroom_ms / 1000, router=self.router, hop_limit=self.hop_limit,
+            overtaken_s=self.patience_s,
+        )  # fmt: skip
 
 
 class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,7 +13,9 @@ that must know at once, because the alternative is a refusal, is told at once (`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import chain, islice
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -25,7 +27,7 @@ from slosgate.planner.admission import Admission, admit
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.budget import problems
 from slosgate.planner.compiling import compiled
-from slosgate.planner.dues import in_time
+from slosgate.planner.dues import as_planned
 from slosgate.planner.jobs import Jobs, JobTable, describe
 from slosgate.planner.judging import Judgement, Moment, blocks_short, judge, keeping_promises
 from slosgate.planner.kernels import Bools, pairs_of, token_due_s
@@ -40,6 +42,7 @@ WhenFull: TypeAlias = Literal["best-effort", "reject", "overflow"]  # what becom
 
 SHORTEST_RETRY_S = 0.05
 MOST_PLANNED = 32  # iterations of a plan
+LOOKED_AT = 4  # replicas that are told apart by the performance model, of those that look best
 # What a replica has chosen for so long without telling of it is not rehearsed: a busy one tells sooner.
 LONGEST_OVERDUE_S = 0.1
 PROMOTION_LIMIT = 32  # best-effort requests examined per call of `promote`
@@ -61,6 +64,7 @@ class ReplicaState(msgspec.Struct, frozen=True):
     firm_tokens: float = math.inf  # prompt tokens left, per unit of weight, up to which a request is promised its SLO
     waiting: tuple[int, int, int, float] | None = None  # `waiting_load` of the jobs, where that is known already
     registered: HardwareProfile | None = None  # what it began with, where `profile` has what it learned since
+    sent_s: float = -math.inf  # when whoever decides has last sent a request there
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -92,6 +96,11 @@ class Arrival(msgspec.Struct, frozen=True):
         return self.when_full != "best-effort"
 
     @property
+    def strictest_s(self) -> float:
+        """The tightest TPOT SLO it will ever be under."""
+        return min(self.tpot_s, self.next_tpot_s)
+
+    @property
     def has_slo(self) -> bool:
         return self.ttft_s < math.inf or self.tpot_s < math.inf
 
@@ -99,6 +108,9 @@ class Arrival(msgspec.Struct, frozen=True):
     def promisable(self) -> bool:
         """Whether it can be promised its SLO, now or later: the plan counts each request as one sequence."""
         return self.has_slo and self.sequences == 1
+
+
+Ranking: TypeAlias = Callable[[Arrival, Sequence[ReplicaState], float], list[int]]
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -112,48 +124,87 @@ class Decision(msgspec.Struct, frozen=True):
     preempt: tuple[str, ...] = ()  # best-effort requests that must make room
 
 
+def soonest(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float) -> list[int]:
+    """The numbers of the replicas by what the request would cost there: `expected_ttft_s`, for those that look best."""
+    order = promising(arrival, replicas)
+    costs = {n: expected_ttft_s(arrival, replicas[n]) for n in order[:LOOKED_AT]}
+    return sorted(costs, key=costs.__getitem__) + order[LOOKED_AT:]
+
+
+def promising(arrival: Arrival, replicas: Sequence[ReplicaState]) -> list[int]:
+    """The numbers of the replicas by about how long the work there takes: what tells most of them apart cheaply.
+
+    A line instead of the performance model: what a prompt token, a decode and its context add where prompts are long.
+    """
+    if len(replicas) <= LOOKED_AT:
+        return list(range(len(replicas)))
+    line = {replica.profile: _line(replica.profile) for replica in replicas}
+    busy_s = []
+    for replica in replicas:
+        queued, decodes, context, _ = replica.waiting or waiting_load(replica.jobs.rows)
+        token_s, decode_s, context_s = line[replica.profile]
+        own = arrival.prompt_tokens - replica.cached.likely
+        busy_s.append(replica.busy_for_s + token_s * (queued + own) + decode_s * decodes + context_s * context)
+    return sorted(range(len(replicas)), key=busy_s.__getitem__)
+
+
+@lru_cache(maxsize=256)
+def _line(profile: HardwareProfile) -> tuple[float, float, float]:
+    """Seconds for a prompt token, a decode, and a token of its context, by the term that bounds large prefills."""
+    big = max(profile.perf.terms, key=lambda term: term.per_new_token_s + term.per_context_token_s)
+    token_s = big.per_new_token_s + big.per_context_token_s
+    return token_s, token_s + big.per_sequence_s, big.per_context_token_s
+
+
 def place(
-    arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, hop_limit: int | None = None
-) -> Decision:
+    arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float, *, hop_limit: int | None = None,
+    ranking: Ranking = soonest,
+) -> Decision:  # fmt: skip
     """Route and admit in one call. Raises ValueError without replicas.
 
-    Replicas are asked in the order of what the request would cost there; the first that can guarantee it, with all it
-    has guaranteed already, takes it, with a promise if that costs no other anything. After `hop_limit` of them it is
-    best effort where it waits least.
+    Replicas are asked in the order of the ranking; the first that can guarantee it, with all it has guaranteed already,
+    takes it, with a promise if that costs no other anything. After `hop_limit` of them it is best effort on the first
+    that could meet its SLO.
     """
     if not replicas:
         raise ValueError("no replica to place the request on")
-    costs = [expected_ttft_s(arrival, replica) for replica in replicas]
-    order = sorted(range(len(replicas)), key=costs.__getitem__)
+    order = ranking(arrival, replicas, now_s)
     if not arrival.has_slo:
-        return Decision(order[0], False, costs[order[0]], "no SLO was asked for", None)
-    fitting = [i for i in order if possible(arrival, replicas[i].profile)]
-    if not fitting:
-        return Decision(order[0], False, costs[order[0]], "no replica could meet this SLO even if it were idle", None)
-    for i in fitting[:hop_limit]:
+        return _best_effort(arrival, order[0], replicas, "no SLO was asked for")
+    fitting = (i for i in order if possible(arrival, replicas[i].profile))
+    first = next(fitting, -1)
+    if first < 0:
+        return _best_effort(arrival, order[0], replicas, "no replica could meet this SLO even if it were idle")
+    for i in islice(chain([first], fitting), hop_limit):
         replica = claimed(replicas[i])
         own = arrival.prompt_tokens - replica.cached.sure
         if soonest_s(replica, own, replica.cached.sure) > arrival.ttft_s:
             continue
         judged, room = judged_with_room(with_arrival(arrival, replica, now_s), replica, now_s)
         if judged.kept:
-            predicted_s = min(costs[i] if math.isinf(judged.first_s) else judged.first_s - now_s, arrival.ttft_s)
+            unreached = math.isinf(judged.first_s)
+            first_s = expected_ttft_s(arrival, replicas[i]) if unreached else judged.first_s - now_s
+            predicted_s = min(first_s, arrival.ttft_s)
             if not arrival.at_once and own > replica.firm_tokens * arrival.weight:
                 return Decision(i, False, predicted_s, "fits, but shorter prompts may come first", None)
             return Decision(i, True, predicted_s, "fits", None, room)
-    retry_s = max(SHORTEST_RETRY_S, costs[fitting[0]] - arrival.ttft_s)
-    return Decision(fitting[0], False, costs[fitting[0]], "no replica can guarantee it now", retry_s)
+    found = _best_effort(arrival, first, replicas, "no replica can guarantee it now")
+    return replace(found, retry_after_s=max(SHORTEST_RETRY_S, found.predicted_ttft_s - arrival.ttft_s))
+
+
+def _best_effort(arrival: Arrival, number: int, replicas: Sequence[ReplicaState], reason: str) -> Decision:
+    return Decision(number, False, expected_ttft_s(arrival, replicas[number]), reason, None)
 
 
 def possible(arrival: Arrival, profile: HardwareProfile) -> bool:
     """Whether an idle replica could hold the request and meet its SLO."""
     tokens = arrival.prompt_tokens + arrival.output_tokens
     fits = tokens <= profile.max_model_tokens and profile.blocks_for(tokens) <= profile.kv_blocks
-    return fits and profile.perf.iteration_s(1, tokens, 1) <= min(arrival.tpot_s, arrival.next_tpot_s)
+    return fits and profile.perf.iteration_s(1, tokens, 1) <= arrival.strictest_s
 
 
 def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
-    """The cost that orders replicas: prefill work queued there and our own, beside one step of its decodes."""
+    """What a request costs there: prefill work queued there and our own, beside one step of its decodes."""
     own = max(1, arrival.prompt_tokens - replica.cached.likely)
     queued, decodes, context, pairs = replica.waiting or waiting_load(replica.jobs.rows)
     perf = replica.profile.perf
@@ -280,7 +331,7 @@ def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
     begun = hopeful & (rows["prompt_left"] == 0)
     for row in np.flatnonzero(begun):
         on_pace = now_s + state.busy_for_s <= token_due_s(rows[row], int(rows["generated"][row]))
-        begun[row] = on_pace and in_time(rows[row])
+        begun[row] = on_pace and as_planned(rows[row])
     if begun.any() and not sustained(state, now_s):
         begun[:] = False
     waiting = hopeful & (rows["prompt_left"] > 0) & (rows["deadline_s"] > now_s) & (rows["generated"] == 0)

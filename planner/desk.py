@@ -20,6 +20,7 @@ from slosgate.planner.controller import Arrival, Decision, ReplicaState, place, 
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.plans import ReplicaPlan
 from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.routing import ROUTERS, RouterName
 
 WITHOUT_SLO_WEIGHT = 1e-3  # of a request that only stands in line: one with an SLO goes first
 LATER_S = 1.0  # what a refused client is told to wait when the plan can't say how long
@@ -33,6 +34,7 @@ class DeskSettings:
     # way to the replica and back and the steps of both event loops.
     headroom_s: float = 0.015
     headroom_share: float = 1 / 4
+    router: RouterName = "least-work"  # in whose order replicas are asked
     hop_limit: int = 8  # replicas asked for a guarantee before a request becomes best effort
     overtaken_s: float = 30.0  # how long a request without an SLO may be overtaken by best effort that has one
     horizon_s: float = 0.5  # how far ahead the plan of a replica reaches
@@ -80,7 +82,9 @@ def decide(
         decision = Decision(0, False, math.inf, "the replica's hardware profile is unknown", None)
     else:
         planned = replace(arrival, ttft_s=due_in_s(arrival, settings)) if arrival.has_slo else arrival
-        decision = _without_empty_promise(arrival, place(planned, replicas, now_s, hop_limit=settings.hop_limit))
+        ranking = ROUTERS[settings.router]
+        placed = place(planned, replicas, now_s, hop_limit=settings.hop_limit, ranking=ranking)
+        decision = _without_empty_promise(arrival, placed)
     return _as_policy_wants(arrival, decision, replicas, settings)
 
 

@@ -86,7 +86,7 @@ def taking_part(jobs: Jobs, candidate: Bools, now_s: float) -> Ints:
     others, due_s, n = np.empty(len(jobs), np.int64), np.empty(len(jobs)), 0
     for row in range(len(jobs)):
         job = jobs[row]
-        live = first_token_open(job.deadline_s, now_s)
+        live = first_token_open(job, now_s)
         if candidate[row] or job.guaranteed or live or job.context > 0:
             matters[row] = True
         elif not job.held:

@@ -92,7 +92,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True
         return self.request_overhead_s + self.alone_s(prompt_tokens, cached_tokens)
 
     def alone_s(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
-        """How long an iteration with so many prompt tokens and nothing else takes from its choice on, when idle.
+        """How long an iteration with nothing but so many prompt tokens takes from its choice on, on an idle device.
 
         The device computes what it has while the host launches the rest of it.
         """

@@ -12,9 +12,11 @@ from rich.table import Table
 from slosgate import planner
 from slosgate.bench import results
 from slosgate.bench.hardware import hardware_profile
-from slosgate.bench.planner_bench import TIERS_S, Case, growth, measure
+from slosgate.bench.planner_bench import TIERS_S, Case, decisions, growth, measure
 from slosgate.bench.results import Row
 from slosgate.bench.show import plain_table
+
+DECODING = 32  # on every replica of a fleet that one decision chooses among
 
 
 def plan_bench(
@@ -27,7 +29,8 @@ def plan_bench(
     seed: Annotated[int, typer.Option(help="Seed of the made-up requests.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Result file to write.")] = None,
 ) -> None:
-    """Time the complete planning call (admission of all new requests and the next batch) after warm-up."""
+    """Time the complete planning call (admission of all new requests and the next batch), and one decision by the
+    number of replicas, after warm-up."""
     results.check(json)
     profile = hardware_profile(hardware)
     planner.warm_up()
@@ -39,6 +42,8 @@ def plan_bench(
     result.rows = [measure(case, profile, calls, seed) for case in cases]
     console = Console()
     console.print(plan_table(result.rows))
+    result.rows += (found := decisions(DECODING, tiers, profile, calls, seed))
+    console.print(decision_table(found))
     results.keep(result, console, json)
 
 
@@ -52,5 +57,17 @@ def plan_table(rows: list[Row]) -> Table:
             f"{row['p50_ms']:.3f}", f"{row['p99_ms']:.3f}", f"{row['p99_cpu_ms']:.3f}",
             f"{row['p99_rehearsal_cpu_ms']:.3f}", f"{row['accepted']:.1f}",
             f"{row['exact']:.0%}",
+        )  # fmt: skip
+    return table
+
+
+def decision_table(rows: list[Row]) -> Table:
+    """What one decision costs with more and more replicas, for people."""
+    heads = "replicas", "decoding on each", "p50 ms", "p99 ms", "CPU p50", "times one"
+    table = plain_table(heads, title="one decision on one arrival")
+    for row in rows:
+        table.add_row(
+            str(row["replicas"]), str(row["running"]), f"{row['p50_ms']:.3f}", f"{row['p99_ms']:.3f}",
+            f"{row['p50_cpu_ms']:.3f}", f"{row['times_one']:.2f}",
         )  # fmt: skip
     return table

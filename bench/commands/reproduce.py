@@ -1,4 +1,4 @@
-"""slosbench reproduce NAME [--json F] [--out F.html]: headline, harm, rivals, scaling, ablation and more."""
+"""slosbench reproduce NAME [--json F] [--out F.html]: headline, harm, rivals, scaling, routing and more."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from slosgate.bench.reproduce import (
     overhead,
     predictor,
     rivals,
+    routing,
     scaling,
 )
 
@@ -30,6 +31,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "harm": harm.run,
     "rivals": rivals.run,
     "scaling": scaling.run,
+    "routing": routing.run,
     "ablation": ablation.run,
     "burst": burst.run,
     "overhead": overhead.run,
@@ -43,7 +45,8 @@ def reproduce(
     name: Annotated[
         str,
         typer.Argument(
-            help="headline, harm, rivals, scaling, ablation, burst, overhead, predictor, fidelity or autoscaling."
+            help="headline, harm, rivals, scaling, routing, ablation, burst, overhead, predictor, fidelity or "
+            "autoscaling."
         ),
     ],
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,

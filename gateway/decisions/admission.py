@@ -264,6 +264,7 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float, cached: Cached = NO
         cached=cached,
         waiting=mirror.waiting,
         registered=mirror.registered,
+        sent_s=replica.sent_s,
     )
 
 

@@ -73,6 +73,7 @@ class Replica:
         self.prefixes = Prefixes(profile.kv_blocks * profile.block_tokens if profile else UNKNOWN_KV_TOKENS)
         self.own: dict[str, LedgerEntry] = {}  # what this gateway answers for
         self.answers: dict[str, Answer] = {}
+        self.sent_s = -math.inf  # when this gateway last sent it a request
         self._expected: OrderedDict[str, _Expected] = OrderedDict()  # what it has not told yet
         self._api_key = api_key
 
@@ -123,7 +124,7 @@ class Replica:
         return now_s - self.mirror.followed_s if self.mirror else -math.inf
 
     def enter(self, entry: LedgerEntry) -> None:
-        self.own[entry.request_id] = entry
+        self.own[entry.request_id], self.sent_s = entry, entry.dispatched_s
         if self.mirror:
             self.mirror.add(entry)
 

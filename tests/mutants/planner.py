@@ -141,15 +141,15 @@ MUTANTS = (
     _planner(
         "the hop limit is ignored",
         "controller",
-        "for i in fitting[:hop_limit]:",
-        "for i in fitting:",
+        "fitting), hop_limit)",
+        "fitting), None)",
         f"{DECIDE}no_more_replicas_are_asked_than_the_hop_limit",
     ),
     _planner(
         "the costliest replica is asked first",
         "controller",
-        "sorted(range(len(replicas)), key=costs.__getitem__)",
-        "sorted(range(len(replicas)), key=costs.__getitem__, reverse=True)",
+        "sorted(costs, key=costs.__getitem__)",
+        "sorted(costs, key=costs.__getitem__, reverse=True)",
         f"{DECIDE}the_least_loaded_is_asked_first",
     ),
     _planner(

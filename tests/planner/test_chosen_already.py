@@ -12,8 +12,8 @@ from slosgate.engines.sim import systems
 from slosgate.engines.sim.cluster import simulate
 from slosgate.engines.sim.systems import Call, Offered, Settings, StageJob
 from slosgate.planner.controller import place
-from slosgate.planner.launching import CAPTURED
 from slosgate.planner.machine import delays_of
+from slosgate.planner.profile import CAPTURED
 from tests.planner.test_rehearsal import Replica, arrival
 
 H200 = profiles.load("h200-llama-3.1-8b")

@@ -166,6 +166,7 @@ class Settings(Tuning):
     noise: float = 0.0
     slowdown: float = 1.0  # iterations take so many times what the profile says
     delays: Delays = Delays()  # of systems with a gateway
+    others: tuple[HardwareProfile, ...] = ()  # of replicas that differ, which come last
     # Between two replicas: NVLink of an A100, one way (an H100's or H200's is 450e9, PCIe 4.0 x16 32e9).
     link_bytes_per_s: float = 300e9
 
@@ -175,14 +176,19 @@ class Settings(Tuning):
                 f"{self.profile.name} verifies {self.profile.max_drafts} drafts at most, not {self.drafts}"
             )
 
+    def profile_of(self, number: int) -> HardwareProfile:
+        """The profile of the replica of that number."""
+        alike = self.replicas - len(self.others)
+        return self.profile if number < alike else self.others[number - alike]
+
 
 SystemFactory: TypeAlias = Callable[[Settings], System]
 
 
 def equal_replicas(settings: Settings, policy: PolicyFactory, way_s: float = 0.0) -> list[SimReplica]:
-    """Equal replicas, each with a seed of its own; a request is `way_s` on its way to one."""
+    """Replicas with one policy, each with a seed of its own; a request is `way_s` on its way to one."""
     return [
-        one_replica(settings, policy, n, overhead_s=settings.profile.request_overhead_s + way_s)
+        one_replica(settings, policy, n, overhead_s=settings.profile_of(n).request_overhead_s + way_s)
         for n in range(settings.replicas)
     ]
 
@@ -190,7 +196,7 @@ def equal_replicas(settings: Settings, policy: PolicyFactory, way_s: float = 0.0
 def one_replica(settings: Settings, policy: PolicyFactory, number: int, *, overhead_s: float) -> SimReplica:
     """The replica of that number; a request can run `overhead_s` after it was submitted."""
     return SimReplica(
-        settings.profile,
+        settings.profile_of(number),
         policy,
         seed=settings.seed * 1_000 + number,
         noise=settings.noise,

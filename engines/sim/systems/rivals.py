@@ -21,29 +21,29 @@ from slosgate.engines.sim.policies.jitserve import JitServe
 from slosgate.engines.sim.policies.qoserve import QoServe
 from slosgate.engines.sim.policies.scorpio import Scorpio
 from slosgate.engines.sim.state import EngineState
-from slosgate.engines.sim.systems import routers
 from slosgate.engines.sim.systems.base import Fleet, Settings, StageJob, SystemFactory, equal_replicas
-from slosgate.engines.sim.systems.routers import Candidate, Router
-from slosgate.planner.jobs import JobTable
+from slosgate.planner.controller import Arrival, ReplicaState
 from slosgate.planner.lengths import USUAL_TOKENS, ClassStatistics
+from slosgate.planner.routing import ROUTERS, RouterName
 
 RuleMaker: TypeAlias = Callable[[Settings], Rule]
 
 
 class Rival:
-    """Replicas that follow one rule each, behind a router. Later stages follow their prefix."""
+    """Replicas that follow one rule each, behind one of the planner's routers. Later stages follow their prefix."""
 
-    def __init__(self, settings: Settings, rule: RuleMaker, router: Callable[[], Router] = routers.RoundRobin) -> None:
+    def __init__(self, settings: Settings, rule: RuleMaker, router: RouterName = "round-robin") -> None:
         self._policies: list[RulePolicy] = []
         self._profile = settings.profile
         self._classes = ClassStatistics()
-        self._router = router()
+        self._router = ROUTERS[router]
 
         def policy(state: EngineState) -> RulePolicy:
             self._policies.append(RulePolicy(state, rule(settings)))
             return self._policies[-1]
 
         self.replicas = equal_replicas(settings, policy)
+        self._sent_s = [-math.inf] * len(self.replicas)
 
     def arrive(self, fleet: Fleet, job: StageJob, now_s: float) -> None:
         stage = job.stage
@@ -51,8 +51,9 @@ class Rival:
         request = msgspec.structs.replace(job.engine_request(), slo=self._slo(job, room), max_tokens=room)
         replica = job.replica
         if replica < 0:
-            candidate = Candidate(request.prompt_tokens, now_s + stage.ttft_slo_s, stage.tpot_slo_s)
-            replica = self._router.choose(candidate, len(self.replicas), self._jobs, self._profile, now_s)
+            arrival = Arrival(job.id, stage.ttft_slo_s, stage.tpot_slo_s, request.prompt_tokens, stage.output_tokens)
+            replica = self._router(arrival, [self._state(n) for n in range(len(self.replicas))], now_s)[0]
+            self._sent_s[replica] = now_s
         fleet.submit(job, replica, request, now_s)
 
     def served(self, fleet: Fleet, job: StageJob, now_s: float) -> bool:
@@ -62,10 +63,13 @@ class Rival:
     def passes_on(self, job: StageJob, replica: int) -> bool:
         return False
 
-    def _jobs(self, number: int) -> JobTable:
-        """The jobs of a replica as they will be when its iteration in flight has ended."""
+    def _state(self, number: int) -> ReplicaState:
+        """A replica as it will be when its iteration in flight has ended."""
         replica = self.replicas[number]
-        return self._policies[number].jobs(replica.in_flight, replica.unseen)
+        jobs = self._policies[number].jobs(replica.in_flight, replica.unseen)
+        return ReplicaState(
+            str(number), replica.profile, jobs, replica.state.pool.free, sent_s=self._sent_s[number]
+        )  # fmt: skip
 
     def _slo(self, job: StageJob, max_tokens: int) -> SloArgs:
         stage = job.stage
@@ -105,6 +109,6 @@ RIVALS: dict[str, SystemFactory] = {
     "qoserve": partial(Rival, rule=_qoserve),
     "scorpio": partial(Rival, rule=_scorpio),
     "jitserve": partial(Rival, rule=_jitserve),
-    "edf-least-work": partial(Rival, rule=_edf, router=routers.LeastWork),
-    "polyserve": partial(Rival, rule=_edf, router=routers.PolyServe),
+    "edf-least-work": partial(Rival, rule=_edf, router="least-work"),
+    "polyserve": partial(Rival, rule=_edf, router="polyserve"),
 }

@@ -39,6 +39,7 @@ from slosgate.planner.loops import weight_of_next
 from slosgate.planner.pace import NOT_YET
 from slosgate.planner.prefixes import NOT_CACHED, Cached, Leading, Prefixes
 from slosgate.planner.profile import HardwareProfile
+from slosgate.planner.routing import ROUTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,10 @@ class _Known:
         self.effort: set[str] = set()  # best effort that is there
         self.promoted: set[str] = set()
         self.epochs = count(1)
+        self.sent_s = -math.inf  # when the latest request left for it
 
-    def sent(self, arrival: Arrival, due_s: float, sent: _Sent, profile: HardwareProfile) -> None:
-        uncached = arrival.prompt_tokens - sent.cached.sure
+    def sent(self, arrival: Arrival, due_s: float, sent: _Sent, profile: HardwareProfile, now_s: float) -> None:
+        uncached, self.sent_s = arrival.prompt_tokens - sent.cached.sure, now_s
         self.prefixes.sent(sent.leading, arrival.prompt_tokens)
         self.waiting[arrival.request_id] = self.expected[arrival.request_id] = sent
         if arrival.has_slo:
@@ -110,7 +112,7 @@ class PlannedSystem:
         self._rates = AcceptanceRates()
         self._policies: list[SlosgatePolicy] = []
         self.replicas = equal_replicas(settings, self._policy, self._delays.http_s)
-        self._known = [_Known(settings.profile) for _ in self.replicas]
+        self._known = [_Known(replica.profile) for replica in self.replicas]
         self._classes = ClassStatistics()  # output lengths are learned, not announced
         self._turns = cycle(range(len(self.replicas)))
         self._jobs: dict[str, StageJob] = {}
@@ -137,7 +139,7 @@ class PlannedSystem:
         remembers = self._front_end.remembers
         cached = known.prefixes.cached(seen, arrival.prompt_tokens) if remembers else NOT_CACHED
         sent = self._sent[job.id] = _Sent(seen, arrival.prompt_tokens, cached)
-        known.sent(arrival, due_s, sent, self._policies[number].follower.profile)
+        known.sent(arrival, due_s, sent, self._policies[number].follower.profile, now_s)
         self._plan(fleet, number, now_s, verdict.preempt)
 
     def served(self, fleet: Fleet, job: StageJob, now_s: float) -> bool:
@@ -258,10 +260,11 @@ class PlannedSystem:
             overdue_s=max(0.0, now_s - latest.end_s) if latest else 0.0,
             firm_tokens=firm_tokens(known.prompts),
             patience=known.patience,
+            sent_s=known.sent_s,
         )
 
     def _policy(self, state: EngineState) -> SlosgatePolicy:
-        policy = SlosgatePolicy(state, profile=self._profile, rates=self._rates)
+        policy = SlosgatePolicy(state, rates=self._rates)
         self._policies.append(policy)
         return policy
 
@@ -280,5 +283,7 @@ _FRONT_ENDS = {
     "slosgate-no-prefixes": FrontEnd(remembers=False),
     # Each replica's admission is planned, where a request goes is not.
     "slosgate-no-routing": replace(_SPECULATING, routes=False),
+    # Without speculation, behind each router.
+    **{f"slosgate-ar-{name}": FrontEnd(replace(SHIPPED, router=name)) for name in ROUTERS},
 }
 VARIANTS: dict[str, SystemFactory] = {name: partial(PlannedSystem, front_end=f) for name, f in _FRONT_ENDS.items()}

@@ -155,8 +155,8 @@ MUTANTS = (
     _planner(
         "a client is told to stay away for as long as the whole queue takes",
         "controller",
-        "costs[fitting[0]] - arrival.ttft_s",
-        "costs[fitting[0]]",
+        "found.predicted_ttft_s - arrival.ttft_s",
+        "found.predicted_ttft_s",
         f"{DECIDE}a_retry_pays_once_the_queue_has_gone_down_to_what_the_slo_leaves",
     ),
     _planner(

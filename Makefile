@@ -8,12 +8,12 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
 RIVALS_VENV ?= .venv-rivals
 RIVALS_STAMP := $(RIVALS_VENV)/.installed
-RIVALS := 'vllm-router==0.1.17' 'litellm[proxy]==1.83.0'
+RIVALS := 'vllm-router==0.1.17' 'litellm[proxy]==1.108.7'
 
 REPRODUCTIONS := headline scaling ablation burst overhead predictor fidelity
 SCENARIOS := chatbot coder summarizer mixed tool-calling reasoning
 
-.PHONY: install test test-browser mutants lint format demo reproduce harm bench clean test-vllm test-vllm-fleet test-ray compat soak
+.PHONY: install test test-browser mutants lint format demo reproduce harm bench clean test-vllm test-vllm-fleet test-ray test-litellm compat soak
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,10 @@ test-vllm-fleet: $(VLLM_STAMP)
 # A fleet on a Ray cluster of three simulated nodes, whose parts are killed in turn.
 test-ray: $(STAMP)
 	$(BIN)/python -m pytest -m ray tests/ray
+
+# LiteLLM's proxy in front of the gateway and behind it.
+test-litellm: $(STAMP) $(RIVALS_STAMP)
+	$(BIN)/python -m pytest tests/gateway/test_litellm_proxy.py
 
 # The scheduler's tests on the sources of any vLLM versions: make compat VERSIONS="0.32.0 0.33.0"
 compat: $(VLLM_STAMP)
@@ -97,7 +101,7 @@ $(SCENARIOS:%=scenario-%): scenario-%: $(STAMP)
 		--json out/scenario-$*.json
 	$(BIN)/slosbench report out/scenario-$*.json --out out/scenario-$*.html --title "Capacity: $*"
 
-# The proxies that gateway-bench compares with, in an environment of their own: LiteLLM's needs other versions of what we use.
+# The proxies that gateway-bench compares with, and tests stand beside, in an environment of their own: LiteLLM's needs other versions of what we use.
 $(RIVALS_STAMP): Makefile
 	$(PYTHON) -m venv $(RIVALS_VENV)
 	$(RIVALS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(RIVALS)

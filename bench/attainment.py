@@ -72,6 +72,7 @@ class RequestOutcome:
     stages: list[StageOutcome] = field(default_factory=list)
     admission: str = UNSAID
     error: str = ""  # kind of failure, "" when there was none
+    said: str = ""  # by the server, of that failure
     told_after_s: float = math.inf  # how long after its arrival each stage knew that it is guaranteed, at most
 
 

@@ -42,9 +42,10 @@ def load_of(question: Question, rate_rps: float, seed: int) -> Load:
     return _load(question.scenario, question.hardware, rate_rps, seed, later, question.slices)
 
 
-def source_of(question: Question) -> str:
-    """Where its requests come from, in a phrase."""
-    return load_of(question, float(question.replicas), 0).trace_source
+def source_of(question: Question) -> Row:
+    """Where its requests come from, in a phrase, and how many of them outgrow the window."""
+    load = load_of(question, float(question.replicas), 0)
+    return {"trace_source": load.trace_source, **load.counted}
 
 
 @lru_cache(maxsize=16)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import json
 import math
 import re
 import time
@@ -35,6 +36,7 @@ _COUNTED = re.compile(rb'"completion_tokens":\s*(\d+)')
 _NO_CHOICES = re.compile(rb'"choices":\s*\[\]')
 _IDS = re.compile(rb'"token_ids":\s*\[([\d,\s]*)\]')
 _CACHED = re.compile(rb'"cached_tokens":\s*(\d+)')
+SAID = 300  # characters of what a server says of a failure that are kept
 KEPT_CONTEXTS = 8  # of one session, that later calls may go on from
 _ADMISSIONS = {"guaranteed": GUARANTEED, "best-effort": BEST_EFFORT}
 
@@ -77,6 +79,7 @@ class Target:
     model: str
     slo_headers: bool = True
     api_key: str = ""
+    classes: Mapping[str, str] = field(default_factory=dict)  # what a class is called there; "": it is not named
     slo_args: bool = False  # tell the engine the SLOs itself, as a gateway would: for engines without one
     asking: Asking = Asking()  # noqa: RUF009  # it has no state
 
@@ -299,7 +302,7 @@ class _Client:
     ) -> None:
         request, call = said.request, said.call
         body = {"model": self._target.model, "stream": True, **self._target.asking.body(request, call, said.prompt)}
-        headers = _slo_headers(request, call) if self._target.slo_headers else {}
+        headers = _slo_headers(request, call, self._target.classes) if self._target.slo_headers else {}
         if said.session:
             headers["x-slo-session"] = said.session
         if self._target.slo_args:
@@ -309,10 +312,11 @@ class _Client:
             if response.status != 200:
                 outcome.error = f"http {response.status}"
                 outcome.admission = REJECTED if response.status in (429, 503) else UNSAID
+                outcome.said = what_is_said(await response.read())
                 return
             times: list[float] = []
             stage.token_s = times
-            outcome.error = await self._read(response, stage, times, answer)
+            outcome.error, outcome.said = await self._read(response, stage, times, answer)
         del times[call.output_tokens :]
         if not outcome.error and len(times) < call.output_tokens:
             outcome.error = "cut short"
@@ -333,28 +337,40 @@ class _Client:
 
     async def _read(
         self, response: aiohttp.ClientResponse, stage: StageOutcome, times: list[float], answer: list[int]
-    ) -> str:
+    ) -> tuple[str, str]:
         """Note when each token came, its id where that is told, and how much of the prompt was cached; return the kind
-        of failure the stream tells of, or nothing."""
+        of failure the stream tells of and what it says, or nothing."""
         asking, rest = self._target.asking, b""
         async for data in response.content.iter_any():
             now_s = self.now_s()
             *events, rest = (rest + data).split(b"\n\n")
             for event in events:
                 if event.startswith(b"data: [DONE]"):
-                    return ""
+                    return "", ""
                 if b'"error"' in event[:64]:
-                    return "error event"
+                    return "error event", what_is_said(event.partition(b"data:")[2])
                 answer.extend(asking.token_ids(event))
                 if cached := _CACHED.search(event):
                     stage.cached_tokens = int(cached.group(1))
                 times.extend([now_s] * (asking.tokens_so_far(event, len(times)) - len(times)))
-        return ""
+        return "", ""
 
 
-def _slo_headers(request: Offered, call: Call) -> dict[str, str]:
+def what_is_said(body: bytes) -> str:
+    """The message of an error as OpenAI shapes it, with what it is about where it doesn't name that, else the text."""
+    try:
+        error = json.loads(body)["error"]
+        said, about = str(error["message"]), error.get("param")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        said, about = body.decode(errors="replace"), None
+    named = f" ({about})" if about and str(about) not in said else ""
+    return " ".join(said.split())[:SAID] + named
+
+
+def _slo_headers(request: Offered, call: Call, classes: Mapping[str, str]) -> dict[str, str]:
     """Headers of the client's contract; what has no SLO is not stated."""
-    headers = {"x-slo-class": request.slo_class}
+    slo_class = classes.get(request.slo_class, request.slo_class)
+    headers = {"x-slo-class": slo_class} if slo_class else {}
     thinks = call.switch_at > 0
     stated = {
         "x-slo-ttft-ms": call.ttft_slo_s,

@@ -31,6 +31,12 @@ def is_generated(trace_source: object) -> bool:
     return "generated" in str(trace_source)
 
 
+def dropped_said(rows: Sequence[Row]) -> str | None:
+    """How many requests of each scenario's traces are too long for the window, where there are any."""
+    found = dict.fromkeys(f"{r['scenario']} {r['dropped']:,} of {r['dropped_of']:,}" for r in rows if r.get("dropped"))
+    return f"Left out of the traces, as longer than the window: {', '.join(found)} requests" if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """Requests in order of arrival, offered over `seconds`; where they came from, in a phrase and in full."""
@@ -44,6 +50,16 @@ class Load:
     def generated(self) -> bool:
         """Whether any of it stands in for a real trace."""
         return is_generated(self.trace_source)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What its traces hold and it doesn't offer, in sentences."""
+        return tuple(self.record.get("left_out", ()))
+
+    @property
+    def counted(self) -> Row:
+        """What a row says of it: requests of its traces that outgrow the window, and of how many."""
+        return {key: self.record[key] for key in ("dropped", "dropped_of") if key in self.record}
 
     def as_offered(self, requests: Sequence[Offered], seconds: float) -> Load:
         """The same load with the arrivals that a closed loop has made of it."""
@@ -95,10 +111,23 @@ def offer(
             "achieved": msgspec.to_builtins(burstiness(np.array([r.arrival_s for r in offered]), span_s)),
             "scale_factor": factor,  # offered rate / the traces' own
             "dropped": sum(one.dropped for one in pools),  # requests of the traces that outgrow the window
+            "dropped_of": sum(one.dropped + len(one.lengths) for one in pools),
+            "left_out": list(_left_out(scenario, profile, pools)),
             "trace_source": " + ".join(dict.fromkeys(p.source for one in pools for p in one.provenance)),
             "provenance": msgspec.to_builtins(list(origins)),
         },
     )
+
+
+def _left_out(scenario: Scenario, profile: HardwareProfile, pools: list[Pool]) -> Iterator[str]:
+    for one in pools:
+        trace = one.provenance[0]
+        if one.dropped:
+            wanted = scenario.classes[one.name].window
+            whose = f"of {profile.name} (the scenario asks for {wanted:,})" if one.window < wanted else "of its class"
+            of = f"{one.dropped:,} of {one.dropped + len(one.lengths):,} requests of {trace.name}"
+            yield f"{one.name}: {of} left out: longer than the window {whose}, {one.window:,} tokens"
+        yield from (f"{one.name}: {origin.name}: {origin.left_out}" for origin in one.provenance if origin.left_out)
 
 
 def _offered(

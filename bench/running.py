@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from slosgate.bench import goodput, requests, results, scenarios, stack, tuning, virtual
+from slosgate.bench import failures, goodput, requests, results, scenarios, stack, tuning, virtual
 from slosgate.bench.attainment import RequestOutcome, collect
+from slosgate.bench.classes import named
 from slosgate.bench.errors import InputError, RunError
 from slosgate.bench.hardware import hardware_profile
 from slosgate.bench.live import LiveRun, Loop, Target, model_at, replay, replay_closed
@@ -43,6 +44,7 @@ class Experiment:
     seed: int = 0
     url: str = ""
     api_key_env: str = ""  # live: the environment variable with the API key
+    slo_class: str = ""  # live: what the classes are called at `url`, as `classes.named` reads it
     scaling: str = "stretch"
     acceptance: float = 0.7
     concurrency: int | None = None  # users of a closed loop
@@ -73,7 +75,7 @@ class Measured:
 
 
 def run(experiment: Experiment, console: Console, outputs: Outputs = NOTHING) -> Result:
-    """Run once, show the table, write what is asked for. Raises InputError."""
+    """Run once, show the table, write what is asked for. Raises InputError, and RunError when every request failed."""
     limits = goodput.goodput(experiment.goodput)
     if outputs.requests is not None:
         requests.check(outputs.requests)
@@ -93,6 +95,7 @@ def run(experiment: Experiment, console: Console, outputs: Outputs = NOTHING) ->
         rows = requests.rows(experiment.scenario, measured.load.requests, measured.outcomes, limits)
         requests.write(rows, outputs.requests)
         console.print(f"wrote {outputs.requests}")
+    failures.check(measured.row)
     return result
 
 
@@ -136,6 +139,8 @@ def announce(load: Load, console: Console, experiment: Experiment) -> None:
         console.print(
             f"{len(load.requests)} requests over {load.seconds:.0f} s ({rate_rps:.3g}/s) from {load.trace_source}"
         )
+    for sentence in load.left_out:
+        console.print(sentence, style="yellow", markup=False, highlight=False)
     if load.generated:
         console.print(GENERATED, style="bold yellow")
 
@@ -150,8 +155,10 @@ def rate_problem(load: Load, asked_rps: float) -> str:
 
 
 def measure(experiment: Experiment, load: Load, profile: HardwareProfile, console: Console) -> Row:
-    """Serve the load; the row that says what came of it."""
-    return serve(experiment, load, profile, console).row
+    """Serve the load; the row that says what came of it. Raises RunError when every request failed."""
+    row = serve(experiment, load, profile, console).row
+    failures.check(row)
+    return row
 
 
 def serve(experiment: Experiment, load: Load, profile: HardwareProfile, console: Console) -> Measured:
@@ -161,7 +168,7 @@ def serve(experiment: Experiment, load: Load, profile: HardwareProfile, console:
     else:
         load, live = asyncio.run(_live(experiment, load, console))
         outcomes = live.outcomes
-        more = ({} if experiment.concurrency else live.schedule()) | prompts(outcomes)
+        more = ({} if experiment.concurrency else live.schedule()) | prompts(outcomes) | failures.counted(outcomes)
     if not outcomes:
         raise RunError("no request was sent: ask for more --seconds")
     served, limits = collect(outcomes), goodput.goodput(experiment.goodput)
@@ -175,16 +182,15 @@ def serve(experiment: Experiment, load: Load, profile: HardwareProfile, console:
         "mode": experiment.mode,
         "seed": experiment.seed,
         "trace_source": load.trace_source,
-        **(
-            {"concurrency": experiment.concurrency, "think_time_s": experiment.think_time}
-            if _closed(experiment)
-            else {}
-        ),
+        **_loop_said(experiment),
         **summary,
         **(goodput.goodput_row(served, limits) if limits else {}),
         **more,
+        **load.counted,
         "load": load.record,
     }
+    if said := failures.said(row):
+        console.print(said, style="bold yellow", markup=False, highlight=False)
     return Measured(load, outcomes, row)
 
 
@@ -216,7 +222,8 @@ async def _live(experiment: Experiment, load: Load, console: Console) -> tuple[L
     """Replay over HTTP, against a server that runs or one that is started for it."""
     if experiment.url:
         url, key = experiment.url.rstrip("/").removesuffix("/v1"), _api_key(experiment.api_key_env)
-        target = Target((url,), await model_at(url, key), api_key=key)
+        classes = named(experiment.slo_class, tuple(scenarios.load(experiment.scenario).classes))
+        target = Target((url,), await model_at(url, key), api_key=key, classes=classes)
         return await _replay(experiment, load, target, console)
     with console.status(f"starting {experiment.system}"):
         deployment = stack.Deployment(
@@ -245,8 +252,14 @@ async def _replay(experiment: Experiment, load: Load, target: Target, console: C
     ) as progress:
         task = progress.add_task(experiment.system, total=len(load.requests) if known else None)
 
-        def on_done(_: RequestOutcome) -> None:
+        told: set[str] = set()
+
+        def on_done(outcome: RequestOutcome) -> None:
             progress.advance(task)
+            if outcome.said and outcome.error not in told:  # at once: a long run may be in vain
+                told.add(outcome.error)
+                first = failures.in_words(outcome.error, outcome.said)
+                console.print(f"a first request failed: {first}", style="yellow", markup=False, highlight=False)
 
         if experiment.concurrency is not None:
             loop = Loop(experiment.concurrency, experiment.think_time, experiment.seconds or math.inf)

@@ -44,11 +44,11 @@ class StageSlo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def ttft_s(self, stage: Stage, profile: HardwareProfile) -> float:
         """The stage's TTFT SLO on that hardware in seconds; inf when it has none.
 
-        T0 counts the tokens that must be computed: an idle replica still has the cached ones.
+        T0 is of the tokens that must be computed: an idle replica still has the cached ones, to which those attend.
         """
         said = [] if self.ttft_ms is None else [self.ttft_ms / 1000]
         if self.ttft_slowdown is not None:
-            said.append(self.ttft_slowdown * profile.zero_load_ttft_s(stage.prompt_tokens))
+            said.append(self.ttft_slowdown * profile.zero_load_ttft_s(stage.prompt_tokens, stage.cached_tokens))
         return max(said, default=float("inf"))
 
 
@@ -185,7 +185,8 @@ class Pool:
     requests: tuple[TraceRequest, ...]
     lengths: tuple[TraceRequest, ...]  # what the lengths are taken from, within the window
     span_s: float
-    dropped: int
+    window: int  # tokens
+    dropped: int  # requests of the lengths that outgrow it
     provenance: tuple[Provenance, ...]
 
     @property
@@ -229,6 +230,7 @@ def pool(
         requests=tuple(pair(times, fitting)),
         lengths=tuple(fitting),
         span_s=kind.part.span_s,
+        window=window,
         dropped=len(lengths.requests) - len(fitting),
         provenance=tuple(origins),
     )

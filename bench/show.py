@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from slosgate.bench.load import GENERATED, is_generated
+from slosgate.bench.load import GENERATED, dropped_said, is_generated
 from slosgate.bench.results import Row
 from slosgate.bench.sweeps import Searched
 
@@ -60,7 +60,7 @@ def by_place(rows: Sequence[Row], table: Callable[[Sequence[Row]], Table]) -> Gr
         tables.append(table(some))
         tables[-1].title, tables[-1].title_justify = f"{hardware}, {target:.0%} attained", "left"
     if tables:
-        tables[-1].caption = generated_said(rows)
+        tables[-1].caption = "\n".join(filter(None, (dropped_said(rows), generated_said(rows)))) or None
     return Group(*tables)
 
 

@@ -7,6 +7,7 @@ highest capacity counts.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from functools import partial
 from slosgate.bench import counts, tuning
 from slosgate.bench.attainment import wilson
 from slosgate.bench.capacity import STRIDE, Capacity, Count, rate_of, search, step_of
+from slosgate.bench.errors import InputError
 from slosgate.bench.questions import Question, settings_of
 from slosgate.bench.results import Row
 from slosgate.bench.workers import Workers
@@ -59,7 +61,7 @@ class Searched(Best):
             "share_of_bound": round(self.per_gpu_rps / self.bound_rps_per_gpu, 4) if self.bound_rps_per_gpu else None,
             **dataclasses.asdict(q.tuning),
             "requests": count.offered,
-            "trace_source": counts.source_of(q),
+            **counts.source_of(q),
         }
 
 
@@ -72,11 +74,16 @@ def capacities(
 ) -> list[Searched]:
     """The capacity of each question's system at its best setting, in the questions' order.
 
-    `guesses_rps`: what to expect of some of them per GPU; the others' searches begin at half the bound.
+    `guesses_rps`: what to expect of some of them per GPU; the others' searches begin at half the bound. Raises
+    InputError where a scenario has so few requests that they would be attained at any rate.
     """
 
     def answer(question: Question) -> Searched:
         limit_rps = workers.submit(counts.bound_rps_per_gpu, question, target).result()
+        if math.isinf(limit_rps):
+            offered = len(counts.load_of(question, float(question.replicas), 0).requests)
+            few = f"{offered} requests of {question.scenario} are too few to find a capacity"
+            raise InputError(f"{few}: they could be attained at any rate; give its classes a longer slice_s")
         guess_rps = (guesses_rps or {}).get(question, 0.0)
         start = (guess_rps, NEAR) if guess_rps else (limit_rps / 2, STRIDE)
         best = best_of([question], target, workers, *start)

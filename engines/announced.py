@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from slosgate.engines.messages import Announcement
-from slosgate.planner.arrivals import awaited
+from slosgate.planner.arrivals import Coming, Next, awaited_s
 from slosgate.planner.profile import HardwareProfile
 
 MOST_REMEMBERED = 1024
@@ -16,6 +18,8 @@ NO_SHOW_S = 0.1  # what is announced and so much late does not come any more
 class _Times(NamedTuple):
     ready_s: float  # when it should be here
     latest_s: float  # when it must run at the latest
+    lag_s: float  # from its choice until it runs, on an idle device
+    own_s: float  # how long it takes then
 
 
 class Announced:
@@ -30,28 +34,35 @@ class Announced:
 
     def add(self, coming: Announcement, admitted_s: float, profile: HardwareProfile) -> None:
         """A request is on its way since then."""
-        own_s = profile.perf.chunk_s(coming.prompt_tokens)
-        self._times[coming.request_id] = _Times(
-            admitted_s + profile.request_overhead_s, admitted_s + coming.ttft_s - own_s
-        )
         self._since_s[coming.request_id] = admitted_s
         if len(self._since_s) > MOST_REMEMBERED:
             del self._since_s[next(iter(self._since_s))]
+        if not coming.guaranteed:
+            return
+        own_s = profile.perf.chunk_s(coming.prompt_tokens)
+        self._times[coming.request_id] = _Times(
+            ready_s=admitted_s + profile.request_overhead_s,
+            latest_s=admitted_s + coming.ttft_s - own_s,
+            lag_s=max(profile.decide_s, profile.launch_s(coming.prompt_tokens) - own_s),
+            own_s=own_s,
+        )
 
     def arrived(self, request_id: str) -> float | None:
         """A request is here: when it was announced, if it was."""
         self._times.pop(request_id, None)
         return self._since_s.pop(request_id, None)
 
-    def awaited_s(self, start_s: float, next_s: float, decide_s: float) -> float:
-        """When all are here that are awaited instead of starting an iteration of `next_s` at `start_s`; -inf: none.
+    def awaited_s(self, follows: Next, decide_s: float) -> float:
+        """When all are here that are waited for instead of starting what follows; -inf: none.
 
         What doesn't come, or can't be in time any more, is forgotten.
         """
         self._times = {
             request_id: times
             for request_id, times in self._times.items()
-            if start_s <= min(times.latest_s, times.ready_s + NO_SHOW_S)
+            if follows.start_s <= min(times.latest_s, times.ready_s + NO_SHOW_S)
         }
-        ready_s = [t.ready_s for t in self._times.values() if awaited(*t, start_s, next_s, decide_s)]
-        return max(ready_s, default=-math.inf)
+        if not self._times:
+            return -math.inf
+        columns = np.array(list(self._times.values())).T
+        return float(awaited_s(Coming(*np.ascontiguousarray(columns)), follows, decide_s))

@@ -1,8 +1,8 @@
 """Where messages of other processes come in: bytes become checked records here, or nothing.
 
 What can't be read, is out of range or comes from a version that knows other fields costs that one item. It is logged
-with its key, once in a while however often it comes. Fields that a reader doesn't know are ignored, so that versions
-can be replaced one process at a time.
+with its key, once in a while however often it comes, and of many keys only the first ones. Fields that a reader doesn't
+know are ignored, so that versions can be replaced one process at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 SILENCE_S = 600.0  # until the same key is complained of again
-REMEMBERED = 1024  # keys
+REMEMBERED = 1024  # keys that are complained of in that time
 
 T = TypeVar("T")
 
@@ -50,14 +50,17 @@ class Door:
 
     def refuse(self, key: str, problem: str) -> None:
         """Say that what a key holds is ignored, and why."""
-        now_s = self._monotonic()
+        key, now_s = shown(key), self._monotonic()
         if now_s - self._said.get(key, float("-inf")) < SILENCE_S:
             return
-        self._said[key] = now_s
-        self._said.move_to_end(key)
-        if len(self._said) > REMEMBERED:
+        self._said.pop(key, None)
+        while self._said and now_s - next(iter(self._said.values())) >= SILENCE_S:
             self._said.popitem(last=False)
-        _log.warning("%s is ignored: %s", shown(key), shown(problem))
+        if len(self._said) >= REMEMBERED:
+            return
+        self._said[key] = now_s
+        more = "; so are more keys, which are not named" if len(self._said) == REMEMBERED else ""
+        _log.warning("%s is ignored: %s%s", key, shown(problem), more)
 
 
 def shown(text: str, longest: int = 300) -> str:

@@ -23,14 +23,14 @@ from slosgate.engines.messages import (
     SloArgs,
 )
 from slosgate.engines.passage import Passage
-from slosgate.planner.arrivals import Patience
+from slosgate.planner.arrivals import Next, Patience, bearable_s
 from slosgate.planner.batch import Batch
 from slosgate.planner.controller import ReplicaState
 from slosgate.planner.desk import ALONE, run_next
 from slosgate.planner.jobs import Jobs, JobTable
 from slosgate.planner.launching import BEYOND, CAPTURED, kind_of, prefill_kind
 from slosgate.planner.lengths import LengthHistogram, firm_tokens, for_its_weight
-from slosgate.planner.machine import delays_of
+from slosgate.planner.machine import coefficients, delays_of
 from slosgate.planner.memory import first_to_yield, recompute, yielding
 from slosgate.planner.obeying import decoding, weigh
 from slosgate.planner.pace import thought
@@ -179,7 +179,7 @@ class PlanFollower:
 
         If not, a `next_batch` at `start_s` need not choose again what was chosen here.
         """
-        if not self._announced or self._awaited_s(start_s, free_blocks) == -math.inf:
+        if not self._announced or self._awaited_s(start_s, start_s, free_blocks) == -math.inf:
             return False
         self._foreseen = None
         return True
@@ -191,7 +191,7 @@ class PlanFollower:
         """
         if not self._announced:
             return now_s
-        return max(now_s, self._awaited_s(start_s, free_blocks))
+        return max(now_s, self._awaited_s(now_s, start_s, free_blocks))
 
     def lead_s(self, start_s: float, free_blocks: int) -> float:
         """How long before an iteration that could start at `start_s` it is to be chosen, by the kind it would be."""
@@ -219,10 +219,14 @@ class PlanFollower:
         """How long what would start then takes."""
         return self._horizon[-1].duration_s if self._horizon else self._foreseen_batch(start_s, free_blocks).duration_s
 
-    def _awaited_s(self, start_s: float, free_blocks: int) -> float:
-        """When everything is here that is awaited instead of starting an iteration at `start_s`; -inf for nothing."""
+    def _awaited_s(self, free_s: float, start_s: float, free_blocks: int) -> float:
+        """When everything is here that is awaited instead of starting an iteration at `start_s`; -inf for nothing.
+
+        The device is free at `free_s`.
+        """
         next_s = self._foresee(start_s, free_blocks)
-        return self._announced.awaited_s(start_s, next_s, self.profile.decide_s)
+        until_s = float(bearable_s(self.table.rows, coefficients(self.profile.perf), start_s, next_s))
+        return self._announced.awaited_s(Next(free_s, start_s, next_s, until_s), self.profile.decide_s)
 
     def _by_rule(self, now_s: float, free_blocks: int, within_s: float = math.inf) -> Batch:
         return self._rule(self.table.rows, self.profile, now_s, free_blocks, self.patience.latest_s, within_s)

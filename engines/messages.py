@@ -52,6 +52,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     request_id: Name
     prompt_tokens: Count  # to be computed: without the prefix that is likely to be cached
     ttft_s: Due  # what is left of its TTFT SLO
+    guaranteed: bool = True  # only such ones are waited for; a gateway of before didn't say
 
 
 class IterationReport(msgspec.Struct, frozen=True, array_like=True):

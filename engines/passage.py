@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 LATEST = 64  # so many requests tell how long it takes,
-FEW = 16  # once there are so many,
+FEW = 4  # once there are so many: until there are ten, the slowest of them tells,
 SHARE = 0.9  # and so large a share of them is there in time
 WORTH_S = 0.001  # a difference that is worth planning with
 FORGOTTEN_S = 60.0  # what was seen longer ago says nothing of now

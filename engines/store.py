@@ -68,7 +68,7 @@ def without_password(url: str) -> str:
 
 def why(error: BaseException) -> str:
     """What a failed command means, in a sentence."""
-    text = f"{error}" or type(error).__name__
+    text = f"{error}".rpartition(" of pipeline caused error: ")[2] or type(error).__name__  # else with what was written
     if text.startswith(_CLUSTER):
         return f"it is a node of a Redis Cluster, which is not spoken: {_SEVERAL} ({text})"
     if "unknown command" in text.lower():

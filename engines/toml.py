@@ -6,7 +6,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
@@ -101,10 +101,27 @@ def _of_value(value: Any, kind: Any) -> str:
     try:
         converted = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        return f"{str(error).split(' - at ')[0]}, not {value!r}"
+        if str(error).startswith("Invalid enum value"):
+            return f"must be one of {', '.join(map(str, _words(kind)))}, not {value!r}"
+        return f"{_expected(str(error).split(' - at ')[0], kind)}, not {value!r}"
     if isinstance(converted, float) and not math.isfinite(converted):
         return f"Expected a finite number, not {value!r}"
     return ""
+
+
+def _words(kind: Any) -> Iterator[Any]:
+    """The values of every choice within a type."""
+    if get_origin(kind) is Literal:
+        yield from get_args(kind)
+        return
+    for part in get_args(kind):
+        yield from _words(part)
+
+
+def _expected(complaint: str, kind: Any) -> str:
+    """What a table may hold, where one would do and msgspec only says that it is an object."""
+    fields = [", ".join(part.__struct_fields__) for part in get_args(kind) if _is_record(part)]
+    return complaint.replace("object", f"a table of {' or '.join(fields)}") if fields else complaint
 
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")

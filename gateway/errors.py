@@ -181,8 +181,8 @@ class ReplicaLost(Unavailable):
 
     code = "replica_lost"
 
-    def __init__(self, message: str, *, final: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, final: bool = False, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
         self.final = final
 
     @property

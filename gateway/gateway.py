@@ -218,6 +218,7 @@ class Gateway:
             output_tokens = output_tokens if completion.exact_output else session.output_tokens(output_tokens)
             contract = contract.within(session.due_s - arrival_s)
             contract = replace(contract, weight=_weight(contract, session, completion))
+        ttft_s = _ttft_s(contract, completion, prompt_tokens, replicas)
         return Exchange(
             request_id=request_id,
             completion=completion,
@@ -226,7 +227,7 @@ class Gateway:
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
             thinking_planned=self.lengths.thinking_tokens(completion, contract.slo_class, output_tokens),
-            ttft_s=_ttft_s(contract, completion, prompt_tokens, replicas),
+            ttft_s=ttft_s,
             e2e_s=e2e_s,
             acceptance=self.drafts.planning_value(replicas, completion.model, contract.slo_class),
             stated=any(name in headers for name in (*TTFT_HEADERS, *TPOT_HEADERS, *E2E_HEADERS)),
@@ -241,7 +242,7 @@ class Gateway:
             authorization="" if holder else headers.get(b"authorization", b"").decode("latin-1"),
             client_id=visible_id(headers, ""),
             tracing=tracing(headers),
-            ignored=ignored(headers),
+            ignored=ignored(headers, contract, completion.service_tier, ttft_s, session.due_s if session else math.inf),
         )
 
     def _named(self, completion: Completion) -> Completion:
@@ -292,12 +293,11 @@ def _ttft_s(contract: Contract, completion: Completion, prompt_tokens: int, repl
 
     Token deadlines count from the first token's, so a TPOT SLO that comes alone implies a loose TTFT.
     """
+    stated = math.isfinite(contract.ttft_s)
     slowdown = contract.ttft_slowdown or (IMPLIED_SLOWDOWN if math.isfinite(contract.tpot_s) else math.inf)
-    if math.isfinite(contract.ttft_s) or math.isinf(slowdown):
+    if math.isinf(slowdown) or (stated and not contract.ttft_slowdown):
         return contract.ttft_s
-    times = [
-        r.mirror.profile.zero_load_ttft_s(prompt_tokens - r.prefixes.cached(completion.prefix, prompt_tokens).sure)
-        for r in replicas
-        if r.mirror is not None
-    ]
-    return slowdown * min(times, default=math.inf)
+    known = [(r.mirror.profile, r.prefixes.cached(completion.prefix, prompt_tokens).sure) for r in replicas if r.mirror]
+    times = [profile.zero_load_ttft_s(prompt_tokens - cached, cached) for profile, cached in known]
+    by_prompt_s = slowdown * min(times, default=math.inf)
+    return max(by_prompt_s, contract.ttft_s) if stated else by_prompt_s

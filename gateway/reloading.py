@@ -70,7 +70,7 @@ class Reloading:
     def __call__(self, gateway: Gateway) -> None:
         """Read the file again and take over what can be; a bad file changes nothing. Says in the log which it was."""
         if self._path is None:
-            events.say(events.ConfigRefused(why="there is no file: the gateway was started without --config"))
+            events.say(events.NothingToReload())
             return
         try:
             read = checked(self._path)

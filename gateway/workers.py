@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from slosgate.engines.cancelling import ended
 from slosgate.engines.fleet.listener import Listener
 from slosgate.engines.fleet.member import Member
 from slosgate.engines.fleet.places import Launch, ThisMachine
 from slosgate.engines.fleet.sight import Sight
+from slosgate.engines.folders import OwnFolder
 from slosgate.engines.secrets import REDIS
 from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.reports.pages import FOLDER
@@ -30,16 +29,16 @@ def serve(
     listener = Listener()
     listener.open(config.host, config.port)
     listening(listener.port)
-    with tempfile.TemporaryDirectory(prefix="slosgate-workers-") as folder:
-        shared = ("--fd", str(listener.descriptor), "--pages", folder)
+    with OwnFolder("workers") as folder:
+        shared = ("--fd", str(listener.descriptor), "--pages", str(folder))
         launches = [
             Launch(
-                f"worker {number + 1}", ("serve", *options, *shared), {REDIS: redis_url, FOLDER: folder},
+                f"worker {number + 1}", ("serve", *options, *shared), {REDIS: redis_url, FOLDER: str(folder)},
                 drain_s=config.drain_s, listens=False, files=(listener.descriptor,),
             )
             for number in range(workers)
         ]  # fmt: skip
-        asyncio.run(_run(launches, Sight(redis_url, Path(folder)), listener))
+        asyncio.run(_run(launches, Sight(redis_url, folder), listener))
 
 
 async def _run(launches: Sequence[Launch], sight: Sight, listener: Listener) -> None:

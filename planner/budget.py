@@ -124,7 +124,7 @@ def begun_in_time(job: Any) -> bool:
 @compiled
 def midway(job: Any, now_s: float) -> bool:
     """Whether best effort is within a prefill that can still be in time: its memory is taken, promised or not."""
-    hopeful = not job.guaranteed and not job.held and first_token_open(job.deadline_s, now_s)
+    hopeful = not job.guaranteed and not job.held and first_token_open(job, now_s)
     return bool(hopeful and job.context > 0 and job.prompt_left > 0)
 
 

@@ -27,7 +27,7 @@ from slosgate.planner.admission import Admission, admit
 from slosgate.planner.arrivals import Patience
 from slosgate.planner.budget import problems
 from slosgate.planner.compiling import compiled
-from slosgate.planner.dues import in_time
+from slosgate.planner.dues import as_planned
 from slosgate.planner.jobs import Jobs, JobTable, describe
 from slosgate.planner.judging import Judgement, Moment, blocks_short, judge, keeping_promises
 from slosgate.planner.kernels import Bools, pairs_of, token_due_s
@@ -43,6 +43,8 @@ WhenFull: TypeAlias = Literal["best-effort", "reject", "overflow"]  # what becom
 SHORTEST_RETRY_S = 0.05
 MOST_PLANNED = 32  # iterations of a plan
 LOOKED_AT = 4  # replicas that are told apart by the performance model, of those that look best
+# What a replica has chosen for so long without telling of it is not rehearsed: a busy one tells sooner.
+LONGEST_OVERDUE_S = 0.1
 PROMOTION_LIMIT = 32  # best-effort requests examined per call of `promote`
 
 
@@ -54,7 +56,9 @@ class ReplicaState(msgspec.Struct, frozen=True):
     jobs: JobTable
     free_blocks: int
     busy_for_s: float = 0.0  # how much longer the iteration in flight takes
-    running_for_s: float = 0.0  # how long it has run, or the one that ends just now; 0 when the replica is idle
+    running_for_s: float = 0.0  # how long ago it began, or the latest that is known of
+    # How long ago the latest iteration that is known of has ended: what has been chosen since then is not known.
+    overdue_s: float = 0.0
     cached: Cached = NOT_CACHED  # of this arrival's prompt (`planner.prefixes`)
     patience: Patience = msgspec.field(default_factory=Patience)  # of the latest arrivals there
     firm_tokens: float = math.inf  # prompt tokens left, per unit of weight, up to which a request is promised its SLO
@@ -220,8 +224,9 @@ def claimed(replica: ReplicaState) -> ReplicaState:
 
 def soonest_s(replica: ReplicaState, prompt_tokens: int, cached_tokens: int = 0) -> float:
     """The least TTFT of an arrival there, behind the iteration in flight alone."""
-    overhead_s = replica.profile.request_overhead_s
-    return max(0.0, replica.busy_for_s - overhead_s) + replica.profile.soonest_s(prompt_tokens, cached_tokens)
+    profile = replica.profile
+    behind_s = max(replica.busy_for_s, profile.request_overhead_s) + profile.perf.chunk_s(prompt_tokens, cached_tokens)
+    return max(behind_s, profile.soonest_s(prompt_tokens, cached_tokens))
 
 
 def judged_with_room(rows: Jobs, replica: ReplicaState, now_s: float) -> tuple[Judgement, tuple[str, ...]]:
@@ -238,7 +243,8 @@ def judged_with_room(rows: Jobs, replica: ReplicaState, now_s: float) -> tuple[J
 
 
 def moment_of(replica: ReplicaState, now_s: float) -> Moment:
-    return Moment(now_s, replica.busy_for_s, replica.running_for_s, replica.free_blocks)
+    overdue_s = min(replica.overdue_s, LONGEST_OVERDUE_S)
+    return Moment(now_s, replica.busy_for_s, replica.running_for_s, overdue_s, replica.free_blocks)
 
 
 def rehearsed(
@@ -325,7 +331,7 @@ def promote(state: ReplicaState, now_s: float) -> tuple[str, ...]:
     begun = hopeful & (rows["prompt_left"] == 0)
     for row in np.flatnonzero(begun):
         on_pace = now_s + state.busy_for_s <= token_due_s(rows[row], int(rows["generated"][row]))
-        begun[row] = on_pace and in_time(rows[row])
+        begun[row] = on_pace and as_planned(rows[row])
     if begun.any() and not sustained(state, now_s):
         begun[:] = False
     waiting = hopeful & (rows["prompt_left"] > 0) & (rows["deadline_s"] > now_s) & (rows["generated"] == 0)

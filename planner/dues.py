@@ -15,6 +15,10 @@ from slosgate.planner.kernels import token_due_s
 TOLERANCE = 0.05  # an SLO counts as kept within 5 % of it
 # By which a replica sees a deadline later than its gateway: it counts from when the request has come there, and rounds.
 ON_THE_WAY_S = 0.005
+# A first token is planned for a time before its SLO (`planner.desk`), and promised only if it is there by then. Once that
+# is out of reach, or where nothing was promised, so much of what lies between may be used, at most this share of the time
+# that it had; the rest is the way back.
+BEYOND_S, BEYOND_SHARE = 0.01, 1 / 3
 
 
 @compiled
@@ -34,23 +38,37 @@ def gain(job: Any, computed: int, prompt: int, emitted: int, end_s: float) -> No
 
 
 @compiled
-def first_token_open(deadline_s: float, now_s: float) -> bool:
+def latest_s(job: Any) -> float:
+    """Until when a first token that is past its deadline still counts."""
+    if job.arrival_s == -np.inf:
+        return float(job.deadline_s)
+    given_s = job.deadline_s - job.arrival_s
+    beyond_s = min(BEYOND_S, BEYOND_SHARE * given_s)
+    return float(job.deadline_s + (beyond_s if job.guaranteed else max(beyond_s, TOLERANCE * given_s)))
+
+
+@compiled
+def first_token_open(job: Any, now_s: float) -> bool:
     """Whether a first token that is to come can still be in time."""
-    return now_s < deadline_s < np.inf
+    return bool(now_s < latest_s(job) < np.inf)
 
 
 @compiled
 def in_time(job: Any) -> bool:
     """Whether a first token that has come was in time, or none was asked for by a certain time."""
+    return bool(job.due_base_s <= latest_s(job) + ON_THE_WAY_S)
+
+
+@compiled
+def as_planned(job: Any) -> bool:
+    """Whether a first token that has come did so by its deadline: then the SLO holds for the client, too."""
     return bool(job.due_base_s <= job.deadline_s + ON_THE_WAY_S)
 
 
 @compiled
 def first_due_s(job: Any, end_s: float) -> float:
     """When a first token that can't come before `end_s` is due: its deadline, or, past that, the last that counts."""
-    if job.guaranteed or end_s <= job.deadline_s or job.arrival_s == -np.inf:
-        return job.deadline_s  # type: ignore[no-any-return]
-    return job.deadline_s + TOLERANCE * (job.deadline_s - job.arrival_s)  # type: ignore[no-any-return]
+    return float(job.deadline_s if end_s <= job.deadline_s else latest_s(job))
 
 
 @compiled

@@ -27,6 +27,7 @@ class Moment(NamedTuple):
     now_s: float
     busy_for_s: float  # how much longer the iteration in flight takes
     running_for_s: float  # how long it has run
+    overdue_s: float  # how long it is over, where nothing is known yet of what followed on it
     free_blocks: int
 
 
@@ -85,7 +86,7 @@ def taking_part(jobs: Jobs, candidate: Bools, now_s: float) -> Ints:
     others, due_s, n = np.empty(len(jobs), np.int64), np.empty(len(jobs)), 0
     for row in range(len(jobs)):
         job = jobs[row]
-        live = first_token_open(job.deadline_s, now_s)
+        live = first_token_open(job, now_s)
         if candidate[row] or job.guaranteed or live or job.context > 0:
             matters[row] = True
         elif not job.held:
@@ -128,5 +129,6 @@ def with_promises(
     table = jobs.copy()
     for row in range(len(table)):
         table[row].guaranteed = promised[row]
-    flight = InFlight(moment.now_s - moment.running_for_s, moment.now_s + moment.busy_for_s)
-    return play(table, machine, delays, patience_s, flight, moment.free_blocks, watched, until_s)
+    end_s = moment.now_s + moment.busy_for_s - moment.overdue_s
+    flight = InFlight(min(end_s, moment.now_s - moment.running_for_s), end_s)
+    return play(table, machine, delays, patience_s, flight, moment.free_blocks, watched, moment.now_s, until_s)

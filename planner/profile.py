@@ -12,7 +12,13 @@ from slosgate.planner.perf_model import PerfModel
 
 SHORTEST_ITERATION_S = 1e-6
 WORTH = 0.1  # relative difference of a launch time
+DECODES, CAPTURED, BEYOND = 0, 1, 2  # kinds of iterations: decodes alone; prefill, too, within the graphs; beyond them
 Overhead = Annotated[float, Meta(ge=0, le=60)]
+
+
+def prefill_kind(new_tokens: int, captured_tokens: int) -> int:
+    """The kind of an iteration with prefill that computes so many tokens."""
+    return BEYOND if 0 < captured_tokens < new_tokens else CAPTURED
 
 
 class Launches(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +35,10 @@ class Launches(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def by_kind(self) -> tuple[float, float, float]:
         return self.decodes_s, self.captured_s, self.beyond_s
+
+    def prefill_s(self, new_tokens: int) -> float:
+        """How long an iteration with prefill takes that computes so many tokens."""
+        return self.by_kind[prefill_kind(new_tokens, self.captured_tokens)]
 
     def differs(self, other: Launches) -> bool:
         """Whether another one is so different that it is worth planning with."""
@@ -74,12 +84,23 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True
 
     def zero_load_ttft_s(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
         """T0(p): TTFT of p uncached prompt tokens on an idle replica, chunked at `max_batched_tokens`, behind cached
-        ones."""
+        ones, to which they attend."""
         return _zero_load_ttft_s(self, prompt_tokens, cached_tokens)
 
     def soonest_s(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
         """The least TTFT of so many prompt tokens from now on, behind cached ones: in an iteration of their own."""
-        return self.request_overhead_s + self.perf.chunk_s(prompt_tokens, cached_tokens)
+        return self.request_overhead_s + self.alone_s(prompt_tokens, cached_tokens)
+
+    def alone_s(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
+        """How long an iteration with nothing but so many prompt tokens takes from its choice on, on an idle device.
+
+        The device computes what it has while the host launches the rest of it.
+        """
+        return max(self.perf.chunk_s(prompt_tokens, cached_tokens), self.launch_s(prompt_tokens))
+
+    def launch_s(self, prompt_tokens: int) -> float:
+        """How long the host takes to launch a prefill of so many tokens; 0 where that is not known."""
+        return self.launches.prefill_s(prompt_tokens) if self.launches is not None else 0.0
 
     def blocks_for(self, tokens: int) -> int:
         """KV blocks that hold `tokens` tokens."""
@@ -92,6 +113,7 @@ def _zero_load_ttft_s(profile: HardwareProfile, prompt_tokens: int, cached_token
     done, total_s = 0, profile.request_overhead_s
     while done < prompt_tokens:
         chunk = min(profile.max_batched_tokens, prompt_tokens - done)
-        total_s += profile.perf.chunk_s(chunk, cached_tokens + done)
+        # Later chunks are launched while the first is computed.
+        total_s += profile.perf.chunk_s(chunk, cached_tokens + done) if done else profile.alone_s(chunk, cached_tokens)
         done += chunk
     return total_s

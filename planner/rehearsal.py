@@ -5,6 +5,9 @@ arrived waits for the one in flight, for the one chosen before it could be seen,
 So whatever fits into the budget is rehearsed before it is promised anything. The slack rule is carried out on a copy of
 the jobs, in expected tokens, until their first tokens are out. Arrivals are seen when the engine sees them
 (`planner.arrivals`).
+
+What an engine tells is some milliseconds old. Where the iteration that it told of must be over, the rehearsal begins at
+its end, in the past: what was chosen since then, and what that left for the arrival, is found by the same rule.
 """
 
 from __future__ import annotations
@@ -13,18 +16,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slosgate.planner.arrivals import ANNOUNCED_S, awaited
+from slosgate.planner.arrivals import ANNOUNCED_S, Coming, Next, awaited_s, bearable_s
 from slosgate.planner.batch import Batch
 from slosgate.planner.compiling import compiled
 from slosgate.planner.jobs import Jobs
-from slosgate.planner.kernels import Bools, Floats, blocks_for, iteration_s, pairs_of
-from slosgate.planner.launching import CAPTURED, kind_of
+from slosgate.planner.kernels import Bools, Floats, blocks_for, chunk_s
+from slosgate.planner.launching import BEYOND, CAPTURED, begins_s, kind_of, prefill_kind
 from slosgate.planner.machine import Delays, Machine, launching_within
 from slosgate.planner.memory import recompute, yielding
 from slosgate.planner.rollout import advance, nothing_seen
 from slosgate.planner.slack import choose
 
 MOST_ITERATIONS = 32
+# So long before a choice a request must be there for the rehearsal to count on it: ends and ways are only expected. To
+# be there just too late costs a whole iteration.
+SURELY_S = 0.001
+ROUNDING_S = 1e-6  # of differences between times of day
 DRY = 4  # so many iterations without prefill at the end: what still waits then, waits for memory
 
 
@@ -38,7 +45,7 @@ class Rehearsal(NamedTuple):
 
 
 class InFlight(NamedTuple):
-    """The latest iteration. Absolute seconds."""
+    """The latest iteration that is known of. Absolute seconds."""
 
     start_s: float
     end_s: float
@@ -47,34 +54,40 @@ class InFlight(NamedTuple):
 @compiled
 def play(
     jobs: Jobs, machine: Machine, delays: Delays, patience_s: Floats, flight: InFlight, free_blocks: int,
-    watched: Bools, until_s: float,
+    watched: Bools, now_s: float, until_s: float,
 ) -> Rehearsal:  # fmt: skip
     """Carry the slack rule out from the end of the iteration in flight, on a table that is written to.
 
     Goes on while a row of `watched` waits for its first token and could still be in time, at least until `until_s`, for
-    `MOST_ITERATIONS` at most. `patience_s` is that of the latest arrivals, ascending.
+    `MOST_ITERATIONS` at most from `now_s` on. `patience_s` is that of the latest arrivals, ascending.
     """
     seen = nothing_seen(jobs)
     hidden = hide(jobs, flight.start_s - delays.overhead_s)
-    rounds, dry = 0, 0
+    rounds, past, dry = 0, 0, 0
     while rounds < MOST_ITERATIONS and (
         flight.end_s < until_s or waits(jobs, watched, seen.first_token_s, flight.end_s)
     ):
+        if flight.end_s < now_s and past == MOST_ITERATIONS:
+            flight = InFlight(now_s, now_s)
         free_blocks += relieve(jobs, machine.block_tokens, free_blocks)
-        batch, begins_s = chosen_next(jobs, hidden, machine, delays, patience_s, flight, free_blocks)
+        batch, start_s = chosen_next(jobs, hidden, machine, delays, patience_s, flight, free_blocks)
         if len(batch.decode) == 0 and len(batch.prefill) == 0:
             arrived_s = first_hidden_s(jobs, hidden)
             if arrived_s == np.inf:
                 dry = DRY
                 break
-            begins_s = max(flight.end_s, arrived_s + delays.overhead_s)
-            flight = InFlight(begins_s, begins_s)
+            start_s = max(flight.end_s, arrived_s + delays.overhead_s)
+            flight = InFlight(start_s, start_s)
             # Rounding may put the difference before the arrival again.
-            reveal(jobs, hidden, max(arrived_s, begins_s - delays.overhead_s))
+            reveal(jobs, hidden, max(arrived_s, start_s - delays.overhead_s))
             continue
-        flight = InFlight(begins_s, begins_s + batch.duration_s)
+        flight = InFlight(start_s, start_s + batch.duration_s)
         free_blocks += advance(jobs, batch, flight.end_s, machine.block_tokens, seen, False)
-        rounds, dry = rounds + 1, 0 if len(batch.prefill) else dry + 1
+        dry = 0 if len(batch.prefill) else dry + 1
+        if flight.end_s < now_s:
+            past += 1
+        else:
+            rounds += 1
     for row in range(len(jobs)):
         seen.missed[row] |= seen.first_token_s[row] == np.inf and jobs[row].deadline_s < flight.end_s
     return Rehearsal(seen.first_token_s, seen.missed, flight.end_s, dry >= DRY)
@@ -85,26 +98,41 @@ def chosen_next(
     jobs: Jobs, hidden: Bools, machine: Machine, delays: Delays, patience_s: Floats, flight: InFlight, free_blocks: int
 ) -> tuple[Batch, float]:
     """What follows the iteration in flight, and when it begins: later where an announced request is waited for."""
-    known_s = max(flight.start_s, flight.end_s - delays.lead_s[CAPTURED])
-    reveal(jobs, hidden, known_s - delays.overhead_s)
-    begins_s = flight.end_s
-    machine = launching_within(machine, delays, flight.end_s - flight.start_s, len(jobs))
-    batch = choose(jobs, machine, begins_s, free_blocks, patience_s)
+    free_s, captured_tokens = flight.end_s, machine.sizes.captured_tokens
+    batch = choose(jobs, machine, free_s, free_blocks, patience_s)
+    # It is chosen so early that what is foreseen then can be launched.
+    foreseen = max(CAPTURED, kind_of(batch.decode, batch.drafts, batch.tokens, captured_tokens))
+    chosen_s = max(flight.start_s, free_s - delays.lead_s[foreseen])
+    within_s = free_s - chosen_s
+    surely_s = chosen_s - SURELY_S if flight.end_s > flight.start_s else chosen_s
+    if reveal(jobs, hidden, surely_s - delays.overhead_s) or (
+        foreseen == BEYOND and delays.launch_s[BEYOND] > within_s
+    ):
+        within = launching_within(machine, delays, within_s, len(jobs))
+        batch = choose(jobs, within, free_s, free_blocks, patience_s)
     if len(batch.decode) == 0 and len(batch.prefill) == 0:
-        return batch, begins_s
-    if last_awaited_s(jobs, hidden, machine.coef, delays, known_s, begins_s, batch.duration_s) == -np.inf:
-        kind = kind_of(batch.decode, batch.drafts, batch.tokens, machine.sizes.captured_tokens)
-        chosen_s = max(flight.start_s, flight.end_s - delays.lead_s[kind])
-        return batch, max(begins_s, chosen_s + delays.launch_s[kind])
-    begins_s = flight.end_s + delays.decide_s
-    reveal(jobs, hidden, flight.end_s - delays.overhead_s)
-    batch = choose(jobs, machine, begins_s, free_blocks, patience_s)
-    awaited_s = last_awaited_s(jobs, hidden, machine.coef, delays, flight.end_s, begins_s, batch.duration_s)
-    if awaited_s > -np.inf:
-        begins_s = awaited_s + delays.overhead_s + delays.decide_s
-        reveal(jobs, hidden, awaited_s)
-        batch = choose(jobs, machine, begins_s, free_blocks, patience_s)
-    return batch, begins_s
+        return batch, free_s
+    follows = following(jobs, machine.coef, free_s, free_s, batch.duration_s)
+    if last_awaited_s(jobs, hidden, machine, delays, surely_s, follows) == -np.inf:
+        kind = kind_of(batch.decode, batch.drafts, batch.tokens, captured_tokens)
+        return batch, begins_s(free_s, chosen_s, delays.launch_s[kind], batch.duration_s)
+    chosen_s = free_s
+    reveal(jobs, hidden, free_s - delays.overhead_s)
+    batch = choose(jobs, machine, free_s + delays.decide_s, free_blocks, patience_s)
+    follows = following(jobs, machine.coef, free_s, free_s + delays.decide_s, batch.duration_s)
+    ready_s = last_awaited_s(jobs, hidden, machine, delays, free_s, follows)
+    if ready_s > -np.inf:
+        chosen_s = max(free_s, ready_s)
+        reveal(jobs, hidden, ready_s - delays.overhead_s + ROUNDING_S)
+        batch = choose(jobs, machine, chosen_s + delays.decide_s, free_blocks, patience_s)
+    kind = kind_of(batch.decode, batch.drafts, batch.tokens, captured_tokens)
+    return batch, begins_s(chosen_s + delays.decide_s, chosen_s, delays.launch_s[kind], batch.duration_s)
+
+
+@compiled
+def following(jobs: Jobs, coef: Floats, free_s: float, start_s: float, next_s: float) -> Next:
+    """What could start then, as it stands against requests on their way."""
+    return Next(free_s, start_s, next_s, bearable_s(jobs, coef, start_s, next_s))
 
 
 @compiled
@@ -127,31 +155,36 @@ def hide(jobs: Jobs, since_s: float) -> Bools:
 
 
 @compiled
-def reveal(jobs: Jobs, hidden: Bools, since_s: float) -> None:
-    """Let those run that had arrived by then."""
+def reveal(jobs: Jobs, hidden: Bools, since_s: float) -> bool:
+    """Let those run that had arrived by then; whether there are any."""
+    found = 0
     for row in range(len(jobs)):
         if hidden[row] and jobs[row].arrival_s <= since_s:
             jobs[row].held = hidden[row] = False
+            found += 1
+    return found > 0
 
 
 @compiled
-def last_awaited_s(
-    jobs: Jobs, hidden: Bools, coef: Floats, delays: Delays, known_s: float, start_s: float, next_s: float
-) -> float:
-    """The last arrival that an iteration of `next_s` waits for, instead of starting at `start_s`; -inf for none.
+def last_awaited_s(jobs: Jobs, hidden: Bools, machine: Machine, delays: Delays, known_s: float, follows: Next) -> float:
+    """When the last of those is ready that what follows waits for; -inf for none.
 
-    Only what was announced by `known_s` is waited for, as the plan follower does it.
+    Only what is promised and was announced by `known_s` is waited for, as the plan follower does it.
     """
-    last_s = -np.inf
+    ready_s, latest_s = np.empty(len(jobs)), np.empty(len(jobs))
+    lag_s, own_s = np.empty(len(jobs)), np.empty(len(jobs))
+    n = 0
     for row in range(len(jobs)):
         job = jobs[row]
-        if not hidden[row] or job.arrival_s + ANNOUNCED_S > known_s:
+        if not hidden[row] or not job.guaranteed or job.arrival_s + ANNOUNCED_S > known_s:
             continue
-        pairs = pairs_of(job.context, job.prompt_left)
-        latest_s = job.deadline_s - iteration_s(coef, job.prompt_left, job.prompt_left, 1, 0, pairs)
-        if awaited(job.arrival_s + delays.overhead_s, latest_s, start_s, next_s, delays.decide_s):
-            last_s = max(last_s, job.arrival_s)
-    return last_s
+        own_s[n] = chunk_s(machine.coef, job.context, job.prompt_left)
+        ready_s[n], latest_s[n] = job.arrival_s + delays.overhead_s, job.deadline_s - own_s[n]
+        launch_s = delays.launch_s[prefill_kind(job.prompt_left, machine.sizes.captured_tokens)]
+        lag_s[n] = max(delays.decide_s, launch_s - own_s[n])
+        n += 1
+    coming = Coming(ready_s[:n], latest_s[:n], lag_s[:n], own_s[:n])
+    return awaited_s(coming, follows, delays.decide_s)
 
 
 @compiled

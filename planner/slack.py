@@ -180,7 +180,7 @@ def carried_tokens(jobs: Jobs, prefill: Ints, coef: Floats, period: float, step:
     waiting = 0
     for i in range(len(prefill)):
         job = jobs[prefill[i]]
-        if first_token_open(job.deadline_s, now_s):
+        if first_token_open(job, now_s):
             waiting += job.prompt_left
     return max(0, min(room, waiting))
 

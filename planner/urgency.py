@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from slosgate.planner.compiling import compiled
-from slosgate.planner.dues import first_due_s, first_token_open
+from slosgate.planner.dues import first_due_s, first_token_open, latest_s
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import Bools, Floats, Ints, Load, iteration_s, load_s, pairs_of, token_budget, with_chunk
 from slosgate.planner.pacing import LONGEST, rate_share, rated_s
@@ -63,7 +63,7 @@ def urgent(jobs: Jobs, prefill: Ints, coef: Floats, now_s: float, pace: Pace) ->
         if job.deadline_s == np.inf:
             break
         cost[i] = load_s(coef, with_prompt(nothing, job, 1))
-        due_s = first_due_s(job, now_s + cost[i])
+        due_s = first_due_s(job, now_s + cost[i]) if job.guaranteed else latest_s(job)
         if not job.guaranteed and now_s + cost[i] > due_s:
             continue
         chosen[i] = True
@@ -97,7 +97,7 @@ def most_in_time(jobs: Jobs, prefill: Ints, coef: Floats, now_s: float, pace: Pa
     longest_s = rated_s(coef, LONGEST)
     hopeful = 0
     for i in range(len(prefill)):
-        hopeful += first_token_open(jobs[prefill[i]].deadline_s, now_s)
+        hopeful += first_token_open(jobs[prefill[i]], now_s)
     if pace.cap_s < longest_s and chosen.sum() < hopeful:
         longer = Pace(pace.slack_s, pace.step_s, pace.stretch, longest_s)
         more = urgent(jobs, prefill, coef, now_s, longer)

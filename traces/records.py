@@ -40,6 +40,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     source: str  # "$SLOSBENCH_TRACES", "cache", "fetched" or "generated"
     detail: str  # file and checksum, or the generator and its seed
+    left_out: str = ""  # rows that could not be used, and why
     licence: str = ""
     citation: str = ""
 

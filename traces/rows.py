@@ -17,6 +17,15 @@ from slosgate.traces.errors import TraceError, malformed
 
 MOST_TOKENS = 1_000_000_000
 GZIP_MAGIC = b"\x1f\x8b"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # what spreadsheets call Unicode text
+OTHERS = (
+    (b"PAR1", "Parquet"),
+    (b"PK\x03\x04", "a zip archive or a workbook"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"),
+    (b"(\xb5/\xfd", "Zstandard"),
+    (b"SQLite format 3", "SQLite"),
+)
 
 
 @contextmanager
@@ -25,12 +34,19 @@ def open_text(path: Path) -> Iterator[TextIO]:
     with unpacking(path):
         with path.open("rb") as file:
             packed = file.read(2) == GZIP_MAGIC
-        with (
-            gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-            if packed
-            else path.open(encoding="utf-8-sig", newline="") as text
-        ):
+        opened = gzip.open if packed else open
+        with opened(path, "rb") as file:
+            encoding = _encoding(path, file.read(16))
+        with opened(path, "rt", encoding=encoding, newline="") as text:
             yield text
+
+
+def _encoding(path: Path, begin: bytes) -> str:
+    """Of a text that begins so. Raises TraceError for what is no text."""
+    for magic, name in OTHERS:
+        if begin.startswith(magic):
+            raise TraceError(f"{path}: is {name}; accepted: CSV or JSON lines, as text or gzip")
+    return "utf-16" if begin.startswith(UTF_16) else "utf-8-sig"
 
 
 @contextmanager
@@ -45,7 +61,7 @@ def unpacking(path: Path) -> Iterator[None]:
     except csv.Error as error:
         raise TraceError(f"{path}: not CSV: {error}") from None
     except UnicodeDecodeError as error:
-        raise TraceError(f"{path}: not a text file in UTF-8: {error.reason} at byte {error.start}") from None
+        raise TraceError(f"{path}: not a text file in UTF-8 or UTF-16: {error.reason} at byte {error.start}") from None
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -53,7 +69,7 @@ def unpacking(path: Path) -> Iterator[None]:
 def csv_header(path: Path) -> tuple[str, ...]:
     """The column names in the first line that is not blank."""
     with open_text(path) as text:
-        return _header(csv.reader(text))
+        return _header(csv.reader(text, strict=True))
 
 
 def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
@@ -63,7 +79,7 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[s
     Reads lazily: what the caller does not ask for is not read.
     """
     with open_text(path) as text:
-        reader = csv.reader(text)
+        reader = csv.reader(text, strict=True)  # else a quote that nothing closes swallows the rows behind it
         header = _header(reader)
         names = [name.casefold() for name in header]
         missing = [name for name in columns if name.casefold() not in names]

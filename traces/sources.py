@@ -139,9 +139,11 @@ def _read(found: Found, reading: Reading, part: Slice) -> Trace:
         raise TraceError(f"{found.path}: no such file")
     requests = tuple(between(found.form.read(found.path, reading), part))
     if not requests:
-        raise TraceError(f"{found.path}: no request arrives between {part.start_s:g} s and {part.end_s:g} s")
-    detail = _detail(found) + _left_out(reading)
-    return Trace(requests=requests, provenance=_provenance(found.name, found.source, detail, found.form))
+        when = "" if part == WHOLE else f" that arrive between {part.start_s:g} s and {part.end_s:g} s"
+        left_out = _left_out(reading)
+        raise TraceError(f"{found.path}: has no requests{when}{left_out and f'; {left_out}'}")
+    provenance = _provenance(found.name, found.source, _detail(found), found.form, _left_out(reading))
+    return Trace(requests=requests, provenance=provenance)
 
 
 def _detail(found: Found) -> str:
@@ -154,8 +156,13 @@ def _detail(found: Found) -> str:
 
 
 def _left_out(reading: Reading) -> str:
-    return "".join(f"; {count} rows left out: {reason}" for reason, count in sorted(reading.dropped.items()))
+    return "; ".join(
+        f"{count:,} {'row' if count == 1 else 'rows'} left out: {reason}"
+        for reason, count in sorted(reading.dropped.items())
+    )
 
 
-def _provenance(name: str, source: str, detail: str, form: Format) -> Provenance:
-    return Provenance(name=name, source=source, detail=detail, licence=form.licence, citation=form.citation)
+def _provenance(name: str, source: str, detail: str, form: Format, left_out: str = "") -> Provenance:
+    return Provenance(
+        name=name, source=source, detail=detail, left_out=left_out, licence=form.licence, citation=form.citation
+    )

@@ -3,6 +3,7 @@
 slosbench run --scenario coder --system vllm --rate 2
 slosbench run --scenario coder --system slosgate-ar --rate 4 --replicas 2 --mode live --json result.json
 slosbench run --scenario chatbot --system mine --rate 3 --mode live --url http://localhost:8000 --api-key-env KEY
+slosbench run --scenario chatbot --system mine --rate 3 --mode live --url http://localhost:8000 --slo-class interactive
 slosbench run --scenario coder --system my_module:MyPolicy --rate 2 --csv result.csv
 slosbench run --scenario coder --system slosgate --rate 2 --goodput ttft:400 tpot:50 --requests requests.parquet
 slosbench run --scenario tool-calling --system slosgate --concurrency 8 --think-time 2 --seconds 120
@@ -64,6 +65,13 @@ class RunOptions:
     ] = None
     url: Annotated[str, typer.Option(help="live: an OpenAI-compatible server that runs already.")] = ""
     api_key_env: Annotated[str, typer.Option(help="live: environment variable with the API key for --url.")] = ""
+    slo_class: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="live: class to ask --url for instead of the scenario's: NAME, none, or CLASS=NAME,CLASS=NAME.",
+        ),
+    ] = ""
     scaling: Annotated[str, typer.Option(help="stretch, thin, superpose or resample the trace.")] = "stretch"
     acceptance: Annotated[float, typer.Option(help="sim: chance that a drafted token is accepted.")] = 0.7
 
@@ -92,7 +100,9 @@ def _check(options: RunOptions) -> None:
     if not 0 <= options.acceptance <= 1:
         raise InputError(f"--acceptance must be between 0 and 1, not {options.acceptance:g}")
     choose("mode", options.mode, MODES)
-    if options.mode != "live" and (options.url or options.api_key_env):
-        raise InputError("--url and --api-key-env belong to --mode live")
+    if options.mode != "live" and (options.url or options.api_key_env or options.slo_class):
+        raise InputError("--url, --api-key-env and --slo-class belong to --mode live")
     if options.api_key_env and not options.url:
         raise InputError("--api-key-env belongs to --url: what is started for the run needs no key")
+    if options.slo_class and not options.url:
+        raise InputError("--slo-class belongs to --url: what is started for the run has the scenario's classes")

@@ -157,6 +157,8 @@ def _print(part: _Part, console: Console) -> None:
     console.print(f"\n[bold]{part.name}[/bold]: {described.requests:,} requests, source {part.source}")
     for origin in part.provenance:
         console.print(f"  {origin.name}: {origin.detail}", highlight=False)
+        if origin.left_out:
+            console.print(f"  {origin.left_out}", highlight=False)
     if part.dropped:
         console.print(f"  {part.dropped:,} requests outgrow the window and are left out")
     if described.stages_per_request > 1:

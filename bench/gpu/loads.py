@@ -56,7 +56,7 @@ def equal_parts(offering: Offering, profile: HardwareProfile, rate_rps: float, *
         tuple(sorted(requests, key=lambda request: request.arrival_s)),
         seconds,
         ", ".join(load.trace_source for load in loads),
-        {"parts": [load.record for load in loads]},
+        {"parts": [load.record for load in loads], "left_out": [said for load in loads for said in load.left_out]},
     )
 
 

@@ -32,7 +32,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from slosgate.bench import results
+from slosgate.bench import failures, results
 from slosgate.bench.attainment import collect
 from slosgate.bench.errors import RunError, choose
 from slosgate.bench.gpu import launches
@@ -155,12 +155,13 @@ def _measure(plan: Plan, servers: Servers, console: Console, ends_s: float) -> l
         )  # fmt: skip
         lone = _lone_prompts(urls[0], plan, ours=servers.system.ours)
         console.print(f"  zero-load TTFT, ms: {lone}")
+        own = _for_the_simulation(plan, ours=servers.system.ours)
         for scenario, rate, load in _points(plan):
             if time.monotonic() + load.seconds + plan.drain > ends_s:
                 console.print(f"no time left for {servers.label} with {scenario} at {rate:g}")
                 continue
             row = {"scenario": scenario, "rate_rps": rate} | _row(plan, servers, load, target)
-            result.rows.append({**row, "start_s": round(begun_s - started_s, 1), "zero_load_ms": lone})
+            result.rows.append({**row, "start_s": round(begun_s - started_s, 1), "zero_load_ms": lone, **own})
             results.write(result, servers.out / f"{servers.label}.json")
             console.print(table([row]))
     if servers.system.ours:
@@ -195,7 +196,7 @@ def _row(plan: Plan, servers: Servers, load: Load, target: Target) -> Row:
         "system": servers.label, "hardware": plan.model, "replicas": plan.replicas, "mode": "live", "seed": plan.seed,
         "trace_source": load.trace_source, "load": load.record, "client_cpu_s": round(used_s, 1),
         **_silence(silences), **summarize(collect(live.outcomes), load.seconds), **live.schedule(),
-        **prompts(live.outcomes), **(expected.row() if expected else {}),
+        **prompts(live.outcomes), **failures.counted(live.outcomes), **(expected.row() if expected else {}),
     }  # fmt: skip
 
 
@@ -230,6 +231,13 @@ def _measured_profile() -> HardwareProfile | None:
     """What a replica on this machine measured of itself last."""
     files = sorted(kept.folder().glob("*.json"), key=lambda file: file.stat().st_mtime)
     return profiles.load(str(files[-1])) if files else None
+
+
+def _for_the_simulation(plan: Plan, *, ours: bool) -> Row:
+    """What `bench.gpu.beside` must know of a row to simulate it."""
+    known: Row = {"window": plan.max_model_tokens, "cap": plan.cap}
+    profile = _measured_profile() if ours else None
+    return known | ({"profile": msgspec.to_builtins(profile)} if profile else {})
 
 
 def _tell_measured(servers: Servers, console: Console) -> None:

@@ -7,10 +7,12 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from slosgate.bench.load import GENERATED, is_generated
-from slosgate.bench.report import capacities, runs, tables
+from slosgate.bench import failures
+from slosgate.bench.load import GENERATED, dropped_said, is_generated
+from slosgate.bench.report import capacities, harms, runs, tables
 from slosgate.bench.report.html import section
-from slosgate.bench.report.series import PALETTE, series_of
+from slosgate.bench.report.series import PALETTE, series_of, system
+from slosgate.bench.report.svg import number
 from slosgate.bench.results import Result, Row
 
 MEASURED = "attainment", "ci_low", "offered", "rate_rps"  # what rows of runs hold
@@ -21,11 +23,11 @@ def build(results: Sequence[tuple[str, Result]], title: str = "slosbench report"
     rows = [row if len(results) == 1 else {"file": name, **row} for name, r in results for row in r.rows]
     measured = [row for row in rows if all(key in row for key in MEASURED)]
     others = [row for row in rows if row not in measured]
-    body = _warning(rows)
+    body = _warning(rows) + _failed(measured, results) + _left_out(rows)
     if measured:
         series = series_of(measured)
         body += runs.cards(series) + runs.sections(series) + section("Figures", tables.run_table(measured))
-    body += capacities.sections([r for _, r in results])
+    body += capacities.sections([r for _, r in results]) + harms.section_of(rows)
     if others:
         body += section("Rows", tables.plain_table(others))
     body += section("Where this comes from", tables.origins(results))
@@ -52,6 +54,27 @@ def _warning(rows: Sequence[Row]) -> str:
     """Said at the top wherever a generator stood in for a trace."""
     generated = any(is_generated(row.get("trace_source", "")) for row in rows)
     return f'<p class="warning"><b>{escape(GENERATED)}</b></p>' if generated else ""
+
+
+def _failed(measured: Sequence[Row], results: Sequence[tuple[str, Result]]) -> str:
+    """Said at the top of every row in which requests failed."""
+    files = len(results) > 1
+    said = {n: text for n, row in enumerate(measured) if (text := failures.said(row))}
+    told = [_of(measured[n], text, files) if len(measured) > 1 else text for n, text in said.items()]
+    return "".join(f'<p class="warning">{escape(text)}</p>' for text in told)
+
+
+def _of(row: Row, text: str, files: bool) -> str:
+    """A sentence on one of several rows."""
+    parts = system(row), str(row.get("scenario", "")), f"{number(row['rate_rps'])} req/s", row["file"] if files else ""
+    return f"{', '.join(filter(None, parts))}: {text}"
+
+
+def _left_out(rows: Sequence[Row]) -> str:
+    """What the traces hold and was not offered."""
+    said = dict.fromkeys(sentence for row in rows for sentence in (row.get("load") or {}).get("left_out", ()))
+    counted = [row for row in rows if "load" not in row]
+    return "".join(f'<p class="note">{escape(text)}</p>' for text in (*said, *filter(None, [dropped_said(counted)])))
 
 
 def _page(title: str, lead: str, body: str) -> str:

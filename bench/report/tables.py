@@ -33,6 +33,8 @@ RUN_COLUMNS = {
     "best_effort": "best effort",
     "rejected": "refused",
     "unfinished": "un-finished",
+    "failed": "failed",
+    "dropped": "left out",
 }
 SHARES = (
     "attainment", "attainment_strict", "attainment_target", "ci_low", "ci_high", "guaranteed_attainment", "mape",

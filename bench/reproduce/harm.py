@@ -124,7 +124,7 @@ def _row(case: Case, best: Best, system: str, workers: Workers) -> Row:
         "ci_low": round(low, 5),
         "ci_high": round(high, 5),
         "holds": not rate_rps or count.attainment >= case.target,
-        "trace_source": counts.source_of(ours),
+        **counts.source_of(ours),
     }
 
 

@@ -25,6 +25,7 @@ from rich.table import Table
 from slosgate.bench import counts, results, scenarios, sweeps, tuning
 from slosgate.bench.attainment import wilson
 from slosgate.bench.capacity import STRIDE
+from slosgate.bench.load import dropped_said
 from slosgate.bench.questions import Question
 from slosgate.bench.reproduce.searches import SCENARIOS, geometric_mean
 from slosgate.bench.results import Result, Row
@@ -129,7 +130,7 @@ def _compared(case: Case, rival: Best, workers: Workers) -> Row:
             "rival": _above(rival.question, over_rps, workers),
             "slosgate": _above(ours.question, over_rps, workers),
         },
-        "trace_source": counts.source_of(asked),
+        **counts.source_of(asked),
     }
 
 
@@ -193,7 +194,8 @@ def table(rows: Sequence[Row]) -> Table:
         f"at {OVERLOAD} x capacity: attained by the rival and by slosgate, promised within 100 ms and kept, value "
         "attained by both"
     )
-    shown = plain_table(heads, texts=len(heads), caption=". ".join(filter(None, [caption, generated_said(rows)])))
+    said = ". ".join(filter(None, (caption, dropped_said(rows), generated_said(rows))))
+    shown = plain_table(heads, texts=len(heads), caption=said)
     for row in rows:
         theirs, ours = row["overload"]["rival"], row["overload"]["slosgate"]
         shown.add_row(

@@ -1,8 +1,10 @@
 """An agent's loop with guarantees, by plain openai calls: python agent_loop.py BASE_URL MODEL
 
 Every call names its session, and states what the loop needs of it. What was promised stands in the answer's headers.
+A gateway with API keys finds one in OPENAI_API_KEY.
 """
 
+import os
 import sys
 from uuid import uuid4
 
@@ -21,11 +23,19 @@ TOOLS = [
 MOST_CALLS = 5
 
 
+def time_left(headers) -> str:
+    """How long the loop has left; none is told where the key may not set it."""
+    left_ms = headers.get("x-slo-session-left-ms")
+    if left_ms is None:
+        return f"no limit on the loop (the gateway ignored {headers.get('x-slo-ignored', 'nothing')})"
+    return f"{float(left_ms) / 1000:.0f} s left"
+
+
 def main() -> None:
     base_url, model = sys.argv[1:]
     client = OpenAI(
         base_url=base_url,
-        api_key="none",
+        api_key=os.environ.get("OPENAI_API_KEY", "none"),
         default_headers={
             "x-slo-session": str(uuid4()),  # these calls belong together
             "x-slo-session-e2e-ms": "120000",  # all of them are to be over in two minutes
@@ -46,7 +56,7 @@ def main() -> None:
         print(
             f"call {number + 1}: {raw.headers['x-slo-admission']} on {raw.headers['x-slo-replica']}, "
             f"{details.cached_tokens if details else 0} of {answer.usage.prompt_tokens} prompt tokens cached, "
-            f"{float(raw.headers['x-slo-session-left-ms']) / 1000:.0f} s left"
+            f"{time_left(raw.headers)}"
         )
         said = answer.choices[0].message
         messages.append(said.model_dump(exclude_none=True))

@@ -3,6 +3,7 @@
 What an agent framework needs is one thing: headers of its own for the client of each run.
 """
 
+import os
 import sys
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ def main() -> None:
     base_url, model = sys.argv[1:]
     chat = ChatOpenAI(
         base_url=base_url,
-        api_key="none",
+        api_key=os.environ.get("OPENAI_API_KEY", "none"),
         model=model,
         max_tokens=40,
         include_response_headers=True,

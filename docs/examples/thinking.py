@@ -1,5 +1,6 @@
 """A reasoning model that thinks fast and answers at reading speed: python thinking.py BASE_URL MODEL"""
 
+import os
 import sys
 import time
 
@@ -8,7 +9,7 @@ from openai import OpenAI
 
 def main() -> None:
     base_url, model = sys.argv[1:]
-    client = OpenAI(base_url=base_url, api_key="none")
+    client = OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
     began = time.monotonic()
     thought, said = [], []
     stream = client.chat.completions.create(

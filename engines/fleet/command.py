@@ -60,10 +60,20 @@ def add_to(app: typer.Typer, store: Callable[[], Store]) -> None:
         if foreground:
             _stay(spec, folder, store, ray)
             return
+        supervisor = None
         if not control.answers(folder):
-            _start_supervisor(file, folder, () if ray is None else ("--ray", ray))
-        control.ask(folder, control.Apply(spec))
-        raise typer.Exit(_wait_until_whole(folder, wait_s))
+            supervisor = _start_supervisor(file, folder, () if ray is None else ("--ray", ray))
+        _ask(folder, control.Apply(spec))
+        troubles = _wait_until_whole(folder, wait_s)
+        for trouble in troubles:
+            typer.echo(f"Error: {trouble}", err=True)
+        if troubles and supervisor:
+            typer.echo(f"Nothing of it stays: it is taken down again. Logs are in {folder}", err=True)
+            _take_down(folder)
+            supervisor.wait()
+        elif troubles:
+            typer.echo(f"Logs are in {folder}", err=True)
+        raise typer.Exit(1 if troubles else 0)
 
     @app.command()
     def status(name: Name = None) -> None:
@@ -74,9 +84,7 @@ def add_to(app: typer.Typer, store: Callable[[], Store]) -> None:
     def down(name: Name = None) -> None:
         """Take the fleet down: everything finishes what it has."""
         folder = _folder(name)
-        _ask(folder, control.Down())
-        while control.answers(folder):
-            time.sleep(POLL_S)
+        _take_down(folder)
         typer.echo(f"{folder.name} is down")
 
 
@@ -165,7 +173,14 @@ def _on_ray(spec: FleetSpec, address: str) -> Place:
     return cluster.RayCluster()
 
 
-def _start_supervisor(file: Path, folder: Path, options: Sequence[str]) -> None:
+def _take_down(folder: Path) -> None:
+    """End the fleet in a folder; returns when nothing of it runs."""
+    _ask(folder, control.Down())
+    while control.answers(folder):
+        time.sleep(POLL_S)
+
+
+def _start_supervisor(file: Path, folder: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start one that stays when this program ends; ends it when that fails."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = folder / "supervisor.log"
@@ -177,13 +192,16 @@ def _start_supervisor(file: Path, folder: Path, options: Sequence[str]) -> None:
     end_s = time.monotonic() + SUPERVISOR_S
     while not control.answers(folder):
         if supervisor.poll() is not None or time.monotonic() > end_s:
+            supervisor.kill()  # one that is only slow; what it has started ends with it
+            supervisor.wait()
             typer.echo(f"the supervisor did not start:\n{log.read_text(errors='replace')}", err=True)
             raise typer.Exit(1)
         time.sleep(POLL_S)
+    return supervisor
 
 
-def _wait_until_whole(folder: Path, wait_s: float) -> int:
-    """Tell each change until the fleet is up, or is in trouble; the exit code."""
+def _wait_until_whole(folder: Path, wait_s: float) -> list[str]:
+    """Tell each change until the fleet is up, or is in trouble; the troubles. Ends the program when it takes longer."""
     end_s, told = time.monotonic() + wait_s, ""
     while True:
         found = _ask(folder, control.Show())
@@ -192,15 +210,12 @@ def _wait_until_whole(folder: Path, wait_s: float) -> int:
             told = said
         if found.whole:
             typer.echo(f"{found.name} is up: {found.address}/v1")
-            return 0
+            return []
         if found.troubles and not found.busy:
-            for trouble in found.troubles:
-                typer.echo(f"Error: {trouble}", err=True)
-            typer.echo(f"Logs are in {folder}", err=True)
-            return 1
+            return found.troubles
         if time.monotonic() > end_s:
             typer.echo(f"Error: not up after {wait_s:g} s; it goes on, see slosgate status", err=True)
-            return 1
+            raise typer.Exit(1)
         time.sleep(POLL_S)
 
 

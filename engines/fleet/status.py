@@ -6,6 +6,10 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
+COLUMNS = 80
+WIDTHS = {"GPUs": 4, "load": 6, "headroom": 8, "attained": 8, "kept": 7}  # of figures
+MOST_GPUS = 9
+STATE = 15  # of "10 of 12 ready,"
 STYLES = {"ready": "green", "draining": "yellow", "starting": "cyan"}
 
 
@@ -60,16 +64,20 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def table(status: Status) -> Table:
-    shown = Table(title=f"{status.name} at {status.address}", title_justify="left", box=None, pad_edge=False)
-    shown.add_column("", no_wrap=True, overflow="ellipsis", max_width=28)
-    shown.add_column("state", no_wrap=True)
-    for column in ("GPUs", "load", "headroom", "attained", "kept"):
-        shown.add_column(column, justify="right", no_wrap=True, overflow="ellipsis", max_width=10)
+    """Names are cut where there is no room for them, figures never."""
+    gpus = [len(",".join(member.gpus)) for group in status.groups for member in group.members]
+    widths = WIDTHS | {"GPUs": min(max((WIDTHS["GPUs"], *gpus)), MOST_GPUS)}
+    room = COLUMNS - STATE - sum(1 + width for width in widths.values()) - 1
+    shown = Table(title=f"{status.name} at {status.address}", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    shown.add_column("", no_wrap=True, overflow="ellipsis", max_width=room)
+    shown.add_column("state", min_width=STATE, max_width=STATE)
+    for column, width in widths.items():
+        shown.add_column(column, justify="right", no_wrap=True, overflow="ellipsis", min_width=width, max_width=width)
     for group in status.groups:
         name = f"{group.name} ({group.model})" if group.model else group.name
         figures = (_number(group.headroom), _share(group.attained), _share(group.kept))
         short = group.needed is not None and group.needed > group.wanted
-        state = f"{group.ready} of {group.wanted} ready" + (f", {group.needed} needed" if short else "")
+        state = f"{group.ready} of {group.wanted} ready" + (f",\n{group.needed} needed" if short else "")
         shown.add_row(Text(name, "bold"), state, "", "", *figures)
         for member in group.members:
             shown.add_row(f"  {member.name}", _state(member), ",".join(member.gpus), _number(member.load), "", "", "")

@@ -14,7 +14,7 @@ from slosgate.planner.compiling import compiled
 from slosgate.planner.dues import gain
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import Floats, load_s
-from slosgate.planner.launching import CAPTURED, kind_of
+from slosgate.planner.launching import CAPTURED, begins_s, kind_of
 from slosgate.planner.machine import Delays, Machine, launching_within
 from slosgate.planner.memory import growth
 from slosgate.planner.slack import choose
@@ -71,19 +71,18 @@ def follow(
         ended = growth(table.jobs, engine.block_tokens) > left
         if ended:
             break
-        chosen_s, begins_s, busy_for_s = end_s, end_s + rule.delays.decide_s, 0.0
+        chosen_s, free_s, busy_for_s = end_s, end_s + rule.delays.decide_s, 0.0
         if rule.looks_ahead:
             chosen_s = expected_end_s - rule.delays.lead_s[foreseen(table.jobs, rule, expected_end_s, left)]
-            begins_s = max(end_s, chosen_s + rule.delays.decide_s)
+            free_s = max(end_s, chosen_s + rule.delays.decide_s)
             chosen_s = max(start_s, chosen_s)
             busy_for_s = expected_end_s - chosen_s
         machine = launching_within(rule.machine, rule.planned, busy_for_s, len(table.jobs))
-        chosen = choose(table.jobs, machine, begins_s, left, rule.patience_s)
+        chosen = choose(table.jobs, machine, free_s, left, rule.patience_s)
         wanted = SlotBatch(
             table.slot_of_row[chosen.decode], chosen.drafts, table.slot_of_row[chosen.prefill], chosen.tokens, False
         )
         kind = kind_of(wanted.decode, wanted.drafts, wanted.tokens, rule.captured_tokens)
-        begins_s = max(begins_s, chosen_s + rule.delays.launch_s[kind])
         placed = place(engine.sequences, wanted, left, engine.block_tokens, engine.coef)
         ended = placed.load.new == 0
         if ended:
@@ -92,8 +91,8 @@ def follow(
         batch = SlotBatch(wanted.decode[:n], wanted.drafts[:n], wanted.prefill[:m], wanted.tokens[:m], False)
         emitted = np.empty(n + m, np.int64)
         load, prompt, taken = placed.load, placed.prompt_tokens, taken + placed.blocks
-        start_s, end_s = begins_s, begins_s + placed.duration_s
-        expected_end_s = begins_s + load_s(coef, load)
+        start_s = begins_s(free_s, chosen_s, rule.delays.launch_s[kind], placed.duration_s)
+        end_s, expected_end_s = start_s + placed.duration_s, start_s + load_s(coef, load)
     return Totals(rounds, busy_s, prompts, outputs, taken), InFlight(batch, start_s, end_s, load, prompt, ended)
 
 

@@ -21,7 +21,7 @@ from slosgate.engines.sim.policies.base import Outcome, PolicyFactory
 from slosgate.engines.sim.state import EngineRequest, EngineState
 from slosgate.engines.sim.steps import SlotBatch, carry_out, place
 from slosgate.planner.arrivals import ANNOUNCED_S
-from slosgate.planner.launching import kind_of
+from slosgate.planner.launching import begins_s, kind_of
 from slosgate.planner.machine import delays_of
 from slosgate.planner.profile import HardwareProfile
 
@@ -47,8 +47,8 @@ class SimReplica:
     says. With `async_scheduling`, vLLM's default on GPUs, an iteration is chosen while its predecessor runs, as soon as
     the policy wants to. What arrives after that waits for the one after. Without, or when the policy waits for a
     request, the choice takes the profile's `decide_s`, and nothing runs meanwhile. What was chosen has to be launched
-    (`planner.launching`), if the profile says how long that takes: the device waits where the iteration in flight is
-    over before that. A request can be chosen `overhead_s` after it was submitted; the policy hears of it after
+    (`planner.launching`), if the profile says how long that takes: an iteration ends no sooner than that. A request can
+    be chosen `overhead_s` after it was submitted; the policy hears of it after
     ANNOUNCED_S.
     """
 
@@ -72,7 +72,7 @@ class SimReplica:
         self._noise = noise
         self._random = np.random.default_rng(seed)
         self.unseen: deque[tuple[int, float]] = deque()  # slots the policy has not been told of, with arrivals
-        self._previous: InFlight | None = None
+        self.previous: InFlight | None = None  # the iteration that ended last
         self._gone: list[int] = []  # cancelled while their iteration runs
 
     def submit(self, request: EngineRequest, now_s: float) -> int:
@@ -106,12 +106,10 @@ class SimReplica:
         if self.in_flight is not None:
             raise RuntimeError("an iteration is still in flight")
         start_s, chosen_s = self._decided(now_s)
-        wanted = self.policy.schedule(start_s)
-        self.in_flight = self._begin(wanted, max(start_s, chosen_s + self._launch_s(wanted)))
+        self.in_flight = self._begin(self.policy.schedule(start_s), start_s, chosen_s)
         if self.in_flight is None and self.unseen:
             self._show_arrivals(now_s)
-            wanted = self.policy.schedule(now_s)
-            self.in_flight = self._begin(wanted, now_s + self._launch_s(wanted))
+            self.in_flight = self._begin(self.policy.schedule(now_s), now_s, now_s)
         return self.in_flight
 
     def finish(self) -> Outcome:
@@ -130,7 +128,7 @@ class SimReplica:
             for slot in (*done.tolist(), *self._gone):
                 self._forget(slot)
             self._gone.clear()
-        self._previous = iteration
+        self.previous = iteration
         return outcome
 
     def fast_forward(self, until_s: float, log: TokenLog) -> float:
@@ -152,7 +150,7 @@ class SimReplica:
             self.state.pool.take(totals.blocks)
         self._add(totals.iterations, totals.busy_s, totals.prompt_tokens, totals.output_tokens)
         if last.ended:
-            self.in_flight, self._previous = None, last
+            self.in_flight, self.previous = None, last
         else:
             self.in_flight = last
         return last.end_s
@@ -182,7 +180,7 @@ class SimReplica:
 
     def running_for_s(self, now_s: float) -> float:
         """How long the iteration in flight has run, or the one that ends just now; 0 when neither is."""
-        latest = self.in_flight or self._previous
+        latest = self.in_flight or self.previous
         return now_s - latest.start_s if latest is not None and latest.end_s >= now_s else 0.0
 
     @property
@@ -205,7 +203,7 @@ class SimReplica:
 
     def _decided(self, now_s: float) -> tuple[float, float]:
         """Show the policy what has arrived when it chooses what follows now; when that can start, and when it chose."""
-        before = self._previous
+        before = self.previous
         if before is None or before.end_s < now_s:
             return self._rested(now_s, 0.0)
         if self.state.looks_ahead:
@@ -233,8 +231,12 @@ class SimReplica:
             if submitted_s + ANNOUNCED_S <= until_s:
                 self.policy.announce(slot, submitted_s)
 
-    def _begin(self, wanted: SlotBatch, now_s: float) -> InFlight | None:
-        """Give the batch its blocks and its time; None when nothing of it can run."""
+    def _begin(self, wanted: SlotBatch, free_s: float, chosen_s: float) -> InFlight | None:
+        """Give the batch its blocks and its time; None when nothing of it can run.
+
+        It was chosen at `chosen_s`, and the device can begin with it from `free_s` on.
+        """
+        launch_s = self._launch_s(wanted)
         free, block_tokens = self.state.pool.free, self.profile.block_tokens
         placed = place(self.state.sequences, wanted, free, block_tokens, self.state.coefficients)
         duration_s = placed.duration_s
@@ -245,7 +247,8 @@ class SimReplica:
         if self._noise:
             duration_s *= max(0.1, 1.0 + self._noise * float(self._random.standard_normal()))
         batch = wanted.first(placed.decodes, placed.prefills)
-        return InFlight(batch, now_s, now_s + duration_s, placed.load, placed.prompt_tokens)
+        start_s = begins_s(free_s, chosen_s, launch_s, duration_s)
+        return InFlight(batch, start_s, start_s + duration_s, placed.load, placed.prompt_tokens)
 
     def _forget(self, slot: int) -> None:
         for unseen in self.unseen:

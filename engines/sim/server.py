@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from slosgate import __version__
 from slosgate.engines.addresses import default_name, reachable_url
 from slosgate.engines.cancelling import ended
 from slosgate.engines.channel import ReplicaChannel, ReplicaInfo
@@ -88,6 +89,7 @@ class SimServer:
             Route("/v1/chat/completions", _Generate(self, chat=True), methods=["POST"]),
             Route("/v1/embeddings", _Embed(self), methods=["POST"]),
             Route("/health", self._health),
+            Route("/version", self._version),
             Route("/metrics", self._metrics),
         ]
         return Starlette(routes=routes, lifespan=self._lifespan)
@@ -216,6 +218,9 @@ class SimServer:
             "max_model_len": self._profile.max_model_tokens,
         }
         return JSONResponse({"object": "list", "data": [card]})
+
+    async def _version(self, request: Request) -> Response:
+        return JSONResponse({"version": __version__})
 
     async def _health(self, request: Request) -> Response:
         return Response(status_code=200)

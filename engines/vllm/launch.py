@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ import msgspec
 from slosgate.engines.addresses import local_url
 from slosgate.engines.children import end_with_parent
 from slosgate.engines.draining import Drain
+from slosgate.engines.folders import OwnFolder
 from slosgate.engines.vllm import leaving, self_measurement
 from slosgate.engines.vllm.settings import AUTO, ReplicaSettings, load_profile
 from slosgate.engines.vllm.versions import UnsupportedVllm, require_supported
@@ -84,8 +84,8 @@ def serve(
     installed_version()
     if settings.profile != AUTO:
         load_profile(settings.profile)
-    with tempfile.TemporaryDirectory(prefix="slosgate-") as folder:
-        settings = msgspec.structs.replace(settings, measuring=folder)
+    with OwnFolder("vllm") as folder:
+        settings = msgspec.structs.replace(settings, measuring=str(folder))
         child_environment = {**environment, **settings.to_environment()}
         # A session of its own: a terminal's Ctrl-C reaches vLLM once, through us, and the whole group can be ended.
         child = subprocess.Popen(
@@ -95,9 +95,9 @@ def serve(
             preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
         url = local_url(host, port)
-        with _ending(child, partial(leaving.finish, Path(folder), url, Drain(drain_s))):
+        with _ending(child, partial(leaving.finish, folder, url, Drain(drain_s))):
             try:
-                _measure(Path(folder), url, authorization(options, environment), say)
+                _measure(folder, url, authorization(options, environment), say)
                 return _wait(child)
             finally:
                 with contextlib.suppress(ProcessLookupError):

@@ -157,7 +157,7 @@ class Admission:
         assert mirror is not None
         entry, known = self._entry(exchange, choice, guaranteed=True), mirror.version
         replica.enter(entry)
-        self._announce(exchange, choice)
+        self._announce(exchange, choice, entry)
         try:
             committed = await self._ledger.commit(replica.name, known, entry)
             mirror.committed(committed.version, committed.missed)
@@ -182,7 +182,7 @@ class Admission:
     async def _enter(self, exchange: Exchange, choice: _Choice, entry: LedgerEntry) -> None:
         replica = choice.replica
         replica.enter(entry)
-        self._announce(exchange, choice)
+        self._announce(exchange, choice, entry)
         try:
             await self._ledger.add(replica.name, (entry,))
         except BaseException:
@@ -226,7 +226,7 @@ class Admission:
         self._fleet.tell(choice.replica)
         return placement
 
-    def _announce(self, exchange: Exchange, choice: _Choice) -> None:
+    def _announce(self, exchange: Exchange, choice: _Choice, entry: LedgerEntry) -> None:
         """Tell the engine who is coming: it sees a request only when its HTTP server has read and tokenized it.
 
         Said with the entry into the ledger, in the same round trip, though that may fail: whoever is announced and
@@ -234,7 +234,7 @@ class Admission:
         """
         if choice.replica.follows_plans and exchange.contract.has_slo:
             tokens = exchange.prompt_tokens - choice.cached.likely
-            coming = Announcement(exchange.request_id, tokens, exchange.turn_s - self._clock())
+            coming = Announcement(exchange.request_id, tokens, exchange.turn_s - self._clock(), entry.guaranteed)
             self._ledger.announce(choice.replica.name, coming)
 
 
@@ -258,6 +258,7 @@ def state_of(replica: Replica, mirror: Mirror, now_s: float, cached: Cached = NO
         free_blocks=mirror.free_blocks,
         busy_for_s=mirror.busy_for_s(now_s),
         running_for_s=mirror.running_for_s(now_s),
+        overdue_s=mirror.overdue_s(now_s),
         firm_tokens=mirror.firm_tokens,
         patience=mirror.patience,
         cached=cached,

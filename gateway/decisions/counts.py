@@ -13,6 +13,7 @@ ROUNDS = 6  # of reweighting
 NOISE_SHARE = 0.1  # of a count: what texts of one size differ by
 NOISE_TOKENS = 3.0
 FAR = 1.5  # standard deviations: what lies farther counts for less
+ODD = 100.0  # and beyond so many hardly at all: it counts something else
 OFTEN = 1.25  # median absolute deviations added to an estimate: too short an estimate breaks promises
 
 
@@ -54,8 +55,10 @@ class Line:
         weights = noise**-2.0
         for _ in range(ROUNDS):
             fitted = self._solved(rows, counts, weights)
+            # By the line, not by the count itself: small counts of what varies much must not seem the surest.
+            noise = NOISE_TOKENS + NOISE_SHARE * np.maximum(rows @ fitted, 0.0)
             far = np.abs(counts - rows @ fitted) / noise
-            weights = noise**-2.0 * np.minimum(1.0, FAR / np.maximum(far, FAR))
+            weights = noise**-2.0 * FAR / np.maximum(far, FAR) * ODD / np.maximum(far, ODD)
         self._fitted = fitted
         estimates = np.maximum(rows @ fitted, 1.0)
         self._spread = min(1.0, float(np.median(np.abs(counts - estimates) / estimates)))

@@ -12,7 +12,8 @@ from slosgate.gateway.http.headers import of_answer
 from slosgate.gateway.promises.completion import BOM
 from slosgate.gateway.replicas.upstream import Response
 
-UNAVAILABLE = (502, 503, 504)  # the replica is unwell, and says so
+# The replica is unwell, and says so; above 520 proxies of providers speak for it.
+UNAVAILABLE = (502, 503, 504, *range(520, 528), 529, 530)
 WITHOUT_BODY = (204, 205, 304)
 QUOTED_BYTES = 200
 _LOOKED_THROUGH: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -39,6 +40,7 @@ class Refusal:
             return self.headers, self.body
         said = f"the replica answered HTTP {self.status}: {self.quoted}"
         kind = "invalid_request_error" if self.status < 500 else "server_error"
+        kind = "rate_limit_error" if self.status == 429 else kind
         anthropic = speaks_anthropic(path)
         body = anthropic_error_body(said, self.status) if anthropic else error_body(said, kind, None, "replica_refused")
         headers = [(name, value) for name, value in self.headers if name not in (b"content-type", b"content-encoding")]

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from slosgate.gateway.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnknownEncoding
-from slosgate.gateway.promises.completion import BOM, OWN_FIELDS, all_fields, without_claims
+from slosgate.gateway.promises.completion import BOM, OWN_FIELDS, all_fields, not_json, without_claims
 from slosgate.gateway.unzipping import ENCODINGS, Unzip
 
 SLOWEST_BYTES_PER_S = 10_000  # a body that comes slower is not waited for
@@ -148,7 +148,7 @@ def _json(body: bytes) -> Through:
     except msgspec.ValidationError:
         return Through(body, None)  # no object: nothing is said by name
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidRequest(f"the body is not valid JSON: {exc}", code="invalid_json") from None
+        raise not_json(body, exc) from None
     return Through(data, fields.model if isinstance(fields.model, str) else None)
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 CLIENT_ID = b"x-request-id"
+_GOOD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_NUMBER = re.compile(r"\d{1,15}(\.\d{1,9})?", re.ASCII)
+LONGEST_RETRY_S = 86_400.0
 _GOOD_ID = re.compile(rb"[\x21-\x7e]{1,256}")
 
 # Of the client's headers, what means something to a replica. Its own request id does not go there: engines know
@@ -43,8 +48,23 @@ def content(headers: Mapping[bytes, bytes]) -> dict[str, str]:
 
 
 def of_answer(headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """What a client is told of a replica's own headers."""
-    return [(name, value) for name, value in headers.items() if name in _ANSWER]
+    """What a client is told of a replica's own headers; one that nobody may send on is left out."""
+    return [(name, value) for name, value in headers.items() if name in _ANSWER and _GOOD_VALUE.fullmatch(value)]
+
+
+def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
+    """For how long an answer asks its client to wait, at most a day; None when it doesn't say."""
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        text = headers.get(name, "").strip()
+        if _NUMBER.fullmatch(text):
+            return min(float(text) * unit_s, LONGEST_RETRY_S)
+        try:
+            moment = parsedate_to_datetime(text)
+            at_s = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+        except (ValueError, OverflowError):
+            continue
+        return min(max(0.0, at_s - now_s), LONGEST_RETRY_S)
+    return None
 
 
 def _picked(headers: Mapping[bytes, bytes], names: Iterable[bytes]) -> dict[str, str]:

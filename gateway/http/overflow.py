@@ -19,6 +19,7 @@ from starlette.types import Send
 
 from slosgate.gateway.config import Config, OverflowConfig
 from slosgate.gateway.errors import GatewayError, InvalidRequest, RateLimited, Unavailable, error_event
+from slosgate.gateway.http.headers import retry_after_s
 from slosgate.gateway.promises.completion import Completion, all_fields
 from slosgate.gateway.promises.contract import Contract
 from slosgate.gateway.promises.exchange import Exchange
@@ -91,7 +92,7 @@ class Overflow:
                 max_retries=0,
             )
         except Exception as exc:  # litellm wraps most of what can happen under it, but not all
-            raise ProviderFailed(_translated(exc, exchange.overflow)) from exc
+            raise ProviderFailed(_translated(exc, exchange.overflow, self._clock())) from exc
 
     async def _whole(self, exchange: Exchange, answer: Any, send: Send) -> None:
         body = _with_tier(answer.model_dump_json(exclude_none=True).encode(), exchange)
@@ -102,7 +103,7 @@ class Overflow:
 
     async def _stream(self, exchange: Exchange, chunks: Any, send: Send) -> None:
         try:
-            async for chunk in _translating(chunks, exchange.overflow):
+            async for chunk in _translating(chunks, exchange.overflow, self._clock):
                 event = chunk.model_dump_json(exclude_none=True, exclude_unset=True).encode()
                 exchange.note_events(b"data: %b\n\n" % event, self._clock())
                 if not exchange.begun:
@@ -159,15 +160,15 @@ def load_litellm() -> Any:
     return litellm
 
 
-async def _translating(chunks: Any, name: str) -> AsyncIterator[Any]:
+async def _translating(chunks: Any, name: str, clock: Callable[[], float]) -> AsyncIterator[Any]:
     try:
         async for chunk in chunks:
             yield chunk
     except Exception as exc:
-        raise ProviderFailed(_translated(exc, name)) from exc
+        raise ProviderFailed(_translated(exc, name, clock())) from exc
 
 
-def _translated(exc: Exception, name: str) -> GatewayError:
+def _translated(exc: Exception, name: str, now_s: float) -> GatewayError:
     """One of litellm's exceptions as ours. What the operator must mend (401, 403, 404) is no client's fault."""
     status = getattr(exc, "status_code", 500)
     message = str(getattr(exc, "message", exc))
@@ -176,7 +177,7 @@ def _translated(exc: Exception, name: str) -> GatewayError:
     if status == 429:
         return RateLimited(
             f"overflow provider {name!r} is full: {message}",
-            retry_after_s=_retry_after_s(exc),
+            retry_after_s=_retry_after_s(exc, now_s),
             code="overflow_rate_limited",
         )
     if status in (401, 403, 404):
@@ -188,13 +189,10 @@ def _unavailable(name: str, reason: str) -> Unavailable:
     return Unavailable(f"overflow provider {name!r} failed: {reason}", code="overflow_unavailable")
 
 
-def _retry_after_s(exc: Exception) -> float:
+def _retry_after_s(exc: Exception, now_s: float) -> float:
     headers = getattr(getattr(exc, "response", None), "headers", None) or {}
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        text = str(headers.get(name, ""))
-        if text.replace(".", "", 1).isdigit():
-            return float(text) * unit_s
-    return LATER_S
+    told = retry_after_s({str(name).lower(): str(value) for name, value in headers.items()}, now_s)
+    return LATER_S if told is None else told
 
 
 def _with_tier(body: bytes, exchange: Exchange) -> bytes:

@@ -37,8 +37,10 @@ _REASONS = {
     408: b"Request Timeout",
     431: b"Request Header Fields Too Large",
     501: b"Not Implemented",
+    505: b"HTTP Version Not Supported",
 }
 QUOTED = 40  # bytes of a header's value
+VERSIONS = ("1.1", "1.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,9 @@ class LimitedProtocol(PipelinedProtocol):
             raise self._refusal
 
     def on_headers_complete(self) -> None:
+        if problem := _version_problem(self.parser.get_http_version()):
+            self._refusal = problem
+            raise problem
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 self._refusal = _Refused(400, "CONNECT is not served here")
@@ -246,6 +251,14 @@ def limits_of(config: ServerConfig) -> Limits:
 def limited(limits: Limits) -> type[asyncio.Protocol]:
     """What uvicorn makes a connection with."""
     return cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits))
+
+
+def _version_problem(version: str) -> _Refused | None:
+    """The parser also reads 0.9, which has no headers, and 2.0, which is written otherwise (RFC 9110 15.6.6)."""
+    if version in VERSIONS:
+        return None
+    said = f"HTTP/{version} is not served here; accepted: {', '.join(f'HTTP/{one}' for one in VERSIONS)}"
+    return _Refused(400 if version < "1" else 505, said)
 
 
 def _head_problem(headers: list[tuple[bytes, bytes]]) -> _Refused | None:

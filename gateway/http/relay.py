@@ -30,6 +30,7 @@ from slosgate.gateway.decisions.admission import Admission
 from slosgate.gateway.errors import GatewayError, RateLimited, ReplicaLost, Unavailable, error_event
 from slosgate.gateway.http.answers import (
     UNAVAILABLE,
+    WITHOUT_BODY,
     Refusal,
     is_json,
     is_object,
@@ -39,7 +40,7 @@ from slosgate.gateway.http.answers import (
     sized,
 )
 from slosgate.gateway.http.events import BOM, DONE, EventStream, data_events, finishes, is_event_stream
-from slosgate.gateway.http.headers import of_answer
+from slosgate.gateway.http.headers import of_answer, retry_after_s
 from slosgate.gateway.http.idle import IdleLimit
 from slosgate.gateway.http.overflow import Overflow
 from slosgate.gateway.promises.completion import with_slo_args
@@ -64,18 +65,19 @@ class ReplicaFailed(Exception):
 
     `fault`: whether that is the replica's own ("unknown": another replica will tell). `died`: the request reached it,
     and may be what it failed of. `unreached`: it did not, so that trying again costs nothing. `answer`: what it said,
-    if that is for the client in case nobody else answers.
+    if that is for the client in case nobody else answers. `retry_after_s`: when it wants to be asked again.
     """
 
     def __init__(
         self, message: str, *, fault: Literal["its own", "none", "unknown"] = "its own", died: bool = False,
-        unreached: bool = False, answer: Refusal | None = None,
+        unreached: bool = False, answer: Refusal | None = None, retry_after_s: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.fault = fault
         self.died = died
         self.unreached = unreached
         self.answer = answer
+        self.retry_after_s = retry_after_s
 
 
 class Relay:
@@ -191,7 +193,7 @@ class Relay:
         lost = f"replica {replica.name} failed under the request: {failure}"
         if final:
             lost += "; it was not given to another one, since two failed under it"
-        await self._fail(exchange, ReplicaLost(lost, final=final), send)
+        await self._fail(exchange, ReplicaLost(lost, final=final, retry_after_s=failure.retry_after_s), send)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal, send: Send) -> None:
         """Hand on what a replica says about the request instead of an answer."""
@@ -258,7 +260,7 @@ class Relay:
 
     async def _forward(self, exchange: Exchange, response: Response, send: Send) -> None:
         exchange.status = response.status
-        if response.status != 200:
+        if not 200 <= response.status < 300 or response.status in WITHOUT_BODY:
             await self._not_served(exchange, await refusal(response), send)
             return
         opening = b""
@@ -279,7 +281,8 @@ class Relay:
         if answer.status == 500:
             raise ReplicaFailed(said, fault="unknown")
         if answer.status in UNAVAILABLE:
-            raise ReplicaFailed(said)
+            told = {name.decode(): value.decode("latin-1") for name, value in answer.headers}
+            raise ReplicaFailed(said, retry_after_s=retry_after_s(told, self._clock()) or 1.0)
         self._fleet.succeeded(exchange.placement.replica)
         await self._refuse(exchange, answer, send)
 

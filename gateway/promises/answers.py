@@ -6,6 +6,7 @@ role that opens a chat, usage, an error (vLLM sends one as an event of its own, 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,7 +127,9 @@ def in_events(events: bytes) -> Seen:
 def in_whole(body: bytes) -> Seen:
     """What an answer in one piece says; its tokens are those of its usage."""
     seen = Seen()
-    _take(body.removeprefix(BOM), seen)
+    answer = _take(body.removeprefix(BOM), seen)
+    if answer is not None and not (answer.choices or seen.error):
+        seen.error = "it has no choices"
     seen.tokens = (seen.usage and seen.usage.completion_tokens) or 0
     return seen
 
@@ -149,20 +152,38 @@ def _events(events: bytes) -> Iterator[tuple[bytes, bytes]]:
             yield event, b"\n".join(lines)
 
 
-def _take(data: bytes, seen: Seen) -> None:
-    try:
-        answer = _DECODER.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        seen.tokens += 1  # of a form that this doesn't know
-        return
+def _take(data: bytes, seen: Seen) -> _Answer | None:
+    """Add what one event, or a whole answer, says; None for a form that this doesn't know."""
+    answer = _read(data)
+    if answer is None:
+        seen.tokens += 1
+        return None
     seen.usage = _usage(answer.usage) or seen.usage
-    if answer.error is not None or answer.object == "error":
+    if _is_error(answer):
         seen.error, seen.client_fault = _error(answer)
-        return
+        return answer
     for choice in answer.choices or ():
         if choice.finish_reason in FAILED_REASONS:
             seen.error = seen.error or f"its finish_reason is {choice.finish_reason!r}"
     seen.tokens += any(_carries(choice) for choice in answer.choices or ())
+    return answer
+
+
+def _read(data: bytes) -> _Answer | None:
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    try:
+        # Python's writers also put NaN and Infinity in, which its own reader knows; they are null from here on.
+        return _DECODER.decode(msgspec.json.encode(json.loads(data)))
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return None
+
+
+def _is_error(answer: _Answer) -> bool:
+    """Some servers have an empty error beside every token."""
+    return bool(answer.error) or answer.object == "error" or (answer.error is not None and not answer.choices)
 
 
 def _usage(raw: msgspec.Raw) -> Usage | None:

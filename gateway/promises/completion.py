@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ class _Body(Struct, frozen=True):
     n: int | None = None
     best_of: int | None = None
     ignore_eos: bool | None = None
-    service_tier: str | None = None
+    service_tier: Any = None
     cache_salt: str | None = None
     prompt_cache_key: str | None = None
     vllm_xargs: Raw | UnsetType = UNSET
@@ -65,7 +66,7 @@ class Completion:
     max_tokens: int | None
     exact_output: bool  # the output will have max_tokens tokens: the end-of-sequence token is ignored
     sequences: int  # outputs generated at once; a guarantee covers one
-    service_tier: str | None
+    service_tier: str | None  # "": the body has something else there
     says_too_much: bool  # the body has fields that only the gateway may set
     prefix: Leading = NO_BLOCKS  # the prompt's leading blocks
     tool_bytes: int = 0  # schemas of tools, and documents: the chat template writes them into the prompt
@@ -113,7 +114,7 @@ def parse(body: bytes, kind: Kind) -> Completion:
         max_tokens=limit,
         exact_output=bool(fields.ignore_eos) and limit is not None,
         sequences=min(LARGE, prompt.count * max(fields.n or 1, fields.best_of or 1)),
-        service_tier=fields.service_tier,
+        service_tier=_tier(fields.service_tier),
         says_too_much=says_too_much,
         prefix=_prefix(fields, kind, shared=prompt.count == 1 and not media),
         tool_bytes=sum(_written(part) for part in (fields.tools, fields.functions, fields.documents)),
@@ -122,6 +123,10 @@ def parse(body: bytes, kind: Kind) -> Completion:
         thinks=_thinks(fields),
         reshaped=_reshaped(fields),
     )
+
+
+def _tier(told: object) -> str | None:
+    return told if told is None or isinstance(told, str) else ""
 
 
 def _reshaped(fields: _Body) -> bool:
@@ -152,7 +157,12 @@ _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "reas
 
 def _written(part: Raw | UnsetType) -> int:
     """Bytes of a field that says something."""
-    return len(_told(part))
+    return _plain_bytes(_told(part))
+
+
+def _plain_bytes(raw: bytes) -> int:
+    """Bytes of JSON, whether its writer escapes what is not ASCII (\\u4f60, 6 bytes for 3) or not."""
+    return len(raw) - 3 * min(raw.count(b"\\u"), len(raw) // 6)
 
 
 def _told(part: Raw | UnsetType) -> bytes:
@@ -251,12 +261,35 @@ def _read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
         message, _, path = str(exc).partition(" - at ")
-        field = path.strip("`").removeprefix("$").removeprefix(".").partition("[")[0] or None
+        field = path.strip("`").removeprefix("$").removeprefix(".").partition("[")[0] or _not_finite(body)
         raise InvalidRequest(f"{field or 'the body'}: {message}", param=field) from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidRequest(f"the body is not valid JSON: {exc}", code="invalid_json") from None
+        raise not_json(body, exc) from None
+
+
+def not_json(body: bytes, problem: Exception) -> InvalidRequest:
+    """What to say of a body that is no JSON: many writers of it also write NaN and Infinity."""
+    name = _not_finite(body)
+    if name is None:
+        return InvalidRequest(f"the body is not valid JSON: {problem}", code="invalid_json")
+    said = f"{name} is NaN or infinite, or has a number that is, and JSON has none; accepted: finite numbers"
+    return InvalidRequest(said, param=name, code="invalid_json")
+
+
+def _not_finite(body: bytes) -> str | None:
+    """The first field with such a number, for readers who know them, as Python's."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    for name, value in fields.items() if isinstance(fields, dict) else ():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (ValueError, RecursionError):
+            return str(name)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +314,7 @@ def _media_and_messages(fields: _Body) -> tuple[tuple[str, ...], _Prompt]:
 def _messages(fields: _Body) -> _Prompt:
     if not fields.messages:
         raise InvalidRequest("messages is missing: give at least one message", param="messages")
-    return _Prompt(None, sum(len(bytes(message)) for message in fields.messages))
+    return _Prompt(None, sum(_plain_bytes(bytes(message)) for message in fields.messages))
 
 
 _FIRST_ITEM = re.compile(rb"\[\s*(.)")
@@ -297,14 +330,14 @@ def _prompt(fields: _Body) -> _Prompt:
     if fields.prompt is UNSET:
         raise InvalidRequest("prompt is missing: give a string or a list of token ids", param="prompt")
     if raw[:1] == b'"':
-        return _Prompt(None, len(raw) - 2)
+        return _Prompt(None, _plain_bytes(raw) - 2)
     first = _FIRST_ITEM.match(raw)
     if raw[:1] != b"[" or first is None or first[1] == b"]":
         raise InvalidRequest(
             "prompt must be a string, a list of token ids, or a non-empty list of those", param="prompt"
         )
     if first[1] == b'"':
-        return _Prompt(None, len(raw), count=len(msgspec.json.decode(raw, type=list[Raw])))
+        return _Prompt(None, _plain_bytes(raw), count=len(msgspec.json.decode(raw, type=list[Raw])))
     if first[1] == b"[":
         sizes = [inner.count(b",") + 1 for inner in _INNER_LIST.findall(raw)]
         return _Prompt(sum(sizes), len(raw), max(sizes, default=1), max(1, len(sizes)))

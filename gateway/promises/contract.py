@@ -8,8 +8,10 @@ x-slo-ttft-ms, x-slo-tpot-ms           numbers that replace the class's (also as
 x-slo-think-tpot-ms, x-slo-e2e-ms      the same: the pace while the model thinks, and the whole call
 x-slo-session-e2e-ms                   given with a session's first call: when all of its calls are to be over
 
-Any other x-slo-* header changes nothing. It may be misspelt, or a proxy on the way may have added it for its own ends:
-that is no reason to refuse the request, but the answer names it in x-slo-ignored.
+Any other x-slo-* header changes nothing, and neither does a service_tier that OpenAI's clients don't have. It may be
+misspelt, mean something to another provider, or a proxy on the way may have added it for its own ends: that is no
+reason to refuse the request, but the answer names it in x-slo-ignored. So it does with a number that doesn't hold,
+because the key's class is looser or the session began without one.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from slosgate.gateway.config import SERVICE_TIERS, ClassConfig, Config, KeyConfig, Policy
 from slosgate.gateway.errors import Forbidden, InvalidRequest
@@ -30,19 +33,30 @@ E2E_HEADERS = (b"x-slo-e2e-ms",)
 SESSION_E2E_HEADERS = (b"x-slo-session-e2e-ms",)
 CLASS_HEADER = b"x-slo-class"
 LONGEST_MS = 1e9  # eleven days: who asks for less than that asks for nothing
-KNOWN_HEADERS = frozenset(
-    (*TTFT_HEADERS, *TPOT_HEADERS, *THINK_HEADERS, *E2E_HEADERS, *SESSION_E2E_HEADERS, *SESSION_HEADERS, CLASS_HEADER)
-)
+NUMBERS = (TTFT_HEADERS, TPOT_HEADERS, THINK_HEADERS, E2E_HEADERS, SESSION_E2E_HEADERS)  # as `Numbers` has them
+KNOWN_HEADERS = frozenset((*(name for names in NUMBERS for name in names), *SESSION_HEADERS, CLASS_HEADER))
 FAMILIES = (b"x-slo-", b"x_slo_", b"x-llm-d-slo-", b"slo-")  # what a header about SLOs begins with, or nearly
 MOST_IGNORED = 8  # that an answer names
 LONGEST_NAME = 64
 
 
+class Numbers(NamedTuple):
+    """What a client states, in seconds; None where it states nothing."""
+
+    ttft_s: float | None
+    tpot_s: float | None
+    think_tpot_s: float | None
+    e2e_s: float | None
+    session_e2e_s: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Contract:
+    """What a request asks for. Of a TTFT both absolute and as a slowdown the looser holds."""
+
     slo_class: str
-    ttft_s: float  # inf: no TTFT SLO
-    ttft_slowdown: float  # the TTFT SLO as a multiple of the prompt's zero-load TTFT; 0: absolute, in ttft_s
+    ttft_s: float  # inf: no absolute TTFT SLO
+    ttft_slowdown: float  # the TTFT SLO as a multiple of the prompt's zero-load TTFT; 0: none
     tpot_s: float  # inf: no TPOT SLO
     weight: float
     when_full: Policy  # what happens when it can't be guaranteed
@@ -53,6 +67,7 @@ class Contract:
     e2e_s: float = math.inf  # of the whole call; inf: no such SLO
     session_e2e_s: float = math.inf  # of its whole session, from its first call on
     least_e2e_s: float = 0.0  # that may be asked for
+    not_held: tuple[bytes, ...] = ()  # headers whose numbers the key may not have
 
     @property
     def has_slo(self) -> bool:
@@ -78,37 +93,49 @@ def resolve(
     """The contract of one request. Raises InvalidRequest for bad values, Forbidden for a class the key lacks."""
     name = _class_name(headers, service_tier, config, key)
     slo_class = config.classes[name]
-    ttft_s = _milliseconds(headers, TTFT_HEADERS)
-    tpot_s = _milliseconds(headers, TPOT_HEADERS)
-    think_tpot_s = _milliseconds(headers, THINK_HEADERS)
-    e2e_s = _milliseconds(headers, E2E_HEADERS)
-    session_e2e_s = _milliseconds(headers, SESSION_E2E_HEADERS)
-    if key is not None:
-        ttft_s, tpot_s = _within_key(ttft_s, tpot_s, slo_class, key)
-        think_tpot_s = _looser(think_tpot_s, slo_class.think_tpot_ms or slo_class.tpot_ms, key)
-        least_s = _least_e2e_s(slo_class)
-        e2e_s, session_e2e_s = (_looser(asked_s, least_s * 1000, key) for asked_s in (e2e_s, session_e2e_s))
+    asked = Numbers(*(_milliseconds(headers, names) for names in NUMBERS))
+    held = asked if key is None else _within_key(asked, slo_class, key)
+    slowdown = slo_class.ttft_slowdown or 0.0
     return Contract(
         slo_class=name,
-        ttft_s=_first(ttft_s, slo_class.ttft_ms),
-        ttft_slowdown=(slo_class.ttft_slowdown or 0.0) if ttft_s is None else 0.0,
-        tpot_s=_first(tpot_s, slo_class.tpot_ms),
+        ttft_s=_first(held.ttft_s, slo_class.ttft_ms),
+        ttft_slowdown=slowdown if key is not None or held.ttft_s is None else 0.0,
+        tpot_s=_first(held.tpot_s, slo_class.tpot_ms),
         weight=slo_class.weight * (key.weight if key else 1.0),
         when_full=slo_class.when_full,
         overflow=slo_class.overflow,
         tier=_tier(service_tier, name, config),
-        think_tpot_s=_first(think_tpot_s, slo_class.think_tpot_ms),
+        think_tpot_s=_first(held.think_tpot_s, slo_class.think_tpot_ms),
         ttft_of_answer=slo_class.ttft_of == "answer",
-        e2e_s=_first(e2e_s, slo_class.e2e_ms),
-        session_e2e_s=_first(session_e2e_s, None),
+        e2e_s=_first(held.e2e_s, slo_class.e2e_ms),
+        session_e2e_s=_first(held.session_e2e_s, None),
         least_e2e_s=_least_e2e_s(slo_class) if key is not None else 0.0,
+        not_held=tuple(
+            name
+            for names, said, holds in zip(NUMBERS, asked, held, strict=True)
+            for name in names
+            if name in headers and said != holds
+        ),
     )
 
 
-def ignored(headers: Iterable[bytes]) -> tuple[bytes, ...]:
-    """Of a request's headers, those that look as if they said something about its SLO, and don't."""
-    found = [name for name in headers if name.startswith(FAMILIES) and name not in KNOWN_HEADERS]
-    return tuple(sorted(name[:LONGEST_NAME] for name in found)[:MOST_IGNORED])
+def ignored(
+    headers: Iterable[bytes], contract: Contract, service_tier: str | None, ttft_s: float, session_due_s: float
+) -> tuple[bytes, ...]:
+    """Of a request's headers and its tier, those that look as if they said something about its SLO, and don't.
+
+    `ttft_s` is the TTFT SLO that holds, `session_due_s` when the request's session is to be over; inf: it has no such
+    SLO.
+    """
+    unheard = {name for name in headers if name.startswith(FAMILIES) and name not in KNOWN_HEADERS}
+    unheard |= set(contract.not_held)
+    if service_tier is not None and service_tier not in SERVICE_TIERS:
+        unheard.add(b"service_tier")
+    if contract.ttft_s < ttft_s:  # the class's slowdown is looser
+        unheard |= {*TTFT_HEADERS}.intersection(headers)
+    if math.isinf(session_due_s):
+        unheard |= {*SESSION_E2E_HEADERS}.intersection(headers)
+    return tuple(sorted(name[:LONGEST_NAME] for name in unheard)[:MOST_IGNORED])
 
 
 def _tier(service_tier: str | None, slo_class: str, config: Config) -> str | None:
@@ -118,15 +145,19 @@ def _tier(service_tier: str | None, slo_class: str, config: Config) -> str | Non
     return service_tier if service_tier != "auto" and config.class_of_tier(service_tier) == slo_class else "default"
 
 
-def _within_key(
-    ttft_s: float | None, tpot_s: float | None, slo_class: ClassConfig, key: KeyConfig
-) -> tuple[float | None, float | None]:
-    """The client's own numbers as far as its key allows them: looser than the class's, never tighter."""
+def _within_key(asked: Numbers, slo_class: ClassConfig, key: KeyConfig) -> Numbers:
+    """A client's own numbers as far as its key allows them: looser than the class's, never tighter. How a TTFT compares
+    with a slowdown shows with the prompt."""
     if not key.may_set_slo:
-        return None, None
-    ttft_outside = slo_class.ttft_slowdown is not None or (ttft_s or math.inf) < _first(None, slo_class.ttft_ms, 0)
-    tpot_outside = (tpot_s or math.inf) < _first(None, slo_class.tpot_ms, 0)
-    return None if ttft_outside else ttft_s, None if tpot_outside else tpot_s
+        return Numbers(None, None, None, None, None)
+    least_e2e_ms = _least_e2e_s(slo_class) * 1000
+    return Numbers(
+        ttft_s=_looser(asked.ttft_s, slo_class.ttft_ms),
+        tpot_s=_looser(asked.tpot_s, slo_class.tpot_ms),
+        think_tpot_s=_looser(asked.think_tpot_s, slo_class.think_tpot_ms or slo_class.tpot_ms),
+        e2e_s=_looser(asked.e2e_s, least_e2e_ms),
+        session_e2e_s=_looser(asked.session_e2e_s, least_e2e_ms),
+    )
 
 
 def _least_e2e_s(slo_class: ClassConfig) -> float:
@@ -136,10 +167,10 @@ def _least_e2e_s(slo_class: ClassConfig) -> float:
     return math.inf if slo_class.promises else 0.0
 
 
-def _looser(asked_s: float | None, class_ms: float | None, key: KeyConfig) -> float | None:
-    """A client's number as far as its key allows it: none tighter than its class's."""
+def _looser(asked_s: float | None, class_ms: float | None) -> float | None:
+    """A client's number, unless it is tighter than its class's."""
     tighter = asked_s is not None and class_ms is not None and asked_s < class_ms / 1000
-    return asked_s if key.may_set_slo and not tighter else None
+    return None if tighter else asked_s
 
 
 def default_class(config: Config, key: KeyConfig | None) -> str:
@@ -150,10 +181,6 @@ def default_class(config: Config, key: KeyConfig | None) -> str:
 
 
 def _class_name(headers: Mapping[bytes, bytes], service_tier: str | None, config: Config, key: KeyConfig | None) -> str:
-    if service_tier is not None and service_tier not in SERVICE_TIERS:
-        raise InvalidRequest(
-            f"service_tier must be one of {', '.join(SERVICE_TIERS)}, not {service_tier!r}", param="service_tier"
-        )
     default = default_class(config, key)
     allowed = (key.classes if key else ()) or tuple(config.classes)
     asked = headers.get(CLASS_HEADER)
@@ -166,7 +193,8 @@ def _class_name(headers: Mapping[bytes, bytes], service_tier: str | None, config
         return name
     if service_tier in (None, "auto"):
         return default
-    # A tier that no class claims, or that the key lacks, is served as the default class, and the echo says so.
+    # A tier that is unknown, that no class claims, or that the key lacks, is served as the default class, and the echo
+    # says so.
     claimed = config.class_of_tier(str(service_tier))
     return claimed if claimed in allowed else default
 

@@ -259,6 +259,8 @@ class Exchange:
         """The stream is complete: judge its pace, by the tokens that its usage counts where it has one."""
         if not self.tokens:
             self.late = self._first_is_late(now_s)
+            self.tokens = self.usage_tokens
+            self.failure = self.failure or ("" if self.tokens else "it had no token")
             return
         usage = self.usage_tokens or self.tokens
         self._checks.append((self.tokens, self.last_token_s))

@@ -106,8 +106,12 @@ class Mirror:
         self._waiting = None
 
     def running_for_s(self, now_s: float) -> float:
-        """How long the iteration in flight has run: telemetry leaves when one begins."""
-        return now_s - self.heard_s if self.busy_for_s(now_s) > 0.0 else 0.0
+        """How long ago the latest iteration that is known of began: telemetry leaves when one does."""
+        return now_s - self.heard_s if math.isfinite(self.heard_s) else 0.0
+
+    def overdue_s(self, now_s: float) -> float:
+        """How long ago that iteration was to end: what the replica has chosen since then is not known yet."""
+        return max(0.0, self.running_for_s(now_s) - self._busy_for_s)
 
     def add(self, entry: LedgerEntry) -> None:
         """Enter a request, or what has changed about one (a promotion)."""

@@ -147,6 +147,7 @@ class Upstream:
                 raise UpstreamError(
                     f"its answer has the status {answer.status}, which HTTP does not know", reached=True
                 )
+            _make_relative(answer.headers, origin)
             yield Response(answer, self._max_answer_bytes)
         finally:
             self._release(origin, connection)
@@ -261,6 +262,17 @@ def _head(method: str, origin: Origin, path: str, length: int, headers: Mapping[
         lines.append(f"{name}: {value}\r\n")
     lines.append("\r\n")
     return "".join(lines).encode()
+
+
+def _make_relative(headers: dict[bytes, bytes], origin: Origin) -> None:
+    """A server that redirects to itself means a path: its address may be known to nobody else."""
+    try:
+        target = URL(headers.get(b"location", b"").decode("latin-1"), encoded=True)
+    except ValueError:
+        return
+    own = (target.scheme == "https", target.raw_host, target.port) == (origin.tls, origin.host, origin.port)
+    if own and target.raw_path_qs.startswith(f"{origin.prefix}/"):
+        headers[b"location"] = target.raw_path_qs.removeprefix(origin.prefix).encode("latin-1")
 
 
 def _broken(exc: Exception) -> UpstreamError:

@@ -90,6 +90,16 @@ class ConfigRefused(Event, frozen=True, kw_only=True):
         return f"the configuration stays as it is: {shown(self.why, longest=2000)}"
 
 
+class NothingToReload(Event, frozen=True, kw_only=True):
+    level: ClassVar[int] = logging.WARNING
+
+    def __str__(self) -> str:
+        return (
+            "SIGHUP changes nothing: the gateway was started without --config; "
+            "started with --config FILE it takes over the file's classes, keys and limits"
+        )
+
+
 class Compiling(Event, frozen=True, kw_only=True):
     def __str__(self) -> str:
         return "compiling the planner, once for an installation: about a minute (slosgate warm-up does it ahead)"

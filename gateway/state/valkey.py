@@ -7,17 +7,16 @@ to it. When it dies it is started again, empty: replicas register again, and gat
 from __future__ import annotations
 
 import logging
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from slosgate.engines.children import end_with_parent
+from slosgate.engines.folders import OwnFolder
 
 START_S = 10.0
 RESTART_S = 0.2
@@ -32,7 +31,8 @@ class Valkey:
     """
 
     def __init__(self, port: int | None) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="slosgate-valkey-"))  # only its owner may enter
+        self._own = OwnFolder("valkey")
+        self._folder: Path = self._own.path
         self._socket = self._folder / "valkey.sock"
         self.port = port
         self._stopping = threading.Event()
@@ -54,7 +54,7 @@ class Valkey:
         if self._keeper is not None:
             self._keeper.join()
             self._end()  # it may have started another meanwhile
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._own.remove()
 
     def wait_until_up(self) -> None:
         """Raises RuntimeError when it doesn't come up."""

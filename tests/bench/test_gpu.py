@@ -5,19 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from slosgate.bench import results, virtual
+from slosgate.bench.attainment import collect
 from slosgate.bench.errors import InputError
-from slosgate.bench.gpu import launches
+from slosgate.bench.gpu import beside, launches
 from slosgate.bench.gpu.asking import Capped
 from slosgate.bench.gpu.dummy_model import FIRST_WORD, THINKING_ENDS, WORD_CHARACTERS, word_ids, write_model
 from slosgate.bench.gpu.hits import Expectations
 from slosgate.bench.gpu.lengths import told, told_thinking
 from slosgate.bench.gpu.loads import Offering, equal_parts, read
 from slosgate.bench.gpu.measure import SCENARIO
+from slosgate.bench.summary import summarize
 from slosgate.engines import profiles
-from slosgate.engines.sim.systems import Call, Offered
+from slosgate.engines.sim.systems import Call, Offered, Settings
 
 CALL = Call(prompt_tokens=3, output_tokens=40, ttft_slo_s=0.4, tpot_slo_s=0.05)
 REQUEST = Offered(0.0, (CALL,), "coder")
@@ -115,3 +121,44 @@ def test_classes_share_a_rate_equally() -> None:
     arrivals_s = [request.arrival_s for request in load.requests]
     assert arrivals_s == sorted(arrivals_s)
     assert arrivals_s[-1] < load.seconds
+
+
+def measured(tmp_path: Path, **told: object) -> Path:
+    """A result file as a measurement writes it, of a replica that is just as it is simulated."""
+    offering = Offering(SCENARIO, (4.0,), seconds=15.0)
+    profile = msgspec.structs.replace(profiles.load("h200-llama-3.1-8b"), max_model_tokens=16384)
+    load = equal_parts(offering, msgspec.structs.replace(profile, max_model_tokens=16384 - 2048), 4.0, seed=0, cap=2048)
+    run = virtual.simulate(load, "slosgate-ar", Settings(profile))
+    row = {
+        "system": "slosgate", "scenario": "coder-chatbot", "rate_rps": 4.0, "replicas": 1, "load": load.record,
+        "trace_source": load.trace_source, "profile": msgspec.to_builtins(profile), "window": 16384, "cap": 2048,
+        **summarize(collect(run.outcomes), load.seconds), **told,
+    }  # fmt: skip
+    result = results.begin("gpu-measure", {}, seed=0, hardware=profile.name)
+    result.rows = [row, {**row, "system": "vllm-best"}]
+    results.write(result, tmp_path / "measured.json")
+    return tmp_path / "measured.json"
+
+
+def test_a_measurement_is_simulated_again_and_the_difference_told(tmp_path: Path) -> None:
+    def compared(**told: object) -> tuple[int, dict[str, dict[str, Any]], str]:
+        out = tmp_path / "beside.json"
+        done = CliRunner().invoke(beside.app, [str(measured(tmp_path, **told)), "--json", str(out)])
+        return done.exit_code, {row["figure"]: row for row in json.loads(out.read_bytes())["rows"]}, done.output
+
+    code, figures, said = compared()
+    assert (code, {name: row["off"] for name, row in figures.items()}) == (0, dict.fromkeys(beside.FIGURES, 0.0))
+    assert "left out: vllm-best, coder-chatbot at 4: vllm-best is not simulated; accepted: slosgate, vllm" in said
+    code, figures, _ = compared(ttft_p50_s=1.2 * figures["ttft_p50"]["measured"])
+    assert code == 1
+    assert [name for name, row in figures.items() if not row["holds"]] == ["ttft_p50"]
+    assert figures["ttft_p50"]["off"] == pytest.approx(1 / 1.2 - 1, abs=1e-3)
+
+
+def test_what_can_not_be_simulated_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    done = CliRunner().invoke(beside.app, [str(measured(tmp_path, offered=7))])
+    assert done.exit_code == 2
+    assert "not the 7 that were offered" in " ".join(done.output.split())
+    done = CliRunner().invoke(beside.app, [str(measured(tmp_path)), "--profile", "abacus"])
+    assert done.exit_code == 2
+    assert "unknown hardware 'abacus'" in done.output

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from slosgate.bench import cache, scenarios
+from slosgate.bench import cache, report, results, scenarios
 from slosgate.bench.cli import app
 from slosgate.bench.load import offer
+from slosgate.bench.show import capacity_table
 from slosgate.engines import profiles
 
 POLICY = """
@@ -97,6 +99,48 @@ def test_a_trace_may_lie_beside_its_scenario(here: Path) -> None:
     (here / "mine" / "load.jsonl").write_text("\n".join(lines).replace("100", "101"))
     scenarios.pool.cache_clear()
     assert files_asked("mine/mine.toml") != before  # capacities of the old trace are not used for the new one
+
+
+def test_what_a_trace_holds_and_is_not_offered_is_told(here: Path) -> None:
+    lengths = [(100, 10)] * 18 + [(3000, 10), (100, 0)]
+    rows = [f"2026-11-16 18:17:{n / 2:010.7f},{prompt},{output}" for n, (prompt, output) in enumerate(lengths)]
+    (here / "load.csv").write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]))
+    own = SCENARIO.replace('"azure-code-2023"', '"load.csv"').replace("1.0\n", '"load.csv"\n').replace("30.0]", "10.0]")
+    (here / "mine.toml").write_text(own.replace("window = 2000", "window = 4096"))
+    command = ["--scenario", "mine.toml", "--system", "vllm", "--json", "result.json", "--csv", "rows.csv"]
+    done = CliRunner().invoke(app, ["run", *command, "--rate", "2"])
+    told = [
+        "short: 1 of 19 requests of load.csv left out: longer than the window of h200-opt-13b (the scenario asks for "
+        "4,096), 2,048 tokens",
+        "short: load.csv: 1 row left out: no prompt or no output tokens",
+    ]
+    assert done.exit_code == 0
+    assert all(sentence in " ".join(done.output.split()) for sentence in told)
+    (row,) = json.loads((here / "result.json").read_bytes())["rows"]
+    assert (row["dropped"], row["dropped_of"], row["load"]["left_out"]) == (1, 19, told)
+    assert "dropped" in (here / "rows.csv").read_text()
+    assert CliRunner().invoke(app, ["report", "result.json", "--out", "page.html"]).exit_code == 0
+    page = (here / "page.html").read_text()
+    assert all(sentence in page for sentence in told)
+    done = CliRunner().invoke(app, ["capacity", *command, "--seeds", "1"])
+    assert done.exit_code == 2
+    assert "18 requests of mine.toml are too few to find a capacity" in " ".join(done.output.split())
+
+
+def test_a_capacitys_table_and_report_count_what_is_left_out() -> None:
+    row = {
+        "scenario": "mine.toml", "system": "vllm", "hardware": "h200-opt-13b", "replicas": 1, "gpus": 1,
+        "attainment_target": 0.9, "capacity_rps_per_gpu": 1.0, "attainment": 0.9, "ci_low": 0.8, "ci_high": 1.0,
+        "bound_rps_per_gpu": 2.0, "share_of_bound": 0.5, "dropped": 1, "dropped_of": 19,
+    }  # fmt: skip
+    said = "Left out of the traces, as longer than the window: mine.toml 1 of 19 requests"
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(capacity_table([row]))
+    assert said in " ".join(shown.get().split())
+    result = results.begin("capacity", {}, seed=0, hardware="h200-opt-13b")
+    result.rows.append(row)
+    assert said in report.build([("result.json", result)])
 
 
 def files_asked(scenario: str) -> list[str]:

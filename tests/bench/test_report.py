@@ -53,6 +53,20 @@ def wide(page: str, label: str) -> list[str]:
     return re.findall(rf'<svg class="wide"[^>]*aria-label="{label}[^"]*">.*?</svg>', page)
 
 
+def test_what_harm_is_done_is_drawn_beside_the_share_that_decides(tmp_path: Path) -> None:
+    found = results.read(RESULTS / "harm.json")
+    found.rows[0] |= {"attainment": 0.85, "ci_low": 0.83, "ci_high": 0.87, "holds": False}
+    results.write(found, tmp_path / "harm.json")
+    page = draw(tmp_path / "harm.json", out=tmp_path / "report.html")
+    panels = wide(page, "slosgate at the limit of the best baseline")
+    assert len(panels) == len({(r["hardware"], r["attainment_target"]) for r in found.rows}) == 10
+    dots = [sum(panel.count(f'class="fill-{colour}"') for panel in panels) for colour in ("ours", "ours2")]
+    assert dots == [64, 63]  # with speculation and without
+    assert sum(panel.count('class="fill-missed"') for panel in panels) == 1
+    assert all(panel.count('class="slo"') == 1 for panel in panels)
+    assert "falls short (1 of 128)" in page
+
+
 def test_the_gain_is_drawn_and_each_bar_has_its_own_bound(tmp_path: Path) -> None:
     page = draw(RESULTS / "headline.json", out=tmp_path / "report.html")
     (gain,) = wide(page, "Gain of slosgate")

@@ -8,11 +8,15 @@ from slosgate.bench import scenarios
 from slosgate.bench.errors import InputError
 from slosgate.bench.load import Load, offer
 from slosgate.engines import profiles
+from slosgate.engines.sim import systems
+from slosgate.engines.sim.cluster import simulate
+from slosgate.engines.sim.systems import Call, Offered, Settings
+from slosgate.traces.records import Stage
 from slosgate.traces.sources import Places
 from tests.traces.real import no_places, real_places
 
 SIX = ["chatbot", "coder", "summarizer", "mixed", "tool-calling", "reasoning"]
-H200 = profiles.load("h200-opt-13b")
+H200, LLAMA = profiles.load("h200-opt-13b"), profiles.load("h200-llama-3.1-8b")
 
 
 def offered(
@@ -107,7 +111,19 @@ def test_every_call_has_its_own_slo(tmp_path: Path) -> None:
     assert [call.tpot_slo_s for call in loop.calls] == [0.05] * (len(loop.calls) - 1) + [0.1]
     call = loop.calls[1]
     assert call.cached_tokens > 0
-    assert call.ttft_slo_s == pytest.approx(3 * H200.zero_load_ttft_s(call.prompt_tokens))
+    assert call.ttft_slo_s == pytest.approx(3 * H200.zero_load_ttft_s(call.prompt_tokens, call.cached_tokens))
+
+
+def test_a_slowdown_is_of_what_an_idle_replica_takes_behind_the_context_that_is_cached() -> None:
+    new, cached = 21_802, 92_992
+    slo = scenarios.StageSlo(ttft_slowdown=1.05, tpot_ms=50)
+    slo_s = slo.ttft_s(Stage(prompt_tokens=new, output_tokens=1, cached_tokens=cached), LLAMA)
+    loop = Offered(0.0, (Call(cached, 1), Call(new, 1, slo_s, 0.05, cached_tokens=cached)), id="loop")
+    for system in ("vllm", "slosgate-ar"):
+        second = simulate(systems.load(system)(Settings(LLAMA)), [loop]).jobs[1]
+        took_s = float(second.token_s[0]) - second.arrival_s
+        assert second.cached_tokens > 0.99 * cached
+        assert 0.9 * slo_s < took_s <= slo_s
 
 
 def test_a_response_goes_on_in_the_call_of_its_thinking_at_its_own_pace(tmp_path: Path) -> None:

@@ -182,6 +182,26 @@ def test_a_request_on_its_way_is_waited_for_until_it_is_here_or_should_be() -> N
     assert follows.rests_until_s(here_s, here_s + PROFILE.decide_s, 8000) == here_s  # it may come, and nobody waits
 
 
+def test_best_effort_on_its_way_is_not_waited_for() -> None:
+    for guaranteed in (True, False):
+        follows = follower(a=300)
+        run(follows)
+        step_s = follows.next_batch(1.0, free_blocks=8000).duration_s
+        hasty_s = PROFILE.soonest_s(20) + PROFILE.decide_s + step_s / 2
+        follows.announce(Announcement("hasty", 20, hasty_s, guaranteed), 1.0)
+        assert follows.awaits(1.001 + PROFILE.decide_s, 8000) == guaranteed
+
+
+def test_a_few_requests_tell_how_long_the_front_end_takes() -> None:
+    follows = follower()
+    for n in range(4):
+        follows.announce(Announcement(f"r{n}", 20, 1.0, guaranteed=False), 10.0 + n)
+        assert follows.profile.request_overhead_s == PROFILE.request_overhead_s
+        slo = SloArgs(slo_id=f"r{n}", slo_ttft_ms=1e3)
+        follows.add(slo, prompt_tokens=20, cached_tokens=0, max_tokens=9, now_s=10.0 + n, seen_s=10.05 + n)
+    assert follows.profile.request_overhead_s == pytest.approx(0.05)
+
+
 def test_an_announced_request_that_never_came_is_forgotten() -> None:
     follows = follower(a=300)
     run(follows)

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 
+from slosgate import __version__
 from tests.engines.serving import sim_engine
 
 ASK: list[Any] = [{"role": "user", "content": "What is the weather in Bern?"}]
@@ -194,3 +195,8 @@ async def test_what_clients_leave_null_is_as_if_unsaid(client: AsyncOpenAI) -> N
     answer = await client.chat.completions.create(model="tiny", messages=ASK, max_tokens=3, extra_body=unsaid)
     assert answer.usage is not None
     assert 0 < answer.usage.completion_tokens <= 3
+
+
+async def test_it_says_which_version_answers(server: str) -> None:
+    async with aiohttp.ClientSession() as client, client.get(f"{server}/version") as answer:
+        assert await answer.json() == {"version": __version__}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -13,7 +14,7 @@ from slosgate.engines.sim.cluster import simulate
 from slosgate.engines.sim.policies.slosgate import SlosgatePolicy
 from slosgate.engines.sim.state import EngineState
 from slosgate.engines.sim.systems import Call, Offered, Settings, StageJob
-from slosgate.engines.sim.systems.base import Delays, Fleet
+from slosgate.engines.sim.systems.base import Fleet
 from slosgate.engines.sim.systems.slosgate import FrontEnd, PlannedSystem
 from slosgate.planner.profile import HardwareProfile, Launches
 
@@ -53,6 +54,25 @@ class Slowing(PlannedSystem):
         state.coefficients = 1.3 * state.coefficients
 
 
+class Throttled(PlannedSystem):
+    """Its front end has too little CPU from some moment on: requests take 50 to 150 ms through it, by turns."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, FrontEnd())
+        self._random = np.random.default_rng(2)
+
+    def arrive(self, fleet: Fleet, job: StageJob, now_s: float) -> None:
+        if job.id == "r0":
+            fleet.at(now_s + 5.0, partial(self._throttle, fleet))
+        super().arrive(fleet, job, now_s)
+
+    def _throttle(self, fleet: Fleet, now_s: float) -> None:
+        self.replicas[0].state.overhead_s = float(self._random.uniform(0.05, 0.15))
+        fleet.wake(0, now_s)
+        if now_s < SECONDS:
+            fleet.at(now_s + 0.25, partial(self._throttle, fleet))
+
+
 def offered(rate_rps: float, ttft_s: dict[str, float]) -> list[Offered]:
     """Code completion and chat, half and half, as Azure's are on average."""
     rng = np.random.default_rng(5)
@@ -89,7 +109,7 @@ SURPRISES: dict[str, Callable[[], PlannedSystem]] = {
         Settings(H200, slowdown=1.5), anothers(profiles.load("h200-llama-3.1-8b"))
     ),
     "it slows down by 30 % while it serves": lambda: Slowing(Settings(H200), FrontEnd()),
-    THROTTLED: lambda: PlannedSystem(Settings(H200, delays=Delays(http_s=0.15)), FrontEnd()),
+    THROTTLED: lambda: Throttled(Settings(H200)),
 }
 
 

@@ -36,6 +36,7 @@ DONE = b"data: [DONE]\n\n"
         (b"data:\n\n" + TOKEN + b"data: \n\ndata:\r\n\r\n", 1),
         (TOKEN + b"event: error\ndata: boom\n\n", 1),
         (TOKEN + ERROR + DONE, 1),
+        (TOKEN.replace(b'{"ch', b'{"error":{},"logprob":NaN,"ch') + ROLE.replace(b"null", b'null,"x":-Infinity'), 1),
         (b'data: {"choices":[{"text":"say \\"error\\" and \\"role\\": x"}]}\n\n', 1),
         (b'data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":"stop"}]}\n\n', 1),
     ],
@@ -83,6 +84,12 @@ def test_errors_and_usage() -> None:
     assert in_events(b"event: error\ndata: boom\n\n").error == "boom"
     assert in_events(b'event:error\ndata: {"detail":"boom"}\n\n').error
     assert in_whole(b'{"error":{"message":"no","code":500}}').error == "no"
+    assert in_whole(b'{"detail":"Not Found"}').error == "it has no choices"
+    assert in_whole(b'{"choices":[],"error":""}').error
+    told = in_events(USAGE.replace(b"[],", b'[],"kv_cache_usage":NaN,'))
+    assert (told.tokens, told.usage and told.usage.completion_tokens) == (0, 40)
+    for empty in (b"null", b"false", b'""', b"{}"):
+        assert not in_events(TOKEN.replace(b'{"ch', b'{"error":%b,"ch' % empty)).error
     assert not in_events(b'data: {"error":null,"choices":[{"delta":{"content":"w"}}]}\n\n').error
 
 
@@ -103,6 +110,9 @@ def scripted(*parts: bytes) -> Script:
         ((ERROR, DONE), "replica-lost", 0),
         ((ROLE, TOKEN, TOKEN, DONE), "completed", 2),
         ((TOKEN, USAGE, DONE), "completed", 40),
+        ((USAGE, DONE), "completed", 40),
+        ((DONE,), "failed", 0),
+        ((ROLE, DONE), "failed", 0),
         ((USAGE.replace(b"40", b"1"), TOKEN, TOKEN, USAGE, b": bye\n\n", DONE), "completed", 40),
     ],
 )

@@ -36,7 +36,15 @@ CASES: list[tuple[str, dict[str, Any], dict[str, str], int, str | None, str]] = 
     ("TTFT below zero load", GOOD, {"x-slo-ttft-ms": "1"}, 400, "x-slo-ttft-ms", "accepted: at least that"),
     ("TPOT below zero load", GOOD, {"x-slo-tpot-ms": "1"}, 400, "x-slo-tpot-ms", "accepted: at least that"),
     ("unknown class", GOOD, {"x-slo-class": "gold"}, 400, "x-slo-class", "must be one of interactive, batch, default"),
-    ("unknown tier", {**GOOD, "service_tier": "x"}, {}, 400, "service_tier", "must be one of auto, default, flex"),
+    ("no number", {**GOOD, "temperature": float("nan")}, {}, 400, "temperature", "accepted: finite numbers"),
+    (
+        "within a list",
+        {**GOOD, "logit_bias": [{"1": float("-inf")}]},
+        {},
+        400,
+        "logit_bias",
+        "accepted: finite numbers",
+    ),
     ("beyond the window", {"prompt": [1] * 2048}, {}, 400, "prompt", "2048 tokens; accepted: at most 2047"),
 ]
 
@@ -55,6 +63,14 @@ async def test_bad_input_names_the_field_and_what_is_accepted(
         assert error["type"] == "invalid_request_error"
         assert said in error["message"]
         assert server.calls == []
+
+
+async def test_numbers_that_json_does_not_have_are_named_on_every_path(
+    gateway: Process, client: aiohttp.ClientSession
+) -> None:
+    for path in ("/v1/embeddings", "/v1/chat/completions", "/v1/responses"):
+        error = await refusal(client, gateway.url + path, b'{"model": "a", "temperature": -Infinity}', {})
+        assert (error["status"], error["param"]) == (400, "temperature")
 
 
 async def test_a_chat_needs_messages(

@@ -6,7 +6,7 @@ import pytest
 
 from slosgate.gateway.config import parse
 from slosgate.gateway.errors import Forbidden, InvalidRequest
-from slosgate.gateway.promises.contract import Contract, resolve
+from slosgate.gateway.promises.contract import Contract, ignored, resolve
 
 CONFIG = parse(
     f"""
@@ -68,6 +68,8 @@ def test_a_slowdown_is_replaced_by_a_stated_ttft() -> None:
         ("auto", "default", "default", "default"),
         ("flex", "default", "flex", "flex"),
         ("scale", "default", "default", "default"),  # no class claims it: the default class, and the echo says so
+        ("gold", "default", "default", "default"),  # of another provider
+        ("", "default", "default", "default"),
     ],
 )
 def test_service_tiers_are_classes_and_echoed_as_served(tier: str, slo_class: str, kept: str, downgraded: str) -> None:
@@ -82,11 +84,9 @@ def test_refuses_an_slo_that_is_no_positive_number(value: str) -> None:
         contract(x_slo_ttft_ms=value)
 
 
-def test_refuses_unknown_classes_and_tiers() -> None:
+def test_refuses_unknown_classes() -> None:
     with pytest.raises(InvalidRequest, match="x-slo-class must be one of interactive, coder, default"):
         contract(x_slo_class="gold")
-    with pytest.raises(InvalidRequest, match="service_tier must be one of auto, default, flex"):
-        contract("gold")
 
 
 def test_a_key_has_classes_a_default_and_a_weight() -> None:
@@ -105,5 +105,33 @@ def test_a_trusted_key_may_loosen_but_not_tighten_its_class() -> None:
     assert contract(key="trusted", x_slo_class="interactive", x_slo_ttft_ms="100").ttft_s == 0.5
     assert contract(key="trusted", x_slo_class="interactive", x_slo_tpot_ms="80").tpot_s == 0.08
     assert contract(key="trusted", x_slo_class="interactive", x_slo_tpot_ms="10").tpot_s == 0.05
-    assert contract(key="trusted", x_slo_class="coder", x_slo_ttft_ms="9000").ttft_slowdown == 5.0
+    both = contract(key="trusted", x_slo_class="coder", x_slo_ttft_ms="9000")  # which is looser shows with the prompt
+    assert (both.ttft_slowdown, both.ttft_s) == (5.0, 9.0)
     assert contract(key="trusted", x_slo_ttft_ms="100").ttft_s == 0.1
+
+
+@pytest.mark.parametrize(
+    ("key", "slo_class", "sent", "named"),
+    [
+        ("plain", "interactive", {"x_slo_ttft_ms": "900"}, b"x-slo-ttft-ms"),  # it may state none
+        ("trusted", "interactive", {"x_slo_ttft_ms": "100", "x_slo_tpot_ms": "80"}, b"x-slo-ttft-ms"),
+        ("trusted", "interactive", {"x_slo_e2e_ms": "9000"}, b"x-slo-e2e-ms"),  # the class promises no such thing
+        ("trusted", "interactive", {"x_llm_d_slo_tpot_ms": "1"}, b"x-llm-d-slo-tpot-ms"),
+        ("trusted", "default", {"x_slo_e2e_ms": "9000"}, b""),
+        (None, "interactive", {"x_slo_ttft_ms": "100", "x_slo_e2e_ms": "9000"}, b""),
+    ],
+)
+def test_a_number_that_does_not_hold_is_named(
+    key: str | None, slo_class: str, sent: dict[str, str], named: bytes
+) -> None:
+    found = contract(key=key, x_slo_class=slo_class, **sent)
+    headers = [name.replace("_", "-").encode() for name in sent]
+    assert b", ".join(ignored(headers, found, None, found.ttft_s, math.inf)) == named
+
+
+def test_what_a_session_is_not_held_to_is_named() -> None:
+    sent, whole = contract(x_slo_session_e2e_ms="9000"), b"x-slo-session-e2e-ms"
+    assert ignored([whole], sent, None, math.inf, 109.0) == ()
+    assert ignored([whole], sent, None, math.inf, math.inf) == (
+        whole,
+    )  # it names no session, or one that began without

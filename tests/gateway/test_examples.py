@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,10 @@ def served(redis_url: str) -> Iterator[Process]:
         yield gateway
 
 
-def said(name: str, gateway: Process) -> str:
+def said(name: str, gateway: Process, key: str = "none") -> str:
     command = [sys.executable, str(EXAMPLES / name), f"{gateway.url}/v1", "agent"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=EXAMPLE_S, check=False)
+    environment = {**os.environ, "OPENAI_API_KEY": key}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=EXAMPLE_S, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -42,6 +45,22 @@ def test_an_agents_loop_is_promised_its_calls_and_finds_its_prefix(served: Proce
     assert cached[0] == 0
     assert min(cached[1:]) > 300
     assert all("guaranteed" in line for line in lines)
+
+
+def test_an_agent_is_told_that_its_key_may_set_no_limit(redis_url: str, served: Process) -> None:
+    config = f"""
+    [classes.interactive]
+    tpot_ms = 100
+    [keys.agents]
+    sha256 = "{sha256(b"secret").hexdigest()}"
+    default_class = "interactive"
+    may_set_slo = true
+    """
+    with running_gateway(redis_url, config, wait=False) as gateway:
+        gateway.wait_until_up("/ready", needs=["examples"])
+        lines = said("agent_loop.py", gateway, "secret").splitlines()
+    assert len(lines) == 5
+    assert all("no limit on the loop (the gateway ignored x-slo-session-e2e-ms)" in line for line in lines)
 
 
 def test_a_reasoning_model_thinks_and_answers(served: Process) -> None:

@@ -29,6 +29,9 @@ sha256 = "{digest("root")}"
 [classes.interactive]
 ttft_ms = 1000
 tpot_ms = 100
+[classes.documents]
+ttft_slowdown = 5
+tpot_ms = 100
 [keys.team-a]
 sha256 = "{digest("secret-a")}"
 classes = ["interactive"]
@@ -39,6 +42,10 @@ max_concurrent = 1
 [keys.team-c]
 sha256 = "{digest("secret-c")}"
 requests_per_minute = 2
+[keys.team-d]
+sha256 = "{digest("secret-d")}"
+default_class = "documents"
+may_set_slo = true
 """
 
 
@@ -86,6 +93,20 @@ async def test_a_key_brings_its_class_and_hides_the_clients_own_numbers(
         assert "authorization" not in server.calls[0].headers
         async with client.get(f"{guarded.url}/v1/models", headers=as_key("secret-a")) as answer:
             assert model in [m["id"] for m in (await answer.json())["data"]]
+
+
+@pytest.mark.parametrize(("asked_ms", "holds"), [("60000", True), ("0.001", False)])
+async def test_of_a_slowdown_and_a_clients_own_ttft_the_looser_holds(
+    guarded: Process, client: aiohttp.ClientSession, redis_url: str, model: str, asked_ms: str, holds: bool
+) -> None:
+    async with replica(redis_url, guarded.url, model):
+        headers = as_key("secret-d", x_slo_ttft_ms=asked_ms, x_slo_session="loop", x_slo_session_e2e_ms="9000")
+        async with client.post(f"{guarded.url}/v1/completions", json=body(model), headers=headers) as answer:
+            effective_ms = float(answer.headers["x-slo-effective-ttft-ms"])
+            named = answer.headers["x-slo-ignored"].split(", ")
+    assert (effective_ms == 60000) == holds
+    assert effective_ms > 1
+    assert named == ["x-slo-session-e2e-ms", *([] if holds else ["x-slo-ttft-ms"])]
 
 
 async def test_a_class_that_a_key_lacks_is_forbidden(

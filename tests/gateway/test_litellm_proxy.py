@@ -1,6 +1,7 @@
 """LiteLLM's proxy on both sides, as the docs say to set it up: in front of the gateway, and as its way out.
 
-Needs the proxy on the PATH (pip install 'litellm[proxy]', in an environment of its own if need be).
+Needs the proxy of the environment that `make test-litellm` builds, or one on the PATH (pip install 'litellm[proxy]').
+1.83 tells clients nothing of a refusal's headers; 1.108 does, as `llm_provider-*`.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from tests.gateway.conftest import until_known
 from tests.gateway.scripted import good, scripted_replica
 from tests.processes import answers, free_port, running_engine, running_gateway, running_valkey, wait_for
 
-PROGRAM = shutil.which("litellm")
+RIVALS = Path(__file__).parents[2] / ".venv-rivals" / "bin"
 STOP_S = 20.0
 
 
-def _has_proxy() -> bool:
-    """Whether that program is more than the library's stub."""
-    return PROGRAM is not None and subprocess.run([PROGRAM, "--version"], capture_output=True).returncode == 0
+def _program() -> str | None:
+    """The first that is more than the library's stub."""
+    found = (shutil.which("litellm", path=folder) for folder in (str(RIVALS), *os.get_exec_path()))
+    return next(
+        (one for one in found if one and not subprocess.run([one, "--version"], capture_output=True).returncode), None
+    )
 
 
-pytestmark = pytest.mark.skipif(not _has_proxy(), reason="the LiteLLM proxy is not on the PATH")
+PROGRAM = _program()
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no LiteLLM proxy: make test-litellm installs one")
 
 KEY = f"sk-{secrets.token_hex(32)}"  # without one, or with a guessable one, the proxy doesn't start
 PAGE = Path(__file__).parents[2] / "docs" / "in-front-of-vllm.md"

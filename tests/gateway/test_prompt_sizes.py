@@ -14,6 +14,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from slosgate.gateway.decisions.counts import Line
 from slosgate.gateway.decisions.lengths import Lengths
 from slosgate.gateway.decisions.tokenizing import Tokenizers
+from slosgate.gateway.promises.completion import Kind, parse
 from tests.gateway.test_lengths import NONE, completion, finished, planned
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d " * 200, "parameters": {"type": "object"}}}
@@ -54,6 +55,25 @@ def test_each_kind_is_learned(tmp_path: Path) -> None:
     assert planned(lengths, tools) == pytest.approx(3000, rel=0.05)
     assert planned(lengths, image) == pytest.approx(1500, rel=0.05)
     assert planned(lengths, chat([IMAGE])) == pytest.approx(750, rel=0.1)
+
+
+def test_images_of_many_sizes_are_planned_for_with_care() -> None:
+    lengths = Lengths(NONE)
+    for counted in (250, 1100, 1500) * 12:
+        lengths.learn(finished(chat([IMAGE]), prompt=counted, output=5, size=lengths.size(chat([IMAGE]))))
+    assert 1100 <= planned(lengths, chat([IMAGE])) <= 2000
+
+
+@pytest.mark.parametrize("kind", ["chat", "completions"])
+def test_a_text_is_as_long_whether_its_writer_escapes_it_or_not(kind: Kind) -> None:
+    told = {
+        "messages": [{"role": "user", "content": "你好" * 100}],
+        "prompt": "你好" * 100,
+        "tools": [{"d": "你好" * 9}],
+    }
+    plain, escaped = (parse(json.dumps(told, ensure_ascii=escape).encode(), kind) for escape in (False, True))
+    assert len(escaped.body) > 1.5 * len(plain.body)
+    assert (plain.prompt_bytes, plain.tool_bytes) == (escaped.prompt_bytes, escaped.tool_bytes)
 
 
 def test_a_few_odd_counts_do_not_bend_the_line() -> None:

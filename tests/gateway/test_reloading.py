@@ -8,11 +8,12 @@ from pathlib import Path
 
 import aiohttp
 
+from slosgate.bench.processes import SLOSGATE, started
 from slosgate.gateway.config import parse
 from slosgate.gateway.reloading import differing, taken_over
 from tests.gateway.conftest import eventually, until_known
 from tests.gateway.scripted import MODEL, good, scripted_replica
-from tests.processes import running_gateway
+from tests.processes import free_port, running_gateway, wait_for
 
 CLASSES = "[classes.calm]\nttft_ms = 5000\n"
 
@@ -75,6 +76,18 @@ async def test_a_key_that_stays_has_used_what_it_has(
             gateway.popen.send_signal(signal.SIGHUP)
             await eventually(lambda: "read again: keys changed" in gateway.log.read_text())
             assert await status() == 429
+
+
+def test_without_a_file_it_is_told_what_to_do_instead(redis_url: str) -> None:
+    port = free_port()
+    command = [*SLOSGATE, "serve", "--redis", redis_url, "--port", str(port), "--log-format", "json"]
+    with started(command, port) as gateway:
+        gateway.wait_until_up()
+        gateway.popen.send_signal(signal.SIGHUP)
+        wait_for(lambda: "nothing_to_reload" in gateway.log.read_text())
+        [line] = [line for line in gateway.log.read_text().splitlines() if "nothing_to_reload" in line]
+    assert '"level":"warning"' in line
+    assert "started with --config FILE it takes over" in line
 
 
 def test_what_needs_a_restart_is_told_and_not_taken_over() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 
-from tests.gateway.conftest import Start, eventually, until_known
+from tests.gateway.conftest import ADMIN, Start, eventually, until_known
 from tests.gateway.scripted import Call, Script, dies_at_once, good, stalls
 from tests.processes import Process, running_gateway
 
@@ -82,6 +82,43 @@ async def test_a_full_replica_is_passed_over(
         async with client.post(f"{gateway.url}/v1/completions", json=body(model)) as answer:
             assert (answer.status, answer.headers["x-slo-replica"]) == (200, free.name)
         assert len(full.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "later", "told"), [(503, "9", "9"), (529, "Wed, 01 Jan 2098 00:00:00 GMT", "86400"), (522, "x", "1")]
+)
+async def test_an_unwell_replica_is_passed_over_and_its_wish_to_wait_is_told(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, status: int, later: str, told: str
+) -> None:
+    url = f"{gateway.url}/v1/completions"
+    async with replica("unwell", says(status, b"<html>", "text/html", f"retry-after: {later}")):
+        async with client.post(url, json=body(model)) as answer:
+            assert (answer.status, answer.headers["retry-after"]) == (503, told)
+        async with replica("fine", good()) as fine, client.post(url, json=body(model)) as answer:
+            assert (answer.status, answer.headers["x-slo-replica"]) == (200, fine.name)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_any_success_is_one(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, path: str
+) -> None:
+    text = b'{"choices":[{"text":"x"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
+    async with replica("a", says(203, text)), client.post(gateway.url + path, json=body(model)) as answer:
+        assert (answer.status, await answer.read()) == (203, text)
+        request_id = answer.headers["x-request-id"]
+    if path == PATHS[0]:
+        async with client.get(f"{gateway.url}/admin/requests/{request_id}", headers=ADMIN) as answer:
+            assert (await answer.json())["outcome"] == "completed"
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_header_that_nobody_may_send_on_costs_itself_alone(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, path: str
+) -> None:
+    for odd in ("\0", "\x01", "\x7f"):
+        script = says(422, ERROR, "application/json", f"retry-after: 1{odd}", "etag: a")
+        async with replica(f"a{ord(odd)}", script), client.post(gateway.url + path, json=body(model)) as answer:
+            assert (answer.status, answer.headers["etag"], "retry-after" in answer.headers) == (422, "a", False)
 
 
 async def test_a_request_that_every_replica_fails_of_blames_none(
@@ -426,6 +463,33 @@ async def test_a_header_that_says_nothing_of_the_slo_is_named(
     url = f"{gateway.url}/v1/completions"
     async with replica("a", good()), client.post(url, json=body(model), headers=sent) as answer:
         assert (answer.status, answer.headers.get("x-slo-ignored")) == (200, named)
+
+
+@pytest.mark.parametrize("tier", ["on_demand", "", 5, {"a": "b"}])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tier_of_another_provider_is_served_as_the_default_and_named(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, tier: object, stream: bool
+) -> None:
+    sent = body(model, service_tier=tier, stream=stream)
+    async with replica("a", good()), client.post(f"{gateway.url}/v1/completions", json=sent) as answer:
+        assert (answer.status, answer.headers["x-slo-ignored"]) == (200, "service_tier")
+        assert answer.headers["x-slo-class"] == "default"
+        assert '"service_tier":"default"' in await answer.text()
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_replica_that_redirects_to_itself_tells_nobody_its_address(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, path: str
+) -> None:
+    async def to_itself(call: Call) -> None:
+        location = f"location: http://{call.headers['host']}/v1/elsewhere?a=%2F"
+        await says(307, b"", "text/plain", location)(call)
+
+    async with (
+        replica("a", to_itself),
+        client.post(gateway.url + path, json=body(model), allow_redirects=False) as answer,
+    ):
+        assert (answer.status, answer.headers["location"]) == (307, "/v1/elsewhere?a=%2F")
 
 
 @pytest.fixture(scope="module")

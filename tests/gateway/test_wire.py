@@ -275,11 +275,17 @@ async def test_methods_that_are_not_allowed_name_those_that_are(
         (b"GET //health/?a=%00#b HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 200),
         (b"GET /health HTTP/1.1\r\nhost: a\r\nexpect: something\r\nte: trailers\r\nconnection: close, te\r\n\r\n", 200),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"GET /health HTTP/2.0\r\nhost: a\r\n\r\n", 505),
+        (b"POST /v1/completions HTTP/2\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}", 400),
+        (b"GET /health HTTP/2.0\r\nhost: a\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n", 505),
+        (b"GET /health HTTP/0.9\r\nhost: a\r\n\r\n", 400),
+        (b"GET /health\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 600, 400),
     ],
     ids=[
         "OPTIONS *", "two hosts", "a transfer coding", "two lengths", "a length and chunks", "an absolute URI",
-        "an odd path", "an expectation", "HTTP/2", "TLS",
+        "an odd path", "an expectation", "HTTP/2", "HTTP/2 as text", "half a version", "an upgrade from HTTP/2",
+        "HTTP/0.9 with headers", "HTTP/0.9", "TLS",
     ],
 )  # fmt: skip
 async def test_oddities_are_answered(gateway: Process, sent: bytes, status: int) -> None:

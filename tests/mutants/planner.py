@@ -479,6 +479,27 @@ MUTANTS = (
         f"{REHEARSE}an_arrival_waits_until_it_can_be_seen",
     ),
     _planner(
+        "a rehearsal begins now although the replica has chosen more since its report",
+        "judging",
+        "moment.now_s + moment.busy_for_s - moment.overdue_s",
+        "moment.now_s + moment.busy_for_s",
+        "tests/planner/test_chosen_already.py::test_what_has_been_chosen_since_the_latest_report_counts",
+    ),
+    _planner(
+        "an iteration is waited with although that makes a promise late",
+        "arrivals",
+        "begins_s + own_s[i] <= follows.bearable_s:\n            last_s",
+        "True:\n            last_s",
+        f"{_in('arrivals')}nobody_is_waited_for_at_the_cost_of_a_promise",
+    ),
+    _planner(
+        "launching a prompt that is waited for takes no time",
+        "arrivals",
+        "begins_s = max(follows.free_s, ready_s[i]) + lag_s[i]\n        in_time",
+        "begins_s = max(follows.free_s, ready_s[i])\n        in_time",
+        f"{_in('arrivals')}nobody_is_waited_for_whose_launch_takes_too_long",
+    ),
+    _planner(
         "a first token that never comes is not missed",
         "rehearsal",
         "seen.first_token_s[row] == np.inf and jobs[row].deadline_s < flight.end_s",

@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 
-from slosgate.planner.dues import due_base_s, first_due_s, first_token_open, gain, in_time, next_due_s, next_late_s
+from slosgate.planner.dues import (
+    as_planned,
+    due_base_s,
+    first_due_s,
+    first_token_open,
+    gain,
+    in_time,
+    latest_s,
+    next_due_s,
+    next_late_s,
+)
 from slosgate.planner.jobs import JobTable
 
 
@@ -37,16 +47,24 @@ def test_only_the_first_token_sets_the_base() -> None:
     assert (one["context"], one["generated"], one["due_base_s"]) == (103, 4, 1.3)
 
 
-def test_a_first_token_is_to_be_had_before_its_deadline() -> None:
-    assert first_token_open(1.0, 0.9)
-    assert not first_token_open(1.0, 1.0)
-    assert not first_token_open(math.inf, 0.9)
+def test_a_first_token_is_to_be_had_while_its_slo_can_still_be_kept() -> None:
+    assert first_token_open(job(), 1.04)
+    assert not first_token_open(job(), 1.05)
+    assert not first_token_open(job(guaranteed=True), 1.01)
+    assert not first_token_open(job(deadline_s=math.inf), 0.9)
+
+
+def test_a_short_deadline_leaves_best_effort_the_headroom_that_it_was_planned_with() -> None:
+    # An SLO of 49 ms is planned for 34; the rest is for the way, of which best effort may use 10 ms.
+    assert latest_s(job(deadline_s=0.034)) == pytest.approx(0.044)
+    assert latest_s(job(deadline_s=0.02)) == pytest.approx(0.02 + 0.02 / 3)  # of 30 ms
+    assert latest_s(job(guaranteed=True)) == pytest.approx(1.01)  # a promise counts without the tolerance
 
 
 def test_past_its_deadline_best_effort_is_worth_serving_up_to_the_tolerance() -> None:
     assert first_due_s(job(), 1.0) == 1.0
     assert first_due_s(job(), 1.01) == 1.05
-    assert first_due_s(job(guaranteed=True), 1.01) == 1.0
+    assert first_due_s(job(guaranteed=True), 1.005) == 1.01  # part of the headroom that it was planned with
     assert first_due_s(job(arrival_s=-math.inf), 1.01) == 1.0
 
 
@@ -54,8 +72,10 @@ def test_best_effort_that_came_late_has_nothing_to_win() -> None:
     decoding: dict[str, Any] = {"prompt_left": 0, "context": 100, "generated": 2}
     assert next_due_s(job(due_base_s=1.0, **decoding), 1.1) == 1.2
     assert in_time(job(due_base_s=1.0, **decoding))
-    assert not in_time(job(due_base_s=1.01, **decoding))
-    assert next_due_s(job(due_base_s=1.01, **decoding), 1.1) == math.inf
+    assert in_time(job(due_base_s=1.04, **decoding))
+    assert not as_planned(job(due_base_s=1.04, **decoding))  # so it is served in time, and not promised
+    assert not in_time(job(due_base_s=1.06, **decoding))
+    assert next_due_s(job(due_base_s=1.06, **decoding), 1.1) == math.inf
     assert next_due_s(job(due_base_s=1.25, guaranteed=True, **decoding), 1.1) == 1.45
 
 

@@ -18,7 +18,7 @@ def rehearsed(jobs: JobTable, *, free: int = 8000, until_s: float = -math.inf) -
     """From time 0 on, when an iteration of 10 ms has just ended."""
     watched = np.ones(len(jobs), np.bool_)
     flight = InFlight(start_s=-0.01, end_s=0.0)
-    return play(jobs.rows, machine_of(H200), delays_of(H200), NO_ARRIVALS, flight, free, watched, until_s)
+    return play(jobs.rows, machine_of(H200), delays_of(H200), NO_ARRIVALS, flight, free, watched, 0.0, until_s)
 
 
 @pytest.mark.parametrize(("due_last", "starts"), [("large", True), ("small", False)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,8 @@ def read(tmp_path: Path, content: str | bytes, name: str = "own.csv") -> list[tu
     "content",
     [
         pytest.param(b"\xef\xbb\xbf" + OWN.encode() + b"0,12,3\n1.5,40,8\n", id="byte order mark"),
+        pytest.param((OWN + "0,12,3\n1.5,40,8\n").encode("utf-16"), id="UTF-16, as spreadsheets write it"),
+        pytest.param(gzip.compress(("\ufeff" + OWN + "0,12,3\n1.5,40,8\n").encode("utf-16-be")), id="the same, packed"),
         pytest.param(OWN.replace("\n", "\r\n") + "0,12,3\r\n1.5,40,8\r\n", id="CRLF"),
         pytest.param(OWN.replace("\n", "\r") + "0,12,3\r1.5,40,8\r", id="CR"),
         pytest.param("\n\n" + OWN + "\n0,12,3\n  \n,,\n1.5,40,8\n\n", id="blank lines and rows"),
@@ -114,6 +118,18 @@ def test_lengths_of_other_tools(row: str, lengths: tuple[int, int], tmp_path: Pa
         (OWN + "0,1,1.5\n", 2, "output_tokens must be a whole number of tokens, not '1.5'"),
         (OWN + "0,1,inf\n", 2, "output_tokens must be a whole number of tokens, not 'inf'"),
         ('{"prompt_tokens":true,"output_tokens":1}\n', 1, "prompt_tokens must be a whole number of tokens, not True"),
+        (
+            '{"arrival_s":0,"Arrival_S":5,"prompt_tokens":1,"output_tokens":1}\n',
+            1,
+            "the field arrival_s stands there twice",
+        ),
+        (
+            '{"timestamp":0,"input_length":5,"output_length":1,"hash_ids":[true]}\n',
+            1,
+            "hash_ids must be a list of whole",
+        ),
+        ('{"startTimeUnixNano":1,"attributes":[5]}\n', 1, "not a span of OpenTelemetry: Expected `object`, got `int`"),
+        ('{"resourceSpans":[{"scopeSpans":[{"spans":"a"}]}]}\n', 1, "not a span of OpenTelemetry: Expected `array"),
         ("arrival_s,arrival_s,prompt_tokens,output_tokens\n0,5,1,1\n", 1, "the column arrival_s stands there twice"),
         (AZURE + "2023-11-16 18:17:03Z,1,1\n2023-11-16 18:17:04,1,1\n", 3, "TIMESTAMP has no offset from UTC, unlike"),
         (AZURE + "2023-10-29 02:59:59,1,1\n2023-10-29 02:00:01,1,1\n", 3, "unsorted times: TIMESTAMP lies 3598 s befo"),
@@ -123,6 +139,24 @@ def test_what_is_refused(content: str, line: int, rule: str, tmp_path: Path) -> 
     with pytest.raises(TraceError) as error:
         read(tmp_path, content, "own")
     assert str(error.value).startswith(f"{tmp_path / 'own'}, line {line}: {rule}")
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (OWN.replace("\n", ",note\n") + '0,1,1,"a\n1,1,1,b\n', "not CSV: unexpected end of data"),  # it hides a row
+        (b"PAR1" + bytes(40), "is Parquet; accepted: CSV or JSON lines"),
+        (b"PK\x03\x04" + bytes(40), "is a zip archive or a workbook; accepted: CSV"),
+        (bz2.compress(OWN.encode()), "is bzip2; accepted: CSV"),
+        (OWN, "has no requests"),
+        ("Timestamp,Request tokens,Response tokens\n5,0,3\n", "has no requests; 1 row left out: failed"),
+    ],
+    ids=["an open quote", "Parquet", "a workbook", "bzip2", "no rows", "only failed rows"],
+)
+def test_files_that_are_refused_whole(content: str | bytes, rule: str, tmp_path: Path) -> None:
+    with pytest.raises(TraceError) as error:
+        read(tmp_path, content, "own")
+    assert str(error.value).startswith(f"{tmp_path / 'own'}: {rule}")
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])

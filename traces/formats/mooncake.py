@@ -56,7 +56,7 @@ def _checked(row: dict[str, Any], clock: SinceFirst, path: Path, line: int) -> _
     prompt = tokens(field(row, "input_length", path, line), "input_length", path, line)
     output = tokens(field(row, "output_length", path, line), "output_length", path, line)
     blocks = row.get("hash_ids") or []  # other tools write the form without them
-    if not isinstance(blocks, list) or not all(isinstance(block, int) for block in blocks):
+    if not isinstance(blocks, list) or not all(type(block) is int for block in blocks):
         raise malformed(path, line, "hash_ids must be a list of whole numbers")
     if len(blocks) > -(-prompt // BLOCK_TOKENS):
         raise malformed(path, line, f"{len(blocks)} hash_ids are more than a prompt of {prompt} tokens has blocks")

@@ -10,10 +10,13 @@ that. The gap is the time between the end of a call and the start of the next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from slosgate.traces.errors import malformed
 from slosgate.traces.formats.base import Format, Reading
@@ -24,6 +27,30 @@ INPUT = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
 OUTPUT = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
 CACHED = ("gen_ai.usage.cache_read.input_tokens", "gen_ai.usage.cache_read_input_tokens")
 SESSION = ("gen_ai.conversation.id", "session.id")
+
+
+class _Attribute(msgspec.Struct):
+    key: str = ""
+    value: dict[str, Any] | None = None
+
+
+class _Span(msgspec.Struct, rename="camel"):
+    attributes: dict[str, Any] | list[_Attribute] | None = None
+    trace_id: str = ""
+    start_time_unix_nano: Any = None
+    end_time_unix_nano: Any = None
+
+
+class _Scope(msgspec.Struct):
+    spans: list[_Span] | None = None
+
+
+class _Resource(msgspec.Struct, rename="camel"):
+    scope_spans: list[_Scope] | None = None
+
+
+class _Export(msgspec.Struct, rename="camel"):
+    resource_spans: list[_Resource] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +80,7 @@ def is_span(row: Mapping[str, Any]) -> bool:
 
 def _calls(path: Path, reading: Reading) -> Iterator[_Call]:
     for line, row in json_lines(path):
-        for span in _spans(row):
+        for span in _spans(row, path, line):
             found = _attributes(span)
             prompt, output = _first(found, INPUT), _first(found, OUTPUT)
             if prompt is None or output is None:
@@ -63,31 +90,36 @@ def _calls(path: Path, reading: Reading) -> Iterator[_Call]:
             if 0 in counts:
                 reading.dropped["no prompt or no output tokens"] += 1
                 continue
-            start_s, end_s = (number(span.get(name)) / 1e9 for name in ("startTimeUnixNano", "endTimeUnixNano"))
-            if not start_s <= end_s:
+            start_s, end_s = (number(told) / 1e9 for told in (span.start_time_unix_nano, span.end_time_unix_nano))
+            if not 0 <= start_s <= end_s < math.inf:
                 raise malformed(path, line, "a span needs startTimeUnixNano, and endTimeUnixNano not before that")
             cached = _first(found, CACHED)
-            session = str(_first(found, SESSION) or span.get("traceId", ""))
+            session = str(_first(found, SESSION) or span.trace_id)
             yield _Call(
                 session, start_s, end_s, *counts, None if cached is None else tokens(cached, CACHED[0], path, line)
             )
 
 
-def _spans(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    if "resourceSpans" not in row:
-        yield row
-        return
-    for resource in row["resourceSpans"] or ():
-        for scope in resource.get("scopeSpans") or ():
-            yield from scope.get("spans") or ()
+def _spans(row: Mapping[str, Any], path: Path, line: int) -> Iterator[_Span]:
+    """Raises TraceError."""
+    try:
+        if "resourceSpans" not in row:
+            yield msgspec.convert(row, _Span)
+            return
+        export = msgspec.convert(row, _Export)
+    except msgspec.ValidationError as error:
+        raise malformed(path, line, f"not a span of OpenTelemetry: {error}") from None
+    for resource in export.resource_spans or ():
+        for scope in resource.scope_spans or ():
+            yield from scope.spans or ()
 
 
-def _attributes(span: Mapping[str, Any]) -> dict[str, Any]:
+def _attributes(span: _Span) -> dict[str, Any]:
     """By name; OTLP wraps each value in its type, other exporters give plain objects."""
-    told = span.get("attributes") or {}
+    told = span.attributes or {}
     if isinstance(told, dict):
         return told
-    return {each.get("key", ""): next(iter((each.get("value") or {}).values()), None) for each in told}
+    return {each.key: next(iter((each.value or {}).values()), None) for each in told}
 
 
 def _first(found: Mapping[str, Any], names: tuple[str, ...]) -> Any:

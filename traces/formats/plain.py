@@ -85,12 +85,12 @@ def _read_csv(path: Path) -> Iterator[TraceRequest]:
 def _read_json(path: Path, reading: Reading) -> Iterator[TraceRequest]:
     arrivals = _Arrivals(path)
     for line, written in json_lines(path):
-        row = _lower(written)
+        row = _lower(written, path, line)
         _no_misspelt(row, path, line)
         stages = row.get("stages", [row])
         if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
             raise malformed(path, line, "stages must be a list of one or more objects")
-        stages = [_lower(stage) for stage in stages]
+        stages = [_lower(stage, path, line) for stage in stages]
         for stage in stages if "stages" in row else ():
             _no_misspelt(stage, path, line)
         arrival_s = arrivals.of(row, line)
@@ -99,9 +99,14 @@ def _read_json(path: Path, reading: Reading) -> Iterator[TraceRequest]:
         )
 
 
-def _lower(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The case of names means nothing, in JSON as in CSV."""
-    return {name.strip().casefold(): value for name, value in row.items()}
+def _lower(row: Mapping[str, Any], path: Path, line: int) -> dict[str, Any]:
+    """The case of names means nothing, in JSON as in CSV. Raises TraceError where it alone tells two apart."""
+    lower = {name.strip().casefold(): value for name, value in row.items()}
+    if len(lower) < len(row):
+        names = [name.strip().casefold() for name in row]
+        twice = next(name for name in lower if names.count(name) > 1)
+        raise malformed(path, line, f"the field {twice} stands there twice")
+    return lower
 
 
 class _Arrivals:

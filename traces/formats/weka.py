@@ -46,7 +46,7 @@ def _session(file: Path) -> Row:
     with open_text(file) as text:
         try:
             found = msgspec.json.decode(text.read())
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise malformed(file, 1, f"not a JSON object: {error}") from None
     if not isinstance(found, dict) or not is_session(found):
         raise malformed(file, 1, "a session needs the fields block_size and requests")

@@ -118,7 +118,8 @@ class SlosgatePolicy:
         slo = _slo(request)
         if slo.slo_ttft_ms is not None:
             tokens = request.prompt_tokens - self._state.cached(request)
-            self.follower.announce(Announcement(request.id, tokens, slo.slo_ttft_ms / 1e3), submitted_s)
+            coming = Announcement(request.id, tokens, slo.slo_ttft_ms / 1e3, bool(slo.slo_guaranteed))
+            self.follower.announce(coming, submitted_s)
 
     def rests_until_s(self, now_s: float, start_s: float) -> float:
         return self.follower.rests_until_s(now_s, start_s, self._state.pool.free)

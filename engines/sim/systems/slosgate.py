@@ -249,13 +249,15 @@ class PlannedSystem:
         flight = replica.in_flight
         if flight is not None and now_s < flight.start_s + self._delays.report_s:
             flight = None  # it is not known of yet
+        latest = flight or replica.previous
         return ReplicaState(
             name=str(number),
             profile=policy.follower.profile,
             jobs=policy.jobs(flight, replica.unseen),
             free_blocks=replica.state.pool.free,
-            busy_for_s=flight.end_s - now_s if flight else 0.0,
-            running_for_s=now_s - flight.start_s if flight else 0.0,
+            busy_for_s=max(0.0, latest.end_s - now_s) if latest else 0.0,
+            running_for_s=now_s - latest.start_s if latest else 0.0,
+            overdue_s=max(0.0, now_s - latest.end_s) if latest else 0.0,
             firm_tokens=firm_tokens(known.prompts),
             patience=known.patience,
             sent_s=known.sent_s,

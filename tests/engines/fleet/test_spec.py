@@ -18,12 +18,13 @@ GOOD = '[models.chat]\nengine = "sim"\n'
     ("text", "said"),
     [
         ("", "models: is missing: a fleet serves at least one model"),
-        ('[models.chat]\nengine = "tgi"\n', "line 2: models.chat.engine: Invalid enum value 'tgi', not 'tgi'"),
+        ('[models.chat]\nengine = "tgi"\n', "line 2: models.chat.engine: must be one of sim, vllm, not 'tgi'"),
         ("[models.chat]\nreplicas = 2\n", "line 1: models.chat.engine: is missing"),
         (GOOD + "replica = 2\n", "line 3: models.chat.replica: unknown key; accepted: engine, model, replicas"),
         (GOOD + "replicas = -1\n", "line 3: models.chat.replicas: Expected `int` >= 0, not -1"),
         (GOOD + "replicas = {least = 3, most = 2}\n", "line 3: models.chat.replicas: least is 3, more than most, 2"),
         (GOOD + "replicas = {least = 1}\n", "line 3: models.chat.replicas"),
+        (GOOD + 'replicas = "two"\n', "Expected `int | a table of least, most, down_after_s`, got `str`, not 'two'"),
         (
             GOOD + "gpus = 1\nreplicas = {most = 4}\n[machine]\ngpus = [0]\n",
             "4 GPUs are wanted, and this machine has 1",

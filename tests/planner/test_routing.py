@@ -128,6 +128,13 @@ def test_a_session_goes_on_where_its_prefix_is(router: RouterName) -> None:
     assert {chosen(router, arrival(f"r{n}", prompt=5000), replicas) for n in range(8)} == {"c"}
 
 
+@pytest.mark.parametrize("router", sorted(ROUTERS.keys() - {"soonest"}))  # which goes by the first token alone
+def test_a_session_goes_on_where_its_prefix_is_also_among_many(router: RouterName) -> None:
+    replicas = [replica(str(n), decodes=n) for n in range(40)]
+    replicas[33] = msgspec.structs.replace(replicas[33], cached=Cached(likely=2000))
+    assert chosen(router, arrival(prompt=2100), replicas) == "33"
+
+
 @pytest.mark.parametrize("router", ["soonest", "least-work", "least-loss"])
 def test_work_counts_in_time_so_that_a_fast_replica_takes_more_of_it(router: RouterName) -> None:
     slow = msgspec.structs.replace(replica("slow", queued=1000), profile=SLOW)

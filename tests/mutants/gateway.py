@@ -19,15 +19,15 @@ MUTANTS = (
     _gateway(
         "a trusted key may tighten its class's TPOT",
         "promises/contract",
-        "return None if ttft_outside else ttft_s, None if tpot_outside else tpot_s",
-        "return None if ttft_outside else ttft_s, tpot_s",
+        "tpot_s=_looser(asked.tpot_s, slo_class.tpot_ms),",
+        "tpot_s=asked.tpot_s,",
         f"{CONTRACT}a_trusted_key_may_loosen_but_not_tighten_its_class",
     ),
     _gateway(
         "a trusted key may replace a slowdown",
         "promises/contract",
-        "ttft_outside = slo_class.ttft_slowdown is not None or (",
-        "ttft_outside = (",
+        "slowdown if key is not None or held.ttft_s is None else 0.0",
+        "slowdown if held.ttft_s is None else 0.0",
         f"{CONTRACT}a_trusted_key_may_loosen_but_not_tighten_its_class",
     ),
     _gateway(

@@ -103,6 +103,19 @@ def scripted(*parts: bytes) -> Script:
     return script
 
 
+async def test_a_prompt_of_no_tokens_is_not_believed(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    async with replica("a", scripted(TOKEN, USAGE.replace(b"7", b"0"), DONE)):
+        for _ in range(10):
+            async with client.post(f"{gateway.url}/v1/chat/completions", json=body) as answer:
+                await answer.read()
+                request_id = answer.headers["x-request-id"]
+        async with client.get(f"{gateway.url}/admin/requests/{request_id}", headers=ADMIN) as answer:
+            assert (await answer.json())["prompt_tokens"] > 3
+
+
 @pytest.mark.parametrize(
     ("parts", "outcome", "tokens"),
     [

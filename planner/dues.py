@@ -18,7 +18,7 @@ ON_THE_WAY_S = 0.005
 # A first token is planned for a time before its SLO (`planner.desk`), and promised only if it is there by then. Once
 # that is out of reach, or where nothing was promised, so much of what lies between may be used, at most this share of
 # the time that it had; the rest is the way back.
-BEYOND_S, BEYOND_SHARE = 0.01, 1 / 3
+BEYOND_S, BEYOND_SHARE = 0.01, 2 / 9
 
 
 @compiled

@@ -109,8 +109,9 @@ def in_events(events: bytes) -> Seen:
     """What whole events of a stream say."""
     lines = events.count(b"\ndata:") + events.startswith(b"data:")
     if b"\r" not in events and lines <= events.count(b"\n\n") and _TOLD.search(events) is None:
-        # The most of a stream: every event is a token, but for the last.
-        return Seen(lines - (DONE in events and _ends(events)), _thoughts(events))
+        tokens = lines - (DONE in events and _ends(events))
+        if tokens <= events.count(b'"choices"'):  # the most of a stream: every event is a token, but for the last
+            return Seen(tokens, _thoughts(events))
     seen = Seen()
     for event, data in _events(events):
         if data.strip() in (DONE, b""):  # or something to keep the connection alive

@@ -152,6 +152,11 @@ def _thinks(fields: _Body) -> bool:
 
 
 _EMPTY = (b"null", b"[]", b"{}")
+# What a part without a type may hold, for vLLM.
+_UNTYPED = (
+    "image_url", "image_pil", "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds", "audio_url",
+    "input_audio", "video_url",
+)  # fmt: skip
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "reasoning")
 
 
@@ -175,10 +180,6 @@ class _Content(Struct):
     content: Raw = Raw(b"null")
 
 
-class _Part(Struct):
-    type: str = ""
-
-
 def _media(fields: _Body) -> tuple[tuple[str, ...], int]:
     """The types of the messages' parts that are no text, and their bytes."""
     found: list[str] = []
@@ -191,15 +192,26 @@ def _media(fields: _Body) -> tuple[tuple[str, ...], int]:
 
 
 def _media_of(message: bytes) -> Iterator[tuple[str, int]]:
-    if b'"type"' not in message:
+    if b"[" not in message:
         return
     try:
         content = bytes(msgspec.json.decode(message, type=_Content).content)
-        parts = msgspec.json.decode(content, type=list[Raw]) if content.startswith(b"[") else []
-        kinds = [(msgspec.json.decode(part, type=_Part).type, len(bytes(part))) for part in parts]
     except msgspec.ValidationError:
         return  # nothing that a replica accepts: it will say so
-    yield from ((kind, size) for kind, size in kinds if kind not in _TEXT_PARTS)
+    for part in msgspec.json.decode(content, type=list[Raw]) if content.startswith(b"[") else ():
+        kind = _kind(bytes(part))
+        if kind not in _TEXT_PARTS:
+            yield kind, len(bytes(part))
+
+
+def _kind(part: bytes) -> str:
+    """The type of a message's part; what no replica accepts is taken for text."""
+    try:
+        fields = msgspec.json.decode(part, type=dict[str, Raw])
+        told = msgspec.json.decode(fields.get("type", b"null"), type=str | None)
+    except msgspec.ValidationError:
+        return "text"  # a bare string, say
+    return next((name for name in _UNTYPED if name in fields), "text") if told is None else told
 
 
 def _max_tokens(fields: _Body, kind: Kind) -> int | None:

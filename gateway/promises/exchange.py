@@ -311,7 +311,7 @@ class Exchange:
         details = seen.usage.prompt_tokens_details
         if details is not None and details.cached_tokens is not None:
             self.cached_tokens = details.cached_tokens
-        if seen.usage.prompt_tokens is not None:
+        if seen.usage.prompt_tokens:  # some servers write 0 for what they don't count
             self.prompt_tokens, self.counted_prompt = seen.usage.prompt_tokens, True
         if seen.usage.completion_tokens is not None:
             self.usage_tokens = seen.usage.completion_tokens

@@ -37,6 +37,7 @@ DONE = b"data: [DONE]\n\n"
         (TOKEN + b"event: error\ndata: boom\n\n", 1),
         (TOKEN + ERROR + DONE, 1),
         (TOKEN.replace(b'{"ch', b'{"error":{},"logprob":NaN,"ch') + ROLE.replace(b"null", b'null,"x":-Infinity'), 1),
+        (TOKEN + b'data: {"detail":"Internal Server Error"}\n\n' + DONE, 1),
         (b'data: {"choices":[{"text":"say \\"error\\" and \\"role\\": x"}]}\n\n', 1),
         (b'data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":"stop"}]}\n\n', 1),
     ],
@@ -103,6 +104,19 @@ def scripted(*parts: bytes) -> Script:
     return script
 
 
+async def test_a_prompt_of_no_tokens_is_not_believed(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str
+) -> None:
+    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    async with replica("a", scripted(TOKEN, USAGE.replace(b"7", b"0"), DONE)):
+        for _ in range(10):
+            async with client.post(f"{gateway.url}/v1/chat/completions", json=body) as answer:
+                await answer.read()
+                request_id = answer.headers["x-request-id"]
+        async with client.get(f"{gateway.url}/admin/requests/{request_id}", headers=ADMIN) as answer:
+            assert (await answer.json())["prompt_tokens"] > 3
+
+
 @pytest.mark.parametrize(
     ("parts", "outcome", "tokens"),
     [
@@ -112,6 +126,7 @@ def scripted(*parts: bytes) -> Script:
         ((TOKEN, USAGE, DONE), "completed", 40),
         ((USAGE, DONE), "completed", 40),
         ((DONE,), "failed", 0),
+        ((b'data: {"status":500,"message":"no"}\n\n', DONE), "failed", 0),
         ((ROLE, DONE), "failed", 0),
         ((USAGE.replace(b"40", b"1"), TOKEN, TOKEN, USAGE, b": bye\n\n", DONE), "completed", 40),
     ],

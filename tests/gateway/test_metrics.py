@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -22,6 +23,13 @@ from tests.gateway.scripted import MODEL, Call, good, scripted_replica
 from tests.processes import Process, running_gateway, running_valkey
 
 SLO = {"x-slo-ttft-ms": "1500", "x-slo-tpot-ms": "100"}
+
+
+@pytest.fixture(scope="module")
+def gateway(redis_url: str) -> Iterator[Process]:
+    """One that has not been told of many models before: it tells only so many apart."""
+    with running_gateway(redis_url, CONFIG) as process:
+        yield process
 
 
 async def page(client: aiohttp.ClientSession, url: str, model: str) -> dict[str, float]:

@@ -33,6 +33,10 @@ PLAIN = chat("x" * 4000)
     [
         pytest.param(chat("hi", tools=[TOOL] * 40), 60_000, id="tools"),
         pytest.param(chat([{"type": "text", "text": "hi"}, IMAGE]), 2500, id="an image"),
+        pytest.param(chat(["hi", {"image_url": IMAGE["image_url"]}]), 2500, id="an image without a type"),
+        pytest.param(
+            chat(["hi", IMAGE, {"type": None, "text": "hi"}, {"type": 5}]), 2500, id="an image among oddities"
+        ),
         pytest.param(chat([IMAGE, {"type": "input_audio", "input_audio": {"data": "A"}}]), 9000, id="mixed media"),
         pytest.param(chat("hi", documents=[{"text": "d " * 500}]), 9000, id="documents"),
         pytest.param(chat("hi", chat_template="{{ long }}"), 9000, id="a template of the client's"),

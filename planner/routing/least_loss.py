@@ -21,11 +21,13 @@ from slosgate.planner.machine import coefficients
 from slosgate.planner.routing.base import kept_grains, looked_at
 from slosgate.planner.routing.standing import Speed, Wanted, speed_beside, standing, wanted_of
 
+DIGITS = 6  # of sums of weights
+
 
 def least_loss(arrival: Arrival, replicas: Sequence[ReplicaState], now_s: float) -> list[int]:
     near, far = looked_at(arrival, replicas)
     ranked = _ranked(near, arrival, replicas, now_s)
-    if far and ranked[0][0] > -arrival.weight:  # it takes another's place on all of them, or is late
+    if far and ranked[0][0] > -round(arrival.weight, DIGITS):  # it takes another's place on all of them, or is late
         return [n for *_, n in _ranked(near + far, arrival, replicas, now_s)]
     return [n for *_, n in ranked] + far
 
@@ -41,7 +43,7 @@ def _ranked(
             replica.jobs.rows, coefficients(replica.profile.perf), wanted_of(arrival, replica, now_s), arrival.weight,
             now_s, now_s + replica.busy_for_s,
         )  # fmt: skip
-        found.append((lost, -kept_grains(arrival, replica), work_s, n))
+        found.append((round(lost, DIGITS), -kept_grains(arrival, replica), work_s, n))
     return sorted(found)
 
 
@@ -72,26 +74,32 @@ def loss(jobs: Jobs, coef: Floats, wanted: Wanted, weight: float, now_s: float, 
 def in_time(
     tokens: Floats, pairs: Floats, due_s: Floats, worth: Floats, forced: Bools, speed: Speed, begins_s: float
 ) -> float:
-    """Moore and Hodgson (1968): the value of the prompts that can be in time; what is forced is never dropped."""
+    """The value of the prompts that can be in time by Moore and Hodgson's rule; what is forced is never dropped."""
     cost_s = tokens * speed.token_s + pairs * speed.pair_s
     chosen = np.zeros(len(tokens), np.bool_)
     ends_s, value = begins_s, 0.0
     for i in np.argsort(due_s, kind="mergesort"):
+        if begins_s + cost_s[i] > due_s[i] and not forced[i]:
+            continue  # late by itself
         chosen[i] = True
         ends_s += cost_s[i]
         value += worth[i]
         while ends_s > due_s[i]:
-            longest = -1
-            for j in range(len(tokens)):
-                if (
-                    chosen[j]
-                    and not forced[j]
-                    and (longest < 0 or cost_s[j] * worth[longest] > cost_s[longest] * worth[j])
-                ):
-                    longest = j
+            longest = costliest(chosen & ~forced, cost_s, worth)
             if longest < 0:
+                value -= worth[i]
                 break
             chosen[longest] = False
             ends_s -= cost_s[longest]
             value -= worth[longest]
     return value
+
+
+@compiled
+def costliest(among: Bools, cost_s: Floats, worth: Floats) -> int:
+    """Which of them takes longest for its worth; -1 for none."""
+    longest = -1
+    for j in range(len(among)):
+        if among[j] and (longest < 0 or cost_s[j] * worth[longest] > cost_s[longest] * worth[j]):
+            longest = j
+    return longest

@@ -11,7 +11,7 @@ def _in(file: str) -> str:
 
 BUDGET, DECIDE, SLACK, KERNELS = _in("budget"), _in("decisions"), _in("slack"), _in("kernels")
 ADMIT, CONTROL, REHEARSE = _in("admission"), _in("controller"), _in("rehearsing")
-LONG = _in("long_prompts")
+LONG, ROUTE = _in("long_prompts"), _in("routing")
 LIMITS = "tests/engines/test_follower_limits.py::test_"
 ORACLE = f"{BUDGET}as_much_is_promised_as_the_inequalities_allow"
 IN_TIME = f"{BUDGET}the_line_between_in_time_and_too_late_is_where_the_inequalities_have_it"
@@ -137,6 +137,35 @@ MUTANTS = (
         "+ 1e-6)) + 2)",
         f"{ADMIT}the_program_finds_the_best_value_in_random_cases",
     ),
+    # Routing
+    _planner(
+        "whoever takes the most places is asked first",
+        "routing/least_loss",
+        "return (least - most) if fits else weight",
+        "return (most - least) if fits else weight",
+        f"{ROUTE}a_request_goes_where_it_takes_no_others_place",
+    ),
+    _planner(
+        "a tight pace costs nobody anything",
+        "routing/least_loss",
+        "after = speed_beside(jobs, coef, now_s, wanted.tpot_s)",
+        "after = speed_beside(jobs, coef, now_s, np.inf)",
+        f"{ROUTE}a_tight_pace_stays_off_a_replica_of_loose_decodes_where_it_would_make_prompts_late",
+    ),
+    _planner(
+        "the least work is asked first, in time or not",
+        "routing/least_work",
+        "(not one.feasible, ",
+        "(False, ",
+        f"{ROUTE}least_work_takes_only_where_the_request_can_be_in_time",
+    ),
+    _planner(
+        "nobody looks where a session has been",
+        "routing/base",
+        "order.sort(key=lambda n: not kept_grains(arrival, replicas[n]))",
+        "order.sort(key=lambda n: 0)",
+        f"{ROUTE}a_session_goes_on_where_its_prefix_is_also_among_many",
+    ),
     # Placing and promoting
     _planner(
         "the hop limit is ignored",
@@ -155,8 +184,8 @@ MUTANTS = (
     _planner(
         "a client is told to stay away for as long as the whole queue takes",
         "controller",
-        "costs[fitting[0]] - arrival.ttft_s",
-        "costs[fitting[0]]",
+        "found.predicted_ttft_s - arrival.ttft_s",
+        "found.predicted_ttft_s",
         f"{DECIDE}a_retry_pays_once_the_queue_has_gone_down_to_what_the_slo_leaves",
     ),
     _planner(

@@ -65,6 +65,7 @@ def test_the_fewest_requests_are_the_least_load_whatever_they_are() -> None:
     replicas = [replica("many", decodes=3), replica("long", queued=6000)]
     assert chosen("least-load", arrival(), replicas) == "long"
     assert chosen("least-work", arrival(), replicas) == "many"
+    assert chosen("least-loss", arrival(), replicas) == "many"
     assert chosen("soonest", arrival(), replicas) == "many"
 
 
@@ -85,6 +86,31 @@ def test_least_work_takes_only_where_the_request_can_be_in_time() -> None:
     assert chosen("least-work", arrival(ttft_s=2.0), [before, after]) == "due before"
 
 
+def waiting(name: str, *prompts: tuple[int, float], tpot_s: float = 0.1, decodes: int = 0) -> ReplicaState:
+    """With best effort that waits: (prompt tokens, due in seconds)."""
+    found = replica(name, tpot_s=tpot_s, decodes=decodes)
+    for n, (tokens, due_s) in enumerate(prompts):
+        found.jobs.add(f"w{n}", deadline_s=due_s, tpot_s=tpot_s, prompt_left=tokens, output=50, guaranteed=False)
+    return found
+
+
+def test_a_request_goes_where_it_takes_no_others_place() -> None:
+    tight, patient = waiting("tight", (4000, 0.2)), waiting("patient", (6000, 5.0))
+    request = arrival(prompt=2000, ttft_s=0.3)
+    assert chosen("least-work", request, [tight, patient]) == "tight"
+    assert chosen("least-loss", request, [tight, patient]) == "tight"  # it is due later, and can wait
+    hasty = arrival(prompt=2000, ttft_s=0.12)
+    assert chosen("least-work", hasty, [tight, patient]) == "tight"
+    assert chosen("least-loss", hasty, [tight, patient]) == "patient"
+
+
+def test_a_tight_pace_stays_off_a_replica_of_loose_decodes_where_it_would_make_prompts_late() -> None:
+    loose = waiting("loose", (9000, 0.5), decodes=60)
+    tight = waiting("tight", (9000, 9.0), decodes=60, tpot_s=0.02)
+    assert chosen("least-loss", arrival(tpot_s=0.1, prompt=50), [loose, tight]) == "loose"
+    assert chosen("least-loss", arrival(tpot_s=0.02, prompt=50), [loose, tight]) == "tight"
+
+
 def test_polyserve_fills_the_replicas_of_a_tier() -> None:
     tight, fuller = replica("tight", decodes=2, tpot_s=0.05), replica("fuller", decodes=2, queued=300)
     loose, empty = replica("loose", decodes=2), replica("empty")
@@ -95,14 +121,21 @@ def test_polyserve_fills_the_replicas_of_a_tier() -> None:
     assert chosen("polyserve", arrival(tpot_s=0.2), every[:3]) == "loose"  # the loosest of the tighter tiers
 
 
-@pytest.mark.parametrize("router", ["round-robin", "least-load", "power-of-two", "polyserve", "soonest", "least-work"])
+@pytest.mark.parametrize("router", sorted(ROUTERS))
 def test_a_session_goes_on_where_its_prefix_is(router: RouterName) -> None:
     replicas = [replica(name, decodes=n) for n, name in enumerate("abcd")]
     replicas[2] = msgspec.structs.replace(replicas[2], cached=Cached(likely=4500))
     assert {chosen(router, arrival(f"r{n}", prompt=5000), replicas) for n in range(8)} == {"c"}
 
 
-@pytest.mark.parametrize("router", ["soonest", "least-work"])
+@pytest.mark.parametrize("router", sorted(ROUTERS.keys() - {"soonest"}))  # which goes by the first token alone
+def test_a_session_goes_on_where_its_prefix_is_also_among_many(router: RouterName) -> None:
+    replicas = [replica(str(n), decodes=n) for n in range(40)]
+    replicas[33] = msgspec.structs.replace(replicas[33], cached=Cached(likely=2000))
+    assert chosen(router, arrival(prompt=2100), replicas) == "33"
+
+
+@pytest.mark.parametrize("router", ["soonest", "least-work", "least-loss"])
 def test_work_counts_in_time_so_that_a_fast_replica_takes_more_of_it(router: RouterName) -> None:
     slow = msgspec.structs.replace(replica("slow", queued=1000), profile=SLOW)
     assert chosen(router, arrival(), [slow, replica("fast", queued=2000)]) == "fast"
@@ -129,7 +162,7 @@ def test_every_router_names_each_replica_once_and_no_promise_is_given_that_the_f
 
 def test_the_order_of_64_replicas_is_that_of_their_costs_as_far_as_it_matters() -> None:
     replicas = [replica(str(n), decodes=n * 7 % 64, queued=100 * (n * 13 % 64)) for n in range(64)]
-    for router in ("soonest", "least-work"):
+    for router in ("soonest", "least-work", "least-loss"):
         order = ROUTERS[router](arrival(), replicas, 0.0)
         queued = [sum(replicas[n].jobs.rows["prompt_left"]) for n in order]
         assert all(a <= b + 400 for a, b in pairwise(queued[:8]))

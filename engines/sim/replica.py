@@ -178,11 +178,6 @@ class SimReplica:
             perf=self.policy.recalibrated,
         )
 
-    def running_for_s(self, now_s: float) -> float:
-        """How long the iteration in flight has run, or the one that ends just now; 0 when neither is."""
-        latest = self.in_flight or self.previous
-        return now_s - latest.start_s if latest is not None and latest.end_s >= now_s else 0.0
-
     @property
     def requests(self) -> int:
         """Requests on the replica, running or waiting."""

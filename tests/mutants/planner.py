@@ -249,7 +249,7 @@ MUTANTS = (
         "desk",
         "max(ttft_s - settings.headroom_s, ttft_s * (1 - settings.headroom_share))",
         "ttft_s - settings.headroom_s",
-        "tests/planner/test_desk.py::test_plans_aim_before_the_slo_by_the_headroom_but_by_a_third_of_it_at_most",
+        "tests/planner/test_desk.py::test_plans_aim_before_the_slo_by_the_headroom_but_by_a_quarter_of_it_at_most",
     ),
     _planner(
         "room is made for one request by taking it from another that is as good as promised",

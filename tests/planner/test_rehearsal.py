@@ -41,10 +41,12 @@ class Replica:
     def state(self) -> ReplicaState:
         assert self.policy is not None
         flight = self.engine.in_flight
+        latest = flight or self.engine.previous
         return ReplicaState(
             "a", self.engine.profile, self.policy.jobs(flight, self.engine.unseen), self.engine.state.pool.free,
             busy_for_s=flight.end_s - self.now_s if flight else 0.0,
-            running_for_s=self.engine.running_for_s(self.now_s), patience=self.policy.follower.patience,
+            running_for_s=self.now_s - latest.start_s if latest else 0.0,
+            overdue_s=max(0.0, self.now_s - latest.end_s) if latest else 0.0, patience=self.policy.follower.patience,
         )  # fmt: skip
 
     def run(self, until_s: float) -> None:

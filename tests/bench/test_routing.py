@@ -66,5 +66,5 @@ def test_the_table_has_a_line_for_each_place_and_the_means_are_relative_to_the_d
     console = Console(width=80)
     with console.capture() as said:
         console.print(routing.table(rows))
-    assert "4, two speeds" in said.get()
+    assert "2+2" in said.get()
     assert "GENERATED" not in said.get()

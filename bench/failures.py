@@ -9,6 +9,8 @@ from slosgate.bench.attainment import RequestOutcome
 from slosgate.bench.errors import RunError
 from slosgate.bench.results import Row
 
+LONGEST = 300  # characters of what a server says of a failure that are kept
+
 
 def counted(outcomes: Iterable[RequestOutcome]) -> Row:
     """The keys of a row: how many failed, and of each kind of failure how many and what servers mostly said. Nothing

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from slosgate.bench import results
+from slosgate.bench import failures, results
 from slosgate.bench.attainment import Floats, RequestOutcome, StageOutcome, collect
 from slosgate.bench.errors import InputError
 from slosgate.bench.goodput import Goodput, goodput_row
@@ -122,11 +122,12 @@ def _lines(text: bytes) -> list[_AiPerf]:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """One request: when it was sent, when its tokens came, whether it failed."""
+    """One request: when it was sent, when its tokens came, whether it failed and what is told of that."""
 
     sent_s: float
     token_s: Sequence[float] | Floats
     failed: bool
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,14 @@ def _vllm(path: Path, keys: dict[str, msgspec.Raw], text: bytes) -> list[_Seen]:
     lengths = found.output_lens or [len(gaps) + 1 for gaps in found.itls]
     each = zip(found.start_times or [], found.ttfts, found.itls, lengths, found.errors, strict=True)
     return [
-        _Seen(sent_s, _vllm_tokens(sent_s, ttft_s, gaps, n), bool(error)) for sent_s, ttft_s, gaps, n, error in each
+        _Seen(sent_s, _vllm_tokens(sent_s, ttft_s, gaps, n), bool(error), _last_line(error))
+        for sent_s, ttft_s, gaps, n, error in each
     ]
+
+
+def _last_line(error: str) -> str:
+    """What a traceback ends with."""
+    return next((line.strip()[: failures.LONGEST] for line in reversed(error.splitlines()) if line.strip()), "")
 
 
 def _vllm_tokens(sent_s: float, ttft_s: float, gaps: list[float], tokens: int) -> Floats:
@@ -198,7 +205,8 @@ def _result(path: Path, tool: str, runs: list[_Run], slo: Goodput | None) -> Res
 def _row(path: Path, tool: str, run: _Run, slo: Goodput) -> Row:
     first_s = min(one.sent_s for one in run.seen)
     seconds = max(1e-3, max(one.sent_s for one in run.seen) - first_s)
-    served = collect(_outcome(tool, one, slo, first_s) for one in run.seen)
+    outcomes = [_outcome(tool, one, slo, first_s) for one in run.seen]
+    served = collect(outcomes)
     return {
         "scenario": tool,
         "system": path.stem,
@@ -208,6 +216,7 @@ def _row(path: Path, tool: str, run: _Run, slo: Goodput) -> Row:
         "trace_source": f"{tool}'s own prompts",
         **summarize(served, seconds),
         **goodput_row(served, slo),
+        **failures.counted(outcomes),
     }
 
 
@@ -215,4 +224,5 @@ def _outcome(tool: str, seen: _Seen, slo: Goodput, first_s: float) -> RequestOut
     """A request by its SLO, in seconds since the first one was sent, as our own runs count."""
     sent_s, tokens = seen.sent_s - first_s, np.asarray(seen.token_s) - first_s
     stage = StageOutcome(sent_s, slo.ttft, slo.tpot, max(1, len(tokens)), tokens, e2e_slo_s=slo.e2el)
-    return RequestOutcome(tool, sent_s, [stage], error="failed" if seen.failed or not len(tokens) else "")
+    error = "failed" if seen.failed else "" if len(tokens) else "no token"
+    return RequestOutcome(tool, sent_s, [stage], error=error, said=seen.said)

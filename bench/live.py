@@ -24,6 +24,7 @@ import aiohttp
 import httpx
 import numpy as np
 
+from slosgate.bench import failures
 from slosgate.bench.attainment import BEST_EFFORT, GUARANTEED, REJECTED, UNSAID, RequestOutcome, StageOutcome
 from slosgate.bench.errors import InputError
 from slosgate.bench.load import Load, unserved
@@ -36,7 +37,6 @@ _COUNTED = re.compile(rb'"completion_tokens":\s*(\d+)')
 _NO_CHOICES = re.compile(rb'"choices":\s*\[\]')
 _IDS = re.compile(rb'"token_ids":\s*\[([\d,\s]*)\]')
 _CACHED = re.compile(rb'"cached_tokens":\s*(\d+)')
-SAID = 300  # characters of what a server says of a failure that are kept
 KEPT_CONTEXTS = 8  # of one session, that later calls may go on from
 _ADMISSIONS = {"guaranteed": GUARANTEED, "best-effort": BEST_EFFORT}
 
@@ -364,7 +364,7 @@ def what_is_said(body: bytes) -> str:
     except (ValueError, LookupError, TypeError, AttributeError):
         said, about = body.decode(errors="replace"), None
     named = f" ({about})" if about and str(about) not in said else ""
-    return " ".join(said.split())[:SAID] + named
+    return " ".join(said.split())[: failures.LONGEST] + named
 
 
 def _slo_headers(request: Offered, call: Call, classes: Mapping[str, str]) -> dict[str, str]:

@@ -33,7 +33,7 @@ class DeskSettings:
     # Plans aim this much before the TTFT SLO (but at most `headroom_share` of it): what a plan can't see, which is the
     # way to the replica and back and the steps of both event loops.
     headroom_s: float = 0.015
-    headroom_share: float = 1 / 3
+    headroom_share: float = 1 / 4
     router: RouterName = "least-loss"  # in whose order replicas are asked
     hop_limit: int = 8  # replicas asked for a guarantee before a request becomes best effort
     overtaken_s: float = 30.0  # how long a request without an SLO may be overtaken by best effort that has one

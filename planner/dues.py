@@ -15,10 +15,10 @@ from slosgate.planner.kernels import token_due_s
 TOLERANCE = 0.05  # an SLO counts as kept within 5 % of it
 # By which a replica sees a deadline later than its gateway: it counts from when the request has come there, and rounds.
 ON_THE_WAY_S = 0.005
-# A first token is planned for a time before its SLO (`planner.desk`), and promised only if it is there by then. Once that
-# is out of reach, or where nothing was promised, so much of what lies between may be used, at most this share of the time
-# that it had; the rest is the way back.
-BEYOND_S, BEYOND_SHARE = 0.01, 1 / 3
+# A first token is planned for a time before its SLO (`planner.desk`), and promised only if it is there by then. Once
+# that is out of reach, or where nothing was promised, so much of what lies between may be used, at most this share of
+# the time that it had; the rest is the way back.
+BEYOND_S, BEYOND_SHARE = 0.01, 2 / 9
 
 
 @compiled

@@ -4,19 +4,23 @@
     python -m slosgate.bench.gpu.measure slosgate --model opt-13b --scenario coder --rates 4,6 --out out/gpu
     python -m slosgate.bench.gpu.measure vllm slosgate --load tool-calling=2,4@40 --load reasoning=1,2
 
+    python -m slosgate.bench.gpu.measure vllm-router vllm-router-round-robin slosgate in-turn --replicas 2
+
 Systems are measured one after the other. Clients state a cap, and nothing but the engine's model knows how long an
 answer gets (`lengths.py`); they ask for usage once, at the end; `/health` is probed all the while. No profile is given:
 a replica of ours measures itself before it registers. A rate is shared equally by the scenario's classes. Sessions go
 on as in `slosbench run --mode live`, and rows say how much of their prompts was cached, by the engine's own usage.
 
-Writes OUT/LABEL.json (a result file), OUT/LABEL-iterations-N.jsonl (what every iteration did and took), the servers'
-logs, and prints one table at the end. Needs a machine with vLLM; weights are random.
+A call that is repeated with the same --out measures only what is missing there, so that a table can be put together
+from calls of limited length. Writes OUT/LABEL.json (a result file), OUT/LABEL-iterations-N.jsonl (what every iteration
+did and took), the servers' logs, and prints one table at the end. Needs a machine with vLLM; weights are random.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import statistics
 import time
@@ -41,7 +45,7 @@ from slosgate.bench.gpu.dummy_model import write_model
 from slosgate.bench.gpu.hits import Expectations
 from slosgate.bench.gpu.loads import Offering, equal_parts, read
 from slosgate.bench.gpu.silence import Silence, probed
-from slosgate.bench.gpu.systems import MODELS, SYSTEMS, Servers
+from slosgate.bench.gpu.systems import MODELS, SYSTEMS, Engines, Running, Setting, System, running
 from slosgate.bench.live import Target, replay
 from slosgate.bench.load import Load
 from slosgate.bench.results import Row
@@ -64,7 +68,7 @@ app = typer.Typer(add_completion=False)
 class Plan:
     """What one run measures."""
 
-    systems: Annotated[list[str], typer.Argument(help="vllm, vllm-best, plug-in, slosgate: one after the other.")]
+    systems: Annotated[list[str], typer.Argument(help=f"{', '.join(SYSTEMS)}: one after the other.")]
     rates: Annotated[str, typer.Option(help="Requests per second, for each GPU; several with commas.")] = "8,12,16"
     model: Annotated[str, typer.Option(help=f"The model's shape: {', '.join(MODELS)}.")] = "llama-3.1-8b"
     scenario: Annotated[str, typer.Option(help="A scenario's name or file.")] = SCENARIO
@@ -81,6 +85,7 @@ class Plan:
     gpu: Annotated[int, typer.Option(help="First GPU to use.")] = 0
     replicas: Annotated[int, typer.Option(help="Replicas on GPUs of their own; without a gateway in turn.")] = 1
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0
+    runs: Annotated[int, typer.Option(help="Runs of every load, each with the next seed.")] = 1
     out: Annotated[Path, typer.Option(help="Folder for results and logs.")] = Path("out/gpu")
     option: Annotated[list[str] | None, typer.Option(help="A further option for `vllm serve`, NAME=VALUE.")] = None
     label: Annotated[str, typer.Option(help="Goes behind the systems' names in results.")] = ""
@@ -106,76 +111,137 @@ class Plan:
         return {
             "model": self.model, "loads": [(Path(o.scenario).name, o.rates_rps, o.seconds) for o in self.offerings],
             "drain": self.drain, "cap": self.cap, "window": self.max_model_tokens, "replicas": self.replicas,
-            "seed": self.seed, "options": self.engine_options,
+            "seed": self.seed, "runs": self.runs, "options": self.engine_options,
         }  # fmt: skip
 
 
 @app.command()
 @taking(Plan)
 def measure(plan: Plan) -> None:
-    """Start the systems in turn, offer each every load, write what became of the requests."""
+    """Start the systems in turn, offer each every load, write what became of the requests.
+
+    Systems that stand beside each other and have the same engines are measured on the same processes.
+    """
     choose("model", plan.model, MODELS)
-    classes = sorted({name for offering in plan.offerings for name in offering.loaded.classes})
     for system in plan.systems:
         choose("system", system, SYSTEMS)
     plan.out.mkdir(parents=True, exist_ok=True)
-    console = Console(width=150)
+    console = Console(width=180)
     ends_s = time.monotonic() + plan.minutes * 60
+    setting = Setting(
+        write_model(plan.model, plan.out / "model", words=True), plan.model, plan.max_model_tokens,
+        sorted({name for offering in plan.offerings for name in offering.loaded.classes}), plan.engine_options,
+        plan.out, plan.gpu, plan.replicas,
+    )  # fmt: skip
     rows: list[Row] = []
     failed = False
-    folder = write_model(plan.model, plan.out / "model", words=True)
-    for system in plan.systems:
-        name = system + plan.label
-        servers = Servers(
-            SYSTEMS[system], name, folder, plan.model, plan.max_model_tokens, classes, plan.engine_options, plan.out,
-            plan.gpu,
-        )  # fmt: skip
+    for engines, names in itertools.groupby(plan.systems, lambda name: SYSTEMS[name].engines):
+        systems = list(names)
         try:
-            rows += _measure(plan, servers, console, ends_s)
+            for found in _on_engines(plan, engines, systems, setting, console, ends_s):
+                rows += found
         except (RunError, httpx.HTTPError) as error:
             failed = True
-            console.print(f"[bold red]{name} failed:[/] {error}", markup=True, highlight=False)
+            console.print(f"[bold red]{' '.join(systems)} failed:[/] {error}", markup=True, highlight=False)
     console.print(table(rows))
     raise typer.Exit(int(failed))
 
 
-def _measure(plan: Plan, servers: Servers, console: Console, ends_s: float) -> list[Row]:
-    """One system at every rate; writes its result file after each."""
-    config = {**plan.record, "system": servers.label, "engine_options": servers.engine_options}
-    result = results.begin("gpu-measure", config, seed=plan.seed, hardware=_reference(plan, plan.offerings[0]).name)
+def _on_engines(
+    plan: Plan, engines: Engines, systems: list[str], setting: Setting, console: Console, ends_s: float
+) -> Iterator[list[Row]]:
+    """The rows of systems that share engines, system by system."""
     started_s = time.monotonic()
-    with servers.serving(plan.replicas) as urls:
-        begun_s = time.monotonic()
-        console.print(f"{servers.label}: up after {begun_s - started_s:.0f} s")
-        _tell_measured(servers, console)
+    with running(engines, systems[0] + plan.label, setting) as found:
+        start_s = time.monotonic() - started_s
+        console.print(f"{found.label}: engines up after {start_s:.0f} s")
+        _tell_measured(found, console)
+        for name in systems:
+            yield _measure(plan, Measured(name + plan.label, SYSTEMS[name], found, start_s), console, ends_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One system on engines that run."""
+
+    label: str
+    system: System
+    running: Running
+    start_s: float  # seconds that the engines took to start
+
+
+def _measure(plan: Plan, measured: Measured, console: Console, ends_s: float) -> list[Row]:
+    """One system at every point that its result file doesn't have yet; writes the file after each."""
+    system, on = measured.system, measured.running
+    file = plan.out / f"{measured.label}.json"
+    result = _begun(plan, measured, file)
+    done = {(row["scenario"], row["rate_rps"], row["seed"]) for row in result.rows}
+    points = [point for point in _points(plan) if (point.scenario, point.rate_rps, point.seed) not in done]
+    if not points:
+        return result.rows
+    with on.fronted(system, measured.label) as urls:
         target = Target(
-            tuple(urls), plan.model, slo_headers=servers.system.gateway,
-            slo_args=servers.system.ours and not servers.system.gateway,
-            asking=Capped(plan.cap, by_deadline=servers.system.by_deadline),
+            tuple(urls), plan.model, slo_headers=system.gateway,
+            slo_args=system.engines.ours and not system.gateway,
+            asking=Capped(plan.cap, by_deadline=system.by_deadline),
         )  # fmt: skip
-        lone = _lone_prompts(urls[0], plan, ours=servers.system.ours)
-        console.print(f"  zero-load TTFT, ms: {lone}")
-        own = _for_the_simulation(plan, ours=servers.system.ours)
-        for scenario, rate, load in _points(plan):
-            if time.monotonic() + load.seconds + plan.drain > ends_s:
-                console.print(f"no time left for {servers.label} with {scenario} at {rate:g}")
+        lone = _lone_prompts(urls[0], plan, ours=system.engines.ours)
+        console.print(f"{measured.label}: zero-load TTFT, ms: {lone}")
+        told = {
+            "start_s": round(measured.start_s, 1), "zero_load_ms": lone,
+            **_for_the_simulation(plan, ours=system.engines.ours),
+        }  # fmt: skip
+        for point in points:
+            if time.monotonic() + point.load.seconds + plan.drain > ends_s:
+                console.print(f"no time left for {measured.label} with {point.scenario} at {point.rate_rps:g}")
                 continue
-            row = {"scenario": scenario, "rate_rps": rate} | _row(plan, servers, load, target)
-            result.rows.append({**row, "start_s": round(begun_s - started_s, 1), "zero_load_ms": lone, **own})
-            results.write(result, servers.out / f"{servers.label}.json")
+            row = told | _row(plan, measured, point, target)
+            result.rows.append(row)
+            results.write(result, file)
             console.print(table([row]))
-    if servers.system.ours:
-        _tell_launches(result, servers, plan, console)
+    if system.engines.ours and result.rows:
+        result.rows[-1]["launches"] = _launches(on, console)
+        results.write(result, file)
     return result.rows
 
 
-def _points(plan: Plan) -> Iterator[tuple[str, float, Load]]:
-    """The loads of one system, by scenario and rate over all replicas."""
-    for offering in plan.offerings:
-        reference = _reference(plan, offering)
-        for rate_rps in (rate * plan.replicas for rate in offering.rates_rps):
-            load = equal_parts(offering, reference, rate_rps, seed=plan.seed, cap=plan.cap)
-            yield offering.loaded.name, rate_rps, load
+def _begun(plan: Plan, measured: Measured, file: Path) -> results.Result:
+    """A result without rows, or the one that an earlier call with the same options left in its folder."""
+    options = measured.running.setting.engine_options(measured.running.engines)
+    config = {**plan.record, "system": measured.label, "engine_options": options}
+    hardware = _reference(plan, plan.offerings[0]).name
+    new = results.begin("gpu-measure", config, seed=plan.seed, hardware=hardware)
+    if not file.exists():
+        return new
+    old = results.read(file)
+    same = old.commit == new.commit and _but_loads(old.config) == _but_loads(config)
+    return old if same else new
+
+
+def _but_loads(config: Row) -> Row:
+    """As JSON has it: what was offered may grow from call to call."""
+    plain: Row = msgspec.to_builtins(config)
+    return {name: value for name, value in plain.items() if name not in ("loads", "runs")}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One load, over all replicas."""
+
+    scenario: str
+    rate_rps: float
+    seed: int
+    load: Load
+
+
+def _points(plan: Plan) -> Iterator[Point]:
+    """The loads of one system, by run, scenario and rate: when time runs out, every load has been offered once."""
+    for seed in range(plan.seed, plan.seed + plan.runs):
+        for offering in plan.offerings:
+            reference = _reference(plan, offering)
+            for rate_rps in (rate * plan.replicas for rate in offering.rates_rps):
+                load = equal_parts(offering, reference, rate_rps, seed=seed, cap=plan.cap)
+                yield Point(offering.loaded.name, rate_rps, seed, load)
 
 
 def _reference(plan: Plan, offering: Offering) -> HardwareProfile:
@@ -184,16 +250,18 @@ def _reference(plan: Plan, offering: Offering) -> HardwareProfile:
     return msgspec.structs.replace(profile, max_model_tokens=plan.max_model_tokens - plan.cap)
 
 
-def _row(plan: Plan, servers: Servers, load: Load, target: Target) -> Row:
+def _row(plan: Plan, measured: Measured, point: Point, target: Target) -> Row:
     """Offer one load and sum up what became of it."""
-    expected = Expectations(servers.gateway_log) if servers.system.gateway else None
+    load, log = point.load, measured.running.gateway_log(measured.label)
+    expected = Expectations(log) if measured.system.gateway else None
     with contextlib.ExitStack() as probing:
-        silences = [probing.enter_context(probed(url)) for url in {*servers.engine_urls, *target.urls}]
+        silences = [probing.enter_context(probed(url)) for url in {*measured.running.setting.urls, *target.urls}]
         used_s = time.process_time()
-        live = asyncio.run(replay(load, target, seed=plan.seed, drain_s=plan.drain))
+        live = asyncio.run(replay(load, target, seed=point.seed, drain_s=plan.drain))
         used_s = time.process_time() - used_s
     return {
-        "system": servers.label, "hardware": plan.model, "replicas": plan.replicas, "mode": "live", "seed": plan.seed,
+        "scenario": point.scenario, "rate_rps": point.rate_rps, "seed": point.seed,
+        "system": measured.label, "hardware": plan.model, "replicas": plan.replicas, "mode": "live",
         "trace_source": load.trace_source, "load": load.record, "client_cpu_s": round(used_s, 1),
         **_silence(silences), **summarize(collect(live.outcomes), load.seconds), **live.schedule(),
         **prompts(live.outcomes), **failures.counted(live.outcomes), **(expected.row() if expected else {}),
@@ -240,34 +308,32 @@ def _for_the_simulation(plan: Plan, *, ours: bool) -> Row:
     return known | ({"profile": msgspec.to_builtins(profile)} if profile else {})
 
 
-def _tell_measured(servers: Servers, console: Console) -> None:
+def _tell_measured(running: Running, console: Console) -> None:
     """Say and keep what the replicas measured of themselves."""
-    if not servers.system.ours:
+    if not running.engines.ours:
         return
-    for n in range(len(servers.engine_urls)):
-        for line in servers.said(n):
+    for n in range(running.setting.replicas):
+        for line in running.said(n):
             console.print(f"  {line}", markup=False, highlight=False)
     for file in kept.folder().glob("*.json"):
-        shutil.copy(file, servers.out / f"{servers.label}-profile-{file.name}")
+        shutil.copy(file, running.setting.out / f"{running.label}-profile-{file.name}")
 
 
-def _tell_launches(result: results.Result, servers: Servers, plan: Plan, console: Console) -> None:
-    """Launch times by kind of iteration, into the result and onto the screen."""
-    options = servers.engine_options
+def _launches(running: Running, console: Console) -> list[Row]:
+    """Launch times by kind of iteration since the engines started, also onto the screen."""
+    options = running.setting.engine_options(running.engines)
     captured = int(options[options.index(CAPTURE) + 1]) if CAPTURE in options else GRAPH_TOKENS
-    shown = Table(box=box.SIMPLE_HEAD, padding=0, title=f"launches of {servers.label}, ms")
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, title=f"launches of {running.label}, ms")
     found: list[Row] = []
-    for n in range(plan.replicas):
-        log = servers.iteration_log(n)
+    for n in range(running.setting.replicas):
+        log = running.iteration_log(n)
         found += launches.summary(log, captured) if log.exists() else []
     for name in found[0] if found else ():
         shown.add_column(name.removesuffix("_ms").replace("_", " "), justify="right")
     for row in found:
         shown.add_row(*map(str, row.values()))
     console.print(shown)
-    if result.rows:
-        result.rows[-1]["launches"] = found
-        results.write(result, servers.out / f"{servers.label}.json")
+    return found
 
 
 def table(rows: list[Row]) -> Table:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from slosgate.bench import failures
 from slosgate.bench.load import GENERATED, dropped_said, is_generated
-from slosgate.bench.report import capacities, harms, runs, tables
+from slosgate.bench.report import capacities, harms, runs, scalings, tables
 from slosgate.bench.report.html import section
 from slosgate.bench.report.series import PALETTE, series_of, system
 from slosgate.bench.report.svg import number
@@ -27,7 +27,7 @@ def build(results: Sequence[tuple[str, Result]], title: str = "slosbench report"
     if measured:
         series = series_of(measured)
         body += runs.cards(series) + runs.sections(series) + section("Figures", tables.run_table(measured))
-    body += capacities.sections([r for _, r in results]) + harms.section_of(rows)
+    body += capacities.sections([r for _, r in results]) + harms.section_of(rows) + scalings.section_of(rows)
     if others:
         body += section("Rows", tables.plain_table(others))
     body += section("Where this comes from", tables.origins(results))

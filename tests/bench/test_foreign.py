@@ -20,7 +20,8 @@ SLO = Goodput(0.4, 0.05)
 VLLM: dict[str, Any] = {
     "model_id": "m", "duration": 10.0, "mean_ttft_ms": 300.0,
     "start_times": [5.0, 6.0, 7.0, 8.0], "ttfts": [0.2, 0.6, 0.3, 0.0],
-    "itls": [[0.04] * 40, [0.04] * 40, [0.04] * 19 + [2.0] + [0.04] * 19, []], "errors": ["", "", "", "refused"],
+    "itls": [[0.04] * 40, [0.04] * 40, [0.04] * 19 + [2.0] + [0.04] * 19, []],
+    "errors": ["", "", "", "Traceback ...\nConnectionError: refused\n"],
 }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def write(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("tool", ["vllm bench", "guidellm", "aiperf"])
 def test_each_request_is_judged_by_the_slo_that_is_said(tool: str, tmp_path: Path) -> None:
     (row,) = read(write(tmp_path)[tool], SLO).rows
-    assert (row["offered"], row["attained"]) == (4, 1)
+    assert (row["offered"], row["attained"], row["failed"]) == (4, 1, 1)
     assert row["ttft_p50_s"] == pytest.approx(0.3)
     assert row["rate_rps"] == pytest.approx(4 / 3, abs=1e-3)
     (loose,) = read(write(tmp_path)[tool], Goodput(1.0, 10.0)).rows
@@ -79,7 +80,10 @@ def test_they_stand_on_one_page(tmp_path: Path) -> None:
     files = [str(file) for file in write(tmp_path).values()]
     done = CliRunner().invoke(app, ["report", *files, "--out", str(page), "--goodput", "ttft:400,tpot:50"])
     assert done.exit_code == 0, done.output
-    assert all(tool in page.read_text() for tool in ("vllm bench", "guidellm", "aiperf"))
+    text = page.read_text()
+    assert all(tool in text for tool in ("vllm bench", "guidellm", "aiperf"))
+    assert text.count("1 of 4 requests failed: 1 x failed") == 3
+    assert "1 x failed: ConnectionError: refused<" in text
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

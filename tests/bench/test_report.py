@@ -67,6 +67,14 @@ def test_what_harm_is_done_is_drawn_beside_the_share_that_decides(tmp_path: Path
     assert "falls short (1 of 128)" in page
 
 
+def test_scaling_over_a_day_is_drawn_by_what_it_takes_and_attains(tmp_path: Path) -> None:
+    page = draw(RESULTS / "autoscaling.json", out=tmp_path / "report.html")
+    (drawing,) = wide(page, "Attainment over replica hours a day")
+    counts = {colour: drawing.count(f'<circle class="fill-{colour}"') for colour in ("ours", "b0", "b2")}
+    assert counts == {"ours": 1, "b0": 6, "b2": 3}
+    assert re.findall(r'class="small"[^>]*>([^<]*)<', drawing) == ["16", "20", "24", "32", "40", "52", "4", "5", "6"]
+
+
 def test_the_gain_is_drawn_and_each_bar_has_its_own_bound(tmp_path: Path) -> None:
     page = draw(RESULTS / "headline.json", out=tmp_path / "report.html")
     (gain,) = wide(page, "Gain of slosgate")

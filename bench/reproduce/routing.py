@@ -171,12 +171,16 @@ def _said(row: Row) -> str:
 def table(rows: Sequence[Row]) -> Table:
     """Capacities per GPU, a line for each place and a column for each router, for people."""
     names = [*dict.fromkeys(row["router"] for row in rows)]
-    heads = "scenario", "replicas", *(name.replace("-", "-\n") for name in names)
-    said = [f"requests per second and GPU at {TARGET:.0%} attained; the default is {SHIPPED.router}, rival is {RIVAL}"]
+    heads = "scenario", "replicas", *(name.replace("-", "-\n").replace("ys", "y-\ns") for name in names)
+    said = [
+        f"requests per second and GPU at {TARGET:.0%} attained; the default is {SHIPPED.router}, rival is {RIVAL}, "
+        f"as many + as many is with {FAST}"
+    ]
     said += filter(None, [generated_said(rows)])
     shown = plain_table(heads, texts=2, caption=". ".join(said))
     for place in dict.fromkeys(map(_of_place, rows)):
         found = {row["router"]: row["capacity_rps_per_gpu"] for row in rows if _of_place(row) == place}
-        speeds = ", two speeds" if " and " in place[1] else ""
-        shown.add_row(place[0], f"{place[2]}{speeds}", *(f"{found[name]:.3g}" for name in names))
+        half = place[2] // 2
+        replicas = f"{place[2] - half}+{half}" if " and " in place[1] else str(place[2])
+        shown.add_row(place[0], replicas, *(f"{found[name]:.3g}" for name in names))
     return shown

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from slosgate.bench import counts, scenarios
+from slosgate.bench import counts, planner_bench, scenarios
 from slosgate.bench.reproduce import routing
 from slosgate.bench.reproduce.routing import Place
 from slosgate.bench.results import Row
@@ -53,6 +53,13 @@ def test_every_router_can_be_asked_for_by_name_and_only_the_order_differs() -> N
         assert len({job.replica for job in jobs}) == (1 if router == "polyserve" else 3)
 
 
+def test_a_decision_among_many_replicas_costs_hardly_more_than_with_one() -> None:
+    rows = planner_bench.decisions(running=32, tiers=3, profile=H200, calls=60, seed=0)
+    times = {row["replicas"]: row["times_one"] for row in rows}
+    assert times[1] == 1
+    assert times[32] < 1.8  # 1.2 where nothing else runs
+
+
 def test_the_table_has_a_line_for_each_place_and_the_means_are_relative_to_the_default() -> None:
     rows: list[Row] = [
         {
@@ -66,5 +73,5 @@ def test_the_table_has_a_line_for_each_place_and_the_means_are_relative_to_the_d
     console = Console(width=80)
     with console.capture() as said:
         console.print(routing.table(rows))
-    assert "4, two speeds" in said.get()
+    assert "2+2" in said.get()
     assert "GENERATED" not in said.get()

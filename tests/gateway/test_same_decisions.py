@@ -106,7 +106,7 @@ class Both(PlannedSystem):
         self.now_s = now_s
         engine, mirror = self.replicas[number], self._twins[number].mirror
         assert mirror is not None
-        said_s = engine.in_flight.start_s if engine.in_flight else now_s
+        said_s = now_s - engine.running_for_s(now_s)
         report = engine.telemetry(str(number), said_s)
         mirror.take(report, said_s)
         for prefix in report.prefixes:

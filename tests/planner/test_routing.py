@@ -82,8 +82,8 @@ def test_two_choices_are_drawn_by_the_requests_id_and_every_pair_is_as_likely() 
 def test_least_work_takes_only_where_the_request_can_be_in_time() -> None:
     before = replica("due before", queued=4000, due_s=0.15)
     after = replica("due after", queued=4200, due_s=3.0)
-    assert chosen("least-work", arrival(ttft_s=0.2), [before, after]) == "due after"
-    assert chosen("least-work", arrival(ttft_s=2.0), [before, after]) == "due before"
+    assert ROUTERS["least-work"](arrival(ttft_s=0.17), [before, after], 0.0) == [1, 0]
+    assert ROUTERS["least-work"](arrival(ttft_s=2.0), [before, after], 0.0) == [0, 1]
 
 
 def waiting(name: str, *prompts: tuple[int, float], tpot_s: float = 0.1, decodes: int = 0) -> ReplicaState:
@@ -131,7 +131,7 @@ def test_a_session_goes_on_where_its_prefix_is(router: RouterName) -> None:
 @pytest.mark.parametrize("router", sorted(ROUTERS.keys() - {"soonest"}))  # which goes by the first token alone
 def test_a_session_goes_on_where_its_prefix_is_also_among_many(router: RouterName) -> None:
     replicas = [replica(str(n), decodes=n) for n in range(40)]
-    replicas[33] = msgspec.structs.replace(replicas[33], cached=Cached(likely=2000))
+    replicas[33] = msgspec.structs.replace(replica("33", decodes=3, queued=2500), cached=Cached(likely=2000))
     assert chosen(router, arrival(prompt=2100), replicas) == "33"
 
 

@@ -106,7 +106,8 @@ class Both(PlannedSystem):
         self.now_s = now_s
         engine, mirror = self.replicas[number], self._twins[number].mirror
         assert mirror is not None
-        said_s = now_s - engine.running_for_s(now_s)
+        latest = engine.in_flight or engine.previous
+        said_s = latest.start_s if latest is not None and latest.end_s >= now_s else now_s
         report = engine.telemetry(str(number), said_s)
         mirror.take(report, said_s)
         for prefix in report.prefixes:

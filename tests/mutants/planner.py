@@ -289,7 +289,7 @@ MUTANTS = (
     _planner(
         "who was late with the first token is promised the rest",
         "controller",
-        "begun[row] = on_pace and in_time(rows[row])",
+        "begun[row] = on_pace and as_planned(rows[row])",
         "begun[row] = on_pace",
         f"{DECIDE}only_what_can_still_be_won_is_promoted",
     ),

@@ -171,6 +171,8 @@ class PlanFollower:
         """A request is on its way here since then."""
         if coming.request_id not in self.table:
             self._announced.add(coming, admitted_s, self.profile)
+            if coming.request_id in self._promoted:  # a plan that was here sooner says so
+                self._announced.promise({coming.request_id})
 
     def awaits(self, start_s: float, free_blocks: int) -> bool:
         """Whether to choose the next iteration only when the one in flight has ended, at `start_s`.
@@ -318,6 +320,7 @@ class PlanFollower:
         self._horizon = list(reversed(plan.horizon))
         rows = self.table.rows
         self._held, self._promoted = {*plan.hold, *plan.preempt}, set(plan.guaranteed)
+        self._announced.promise(self._promoted)
         rows["guaranteed"][self._rows_of(self._promoted)] = True
         rows["held"] = False
         rows["held"][self._rows_of(self._held)] = True

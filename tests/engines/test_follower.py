@@ -192,6 +192,21 @@ def test_best_effort_on_its_way_is_not_waited_for() -> None:
         assert follows.awaits(1.001 + PROFILE.decide_s, 8000) == guaranteed
 
 
+@pytest.mark.parametrize("plan_first", [True, False])
+def test_what_a_plan_promises_on_its_way_is_waited_for(plan_first: bool) -> None:
+    follows = follower(a=300)
+    run(follows)
+    step_s = follows.next_batch(1.0, free_blocks=8000).duration_s
+    hasty_s = PROFILE.soonest_s(20) + PROFILE.decide_s + step_s / 2
+    promising = Plan(replica="r", epoch=7, issued_at_s=1.0, horizon=(), guaranteed=("hasty",))
+    if plan_first:
+        follows.apply(promising)
+    follows.announce(Announcement("hasty", 20, hasty_s, guaranteed=False), 1.0)
+    if not plan_first:
+        follows.apply(promising)
+    assert follows.awaits(1.001 + PROFILE.decide_s, 8000)
+
+
 def test_a_few_requests_tell_how_long_the_front_end_takes() -> None:
     follows = follower()
     for n in range(4):

@@ -144,7 +144,7 @@ def test_a_table_of_requests_says_what_the_result_counts(tmp_path: Path) -> None
         (("--concurrency", "2", "--think-time", "-1"), "--think-time must be 0 or more seconds, not -1"),
         (("--rate", "2", "--goodput", "ttfb:3"), "--goodput does not take 'ttfb:3'; accepted: ttft:MS, tpot:MS"),
         (("--rate", "2", "--requests", "table.xlsx"), "--requests takes a file that ends in .csv or .parquet"),
-        (("--rate", "2", "--url", "http://127.0.0.1:1"), "--url and --api-key-env belong to --mode live"),
+        (("--rate", "2", "--url", "http://127.0.0.1:1"), "--url, --api-key-env and --slo-class belong to --mode live"),
         (("--rate", "2", "--acceptance", "2"), "--acceptance must be between 0 and 1, not 2"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -22,6 +23,11 @@ def kept_grains(arrival: Arrival, replica: ReplicaState) -> int:
     """Of `GRAINS` parts of a prompt those that a replica has cached, where that is most of it: else 0."""
     likely, prompt = replica.cached.likely, arrival.prompt_tokens
     return round(GRAINS * likely / prompt) if likely > AFFINE_SHARE * prompt else 0
+
+
+def going_on(arrival: Arrival, replica: ReplicaState) -> int:
+    """The same as a reason to go on there although it takes longer: none where no time says how long it may take."""
+    return 0 if math.isinf(arrival.ttft_s) else kept_grains(arrival, replica)
 
 
 def looked_at(arrival: Arrival, replicas: Sequence[ReplicaState]) -> tuple[list[int], list[int]]:

@@ -18,7 +18,7 @@ from slosgate.planner.controller import Arrival, ReplicaState
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import Bools, Floats, pairs_of
 from slosgate.planner.machine import coefficients
-from slosgate.planner.routing.base import kept_grains, looked_at
+from slosgate.planner.routing.base import going_on, looked_at
 from slosgate.planner.routing.standing import Speed, Wanted, speed_beside, standing, wanted_of
 
 DIGITS = 6  # of sums of weights
@@ -43,7 +43,7 @@ def _ranked(
             replica.jobs.rows, coefficients(replica.profile.perf), wanted_of(arrival, replica, now_s), arrival.weight,
             now_s, now_s + replica.busy_for_s,
         )  # fmt: skip
-        found.append((round(lost, DIGITS), -kept_grains(arrival, replica), work_s, n))
+        found.append((round(lost, DIGITS), -going_on(arrival, replica), work_s, n))
     return sorted(found)
 
 

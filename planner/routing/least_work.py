@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slosgate.planner.controller import Arrival, ReplicaState
-from slosgate.planner.routing.base import kept_grains, looked_at
+from slosgate.planner.routing.base import going_on, looked_at
 from slosgate.planner.routing.standing import standings
 
 
@@ -28,6 +28,5 @@ def _ranked(
     """(whether it can't be in time there, what isn't cached, the work there, the replica), the best first."""
     seen = standings(arrival, [replicas[n] for n in numbers], now_s)
     return sorted(
-        (not one.feasible, -kept_grains(arrival, replicas[n]), one.work_s, n)
-        for one, n in zip(seen, numbers, strict=True)
+        (not one.feasible, -going_on(arrival, replicas[n]), one.work_s, n) for one, n in zip(seen, numbers, strict=True)
     )

@@ -67,7 +67,7 @@ MUTANTS = (
         "whoever was announced and never came is waited for for ever",
         "announced",
         "if follows.start_s > min(times.latest_s, times.ready_s + NO_SHOW_S)",
-        "if True",
+        "if False",
         f"{FOLLOW}an_announced_request_that_never_came_is_forgotten",
         f"{FOLLOW}a_request_on_its_way_is_waited_for_until_it_is_here_or_should_be",
     ),

@@ -49,7 +49,8 @@ SETTINGS: dict[str, Callable[[object], str]] = {
     "defer_below": lambda v: f"defers below {v}",
     "prefill_replicas": lambda v: f"{v} for prefill",
 }
-ALSO_SAID = "ahead", "async_scheduling"  # of no use to compare by
+ALSO_SAID = "ahead", "async_scheduling", "dropped_of"  # of no use to compare by
+ENDS_OF_INTERVALS = "_ci_low", "_ci_high"  # of figures that stand beside another's
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,10 @@ def run_table(rows: Sequence[Row]) -> str:
 def plain_table(rows: Sequence[Row]) -> str:
     """Rows of any command: each key that holds a plain value becomes a column."""
     keys = dict.fromkeys(k for r in rows for k, v in r.items() if not isinstance(v, dict | list))
-    told = {k: k.replace("_", " ") for k in keys if k not in (*SETTINGS, *ALSO_SAID, "ci_low")}
+    unsaid = *SETTINGS, *ALSO_SAID, "ci_low"
+    told = {k: k.replace("_", " ") for k in keys if k not in unsaid and not k.endswith(ENDS_OF_INTERVALS)}
+    if "dropped" in told:
+        told["dropped"] = RUN_COLUMNS["dropped"]
     if "ci_high" in told:
         told["ci_high"] = "95 % interval"
     told = {("interval" if k == "ci_high" else k): title for k, title in told.items()}

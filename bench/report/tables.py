@@ -72,6 +72,8 @@ def plain_table(rows: Sequence[Row]) -> str:
     keys = dict.fromkeys(k for r in rows for k, v in r.items() if not isinstance(v, dict | list))
     unsaid = *SETTINGS, *ALSO_SAID, "ci_low"
     told = {k: k.replace("_", " ") for k in keys if k not in unsaid and not k.endswith(ENDS_OF_INTERVALS)}
+    if "gpus" in told:
+        told.pop("replicas", None)  # the GPUs tell what a row takes
     if "dropped" in told:
         told["dropped"] = RUN_COLUMNS["dropped"]
     if "ci_high" in told:

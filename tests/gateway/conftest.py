@@ -32,17 +32,20 @@ service_tiers = ["flex"]
 _models = count(1)
 
 
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
+def valkey_of_its_own() -> Iterator[str]:
     with running_valkey() as server:
         yield server.url
 
 
-@pytest.fixture(scope="session")
-def gateway(redis_url: str) -> Iterator[Process]:
-    """One gateway for all tests that leave it whole: each brings replicas of a model of its own."""
+def gateway_of_its_own(redis_url: str) -> Iterator[Process]:
     with running_gateway(redis_url, CONFIG) as process:
         yield process
+
+
+# One for all tests that leave it whole: each brings replicas of a model of its own. A file that can't share makes them
+# anew for its module.
+redis_url = pytest.fixture(scope="session", name="redis_url")(valkey_of_its_own)
+gateway = pytest.fixture(scope="session", name="gateway")(gateway_of_its_own)
 
 
 @pytest.fixture

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
 import pytest
 
 from slosgate.engines.messages import IterationReport
-from tests.gateway.conftest import ADMIN, CONFIG, Start, eventually
+from tests.gateway.conftest import ADMIN, Start, eventually, gateway_of_its_own
 from tests.gateway.scripted import Script, dies_after_two, good
-from tests.processes import Process, running_gateway
+from tests.processes import Process
 
 SLO = {"x-slo-ttft-ms": "300", "x-slo-tpot-ms": "100"}
 
 
-@pytest.fixture(scope="module")
-def gateway(redis_url: str) -> Iterator[Process]:
-    """One with no broken guarantee in its log yet: it tells only so many a minute."""
-    with running_gateway(redis_url, CONFIG) as process:
-        yield process
+# One with no broken guarantee in its log yet: it tells only so many a minute.
+gateway = pytest.fixture(scope="module", name="gateway")(gateway_of_its_own)
 
 
 async def record(client: aiohttp.ClientSession, gateway: Process, model: str) -> dict[str, Any]:

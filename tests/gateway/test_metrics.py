@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -18,18 +17,15 @@ from slosgate.gateway.promises.completion import parse
 from slosgate.gateway.promises.contract import resolve
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.reports.metrics import MOST_MODELS, Metrics
-from tests.gateway.conftest import CONFIG, Start, eventually, until_known
+from tests.gateway.conftest import CONFIG, Start, eventually, gateway_of_its_own, until_known
 from tests.gateway.scripted import MODEL, Call, good, scripted_replica
 from tests.processes import Process, running_gateway, running_valkey
 
 SLO = {"x-slo-ttft-ms": "1500", "x-slo-tpot-ms": "100"}
 
 
-@pytest.fixture(scope="module")
-def gateway(redis_url: str) -> Iterator[Process]:
-    """One that has not been told of many models before: it tells only so many apart."""
-    with running_gateway(redis_url, CONFIG) as process:
-        yield process
+# One that has not been told of many models before: it tells only so many apart.
+gateway = pytest.fixture(scope="module", name="gateway")(gateway_of_its_own)
 
 
 async def page(client: aiohttp.ClientSession, url: str, model: str) -> dict[str, float]:

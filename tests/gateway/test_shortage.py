@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.gateway.conftest import CONFIG, Start, eventually
+from tests.gateway.conftest import Start, eventually, gateway_of_its_own, valkey_of_its_own
 from tests.gateway.scripted import good
-from tests.processes import Process, running_gateway, running_valkey
+from tests.processes import Process
 
 SLO = {"x-slo-ttft-ms": "900", "x-slo-tpot-ms": "100"}
 
 
-@pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
-    """Of this file alone: what other gateways are asked for counts, too."""
-    with running_valkey() as server:
-        yield server.url
+# Of this file alone: what other gateways are asked for counts, too.
+redis_url = pytest.fixture(scope="module", name="redis_url")(valkey_of_its_own)
 
 
-@pytest.fixture(scope="module")
-def gateway(redis_url: str) -> Iterator[Process]:
-    """One that has not been told of many models before: it tells only so many apart."""
-    with running_gateway(redis_url, CONFIG) as process:
-        yield process
+# One that has not been told of many models before: it tells only so many apart.
+gateway = pytest.fixture(scope="module", name="gateway")(gateway_of_its_own)
 
 
 async def seen(client: aiohttp.ClientSession, gateway: Process, name: str, model: str) -> dict[str, float]:

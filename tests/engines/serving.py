@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -75,6 +75,23 @@ class Watcher:
         plan = msgspec.structs.replace(plan, replica=self._name, epoch=self._epoch, issued_at_s=time.time())
         await send_plan(self._redis, plan)
         await self.until(lambda report: report.epoch == self._epoch)
+
+    @asynccontextmanager
+    async def planning(self, plan: Plan) -> AsyncIterator[None]:
+        """Send a plan now and again every half second, as gateways do: an engine that hears none plans for itself."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(0.5)
+                await self.plan(plan)
+
+        await self.plan(plan)
+        task = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def until(self, condition: Callable[[Telemetry], bool]) -> Telemetry:
         """The first report from now on for which the condition holds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
@@ -116,12 +117,12 @@ async def test_prompts_run_by_deadline_not_by_arrival(engine: EngineServer, watc
 async def test_best_effort_is_held_preempted_and_finished(engine: EngineServer, watcher: Watcher) -> None:
     request = asyncio.create_task(complete(engine, 100, engine.output, slo_id="a"))
     await watcher.until(lambda report: here(report, "a") and of(report, "a").generated_tokens > 3)
-    await watcher.plan(HOLD_A)
-    stopped = await watcher.until(lambda report: not report.busy_for_s)
-    guaranteed = await complete(engine, 100, 5, slo_id="b", slo_ttft_ms=5000, slo_tpot_ms=100, slo_guaranteed=1)
-    assert guaranteed.tokens == 5
-    await watcher.plan(Plan(replica="", epoch=0, issued_at_s=0.0, preempt=("a",)))
-    empty = await watcher.until(lambda report: report.kv_blocks_free == report.kv_blocks_total)
+    async with watcher.planning(HOLD_A):
+        stopped = await watcher.until(lambda report: not report.busy_for_s)
+        guaranteed = await complete(engine, 100, 5, slo_id="b", slo_ttft_ms=5000, slo_tpot_ms=100, slo_guaranteed=1)
+        assert guaranteed.tokens == 5
+    async with watcher.planning(msgspec.structs.replace(HOLD_A, preempt=("a",))):
+        empty = await watcher.until(lambda report: report.kv_blocks_free == report.kv_blocks_total)
     assert of(empty, "a").context_tokens == 0
     assert of(empty, "a").generated_tokens == of(stopped, "a").generated_tokens < engine.output
     await watcher.plan(FREE)

@@ -13,7 +13,7 @@ RIVALS := 'vllm-router==0.1.17' 'litellm[proxy]==1.108.7'
 REPRODUCTIONS := headline scaling ablation burst overhead predictor fidelity
 SCENARIOS := chatbot coder summarizer mixed tool-calling reasoning
 
-.PHONY: install test test-browser mutants lint format demo reproduce harm bench clean test-vllm test-vllm-fleet test-ray test-litellm compat soak
+.PHONY: install install-vllm test test-browser mutants lint format demo reproduce harm bench clean test-vllm test-vllm-fleet test-ray test-litellm compat soak
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,8 @@ mutants: $(STAMP)
 # all supported versions.
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt tests/vllm/install.sh tests/vllm/overrides.txt
 	tests/vllm/install.sh $(VLLM_VENV) $(PYTHON)
+
+install-vllm: $(VLLM_STAMP)
 
 test-vllm test-vllm-fleet compat: export HF_HUB_OFFLINE := 1
 test-vllm test-vllm-fleet compat: export VLLM_LOGGING_LEVEL := ERROR

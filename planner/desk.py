@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 from msgspec.structs import replace
 
 from slosgate.planner.controller import Arrival, Decision, ReplicaState, place, plan_replica, promote
+from slosgate.planner.dues import HEADROOM_S, HEADROOM_SHARE
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.plans import ReplicaPlan
 from slosgate.planner.profile import HardwareProfile
@@ -30,10 +31,8 @@ LATER_S = 1.0  # what a refused client is told to wait when the plan can't say h
 class DeskSettings:
     """How requests are judged and replicas planned. These are the defaults that ship."""
 
-    # Plans aim this much before the TTFT SLO (but at most `headroom_share` of it): what a plan can't see, which is the
-    # way to the replica and back and the steps of both event loops.
-    headroom_s: float = 0.015
-    headroom_share: float = 1 / 4
+    headroom_s: float = HEADROOM_S  # plans aim this much before the TTFT SLO,
+    headroom_share: float = HEADROOM_SHARE  # but at most this share of it
     router: RouterName = "least-loss"  # in whose order replicas are asked
     hop_limit: int = 8  # replicas asked for a guarantee before a request becomes best effort
     overtaken_s: float = 30.0  # how long a request without an SLO may be overtaken by best effort that has one

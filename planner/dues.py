@@ -15,10 +15,10 @@ from slosgate.planner.kernels import token_due_s
 TOLERANCE = 0.05  # an SLO counts as kept within 5 % of it
 # By which a replica sees a deadline later than its gateway: it counts from when the request has come there, and rounds.
 ON_THE_WAY_S = 0.005
-# A first token is planned for a time before its SLO (`planner.desk`), and promised only if it is there by then. Once
-# that is out of reach, or where nothing was promised, so much of what lies between may be used, at most this share of
-# the time that it had; the rest is the way back.
-BEYOND_S, BEYOND_SHARE = 0.01, 2 / 9
+# A first token is planned for so long before its SLO, but at most this share of it: for what a plan can't see, which is
+# the way to the replica and back and the steps of both event loops. A promise is given only if it is there by then.
+HEADROOM_S, HEADROOM_SHARE = 0.015, 1 / 4
+WAY_SHARE = 1 / 3  # of the headroom, at most, that is left for the way where a deadline is out of reach
 
 
 @compiled
@@ -39,12 +39,23 @@ def gain(job: Any, computed: int, prompt: int, emitted: int, end_s: float) -> No
 
 @compiled
 def latest_s(job: Any) -> float:
-    """Until when a first token that is past its deadline still counts."""
+    """Until when a first token that is past its deadline still counts, less what the way back takes.
+
+    Up to its SLO; up to its tolerance where nothing was promised.
+    """
     if job.arrival_s == -np.inf:
         return float(job.deadline_s)
     given_s = job.deadline_s - job.arrival_s
-    beyond_s = min(BEYOND_S, BEYOND_SHARE * given_s)
-    return float(job.deadline_s + (beyond_s if job.guaranteed else max(beyond_s, TOLERANCE * given_s)))
+    headroom_s = min(HEADROOM_S, given_s * HEADROOM_SHARE / (1 - HEADROOM_SHARE))
+    until_s = job.deadline_s + headroom_s - min(ON_THE_WAY_S, WAY_SHARE * headroom_s)
+    return float(until_s if job.guaranteed else until_s + TOLERANCE * (given_s + headroom_s))
+
+
+@compiled
+def just_missed(job: Any, now_s: float) -> bool:
+    """Whether a first token is late by no more than the time that it had."""
+    late_s = now_s - job.deadline_s
+    return bool(job.has_slo and 0.0 < late_s <= job.deadline_s - job.arrival_s)
 
 
 @compiled

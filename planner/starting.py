@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from slosgate.planner.compiling import compiled
-from slosgate.planner.dues import in_time
+from slosgate.planner.dues import in_time, just_missed
 from slosgate.planner.jobs import Jobs
 from slosgate.planner.kernels import Bools, Ints, blocks_for, insert_sorted, peak_tokens, still_to_emit
 from slosgate.planner.machine import Machine
@@ -35,7 +35,7 @@ class Room(NamedTuple):
 
     sure: int  # with a guarantee
     urgent: float  # with urgent best effort
-    spare: float  # with best effort that has been overtaken long enough
+    spare: float  # with best effort that has just missed its SLO, or been overtaken long enough
     quiet: float  # with other best effort
 
 
@@ -64,12 +64,13 @@ def startable(
                 continue
             if job.context == 0:
                 fresh = not wanted and now_s - job.arrival_s <= OVERTAKEN_S
-                if blocked or begun >= max_sequences or (fresh and crowded):
+                quiet = fresh and not just_missed(job, now_s)
+                if blocked or begun >= max_sequences or (quiet and crowded):
                     continue
                 if job.guaranteed:
                     fits = guarantee_fits(remaining, context, number, tokens, job, room.sure, block_tokens)
                 else:
-                    limit = room.urgent if wanted else room.quiet if fresh else room.spare
+                    limit = room.urgent if wanted else room.quiet if quiet else room.spare
                     fits = peak_with(sure, job, block_tokens) <= limit
                 # An empty replica never waits: whatever fits alone may start.
                 if number and not fits:
@@ -116,7 +117,8 @@ def room_of(jobs: Jobs, chosen: Bools, capacity: int) -> Room:
 
     What isn't urgent costs others time and memory as long as it runs, and most of all where many have just come and
     more are about to. So while an SLO is at stake it takes little of the memory, and none of as much again as those
-    hold whose SLO is live. Where none is, or after `OVERTAKEN_S`, it takes what is free, but for that.
+    hold whose SLO is live. Where none is, or after `OVERTAKEN_S`, it takes what is free, but for that. So does what has
+    just missed its SLO: it came when there was almost time for it, and its client is not to wait for minutes.
     """
     live = live_tokens(jobs)
     spare = PLANNED_SHARE * capacity - live

@@ -337,6 +337,20 @@ MUTANTS = (
         f"{SLACK}best_effort_leaves_room_for_guarantees_that_wait",
     ),
     _planner(
+        "what has just missed its SLO waits for minutes",
+        "starting",
+        "quiet = fresh and not just_missed(job, now_s)",
+        "quiet = fresh",
+        f"{SLACK}what_has_just_missed_its_slo_starts_while_memory_has_room",
+    ),
+    _planner(
+        "best effort is given up at the SLO, before its tolerance",
+        "dues",
+        "until_s + TOLERANCE * (given_s + headroom_s)",
+        "until_s",
+        f"{_in('dues')}past_its_deadline_best_effort_is_worth_serving_up_to_the_tolerance",
+    ),
+    _planner(
         "one sequence more begins than the engine takes",
         "starting",
         "begun >= max_sequences",

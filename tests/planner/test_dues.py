@@ -12,6 +12,7 @@ from slosgate.planner.dues import (
     first_token_open,
     gain,
     in_time,
+    just_missed,
     latest_s,
     next_due_s,
     next_late_s,
@@ -48,24 +49,37 @@ def test_only_the_first_token_sets_the_base() -> None:
 
 
 def test_a_first_token_is_to_be_had_while_its_slo_can_still_be_kept() -> None:
-    assert first_token_open(job(), 1.04)
-    assert not first_token_open(job(), 1.05)
+    # Planned for 1.0 of an SLO of 1.015: best effort counts up to its tolerance, less 5 ms for the way back.
+    assert first_token_open(job(), 1.06)
+    assert not first_token_open(job(), 1.061)
     assert not first_token_open(job(guaranteed=True), 1.01)
     assert not first_token_open(job(deadline_s=math.inf), 0.9)
 
 
 def test_a_short_deadline_leaves_best_effort_the_headroom_that_it_was_planned_with() -> None:
-    # An SLO of 60 ms is planned for 45; the rest is for the way, of which best effort may use 10 ms.
-    assert latest_s(job(deadline_s=0.045)) == pytest.approx(0.055)
-    assert latest_s(job(deadline_s=0.018)) == pytest.approx(0.018 + 0.004)  # of 24 ms
+    # An SLO of 60 ms is planned for 45, and counts up to 63, less 5 for the way back;
+    # one of 24 is planned for 18, and counts up to 25.2, less 2.
+    assert latest_s(job(deadline_s=0.045)) == pytest.approx(0.058)
+    assert latest_s(job(deadline_s=0.018)) == pytest.approx(0.0232)
     assert latest_s(job(guaranteed=True)) == pytest.approx(1.01)  # a promise counts without the tolerance
 
 
 def test_past_its_deadline_best_effort_is_worth_serving_up_to_the_tolerance() -> None:
     assert first_due_s(job(), 1.0) == 1.0
-    assert first_due_s(job(), 1.01) == 1.05
+    assert first_due_s(job(), 1.01) == pytest.approx(1.06075)
     assert first_due_s(job(guaranteed=True), 1.005) == 1.01  # part of the headroom that it was planned with
     assert first_due_s(job(arrival_s=-math.inf), 1.01) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("now_s", "fields", "missed"),
+    [(0.9, {}, False), (1.5, {}, True), (2.1, {}, False), (1.5, {"has_slo": False}, False)],
+    ids=["in time", "late by half of it", "late by more", "nothing asked for"],
+)
+def test_what_is_late_by_less_than_the_time_it_had_has_just_missed_its_slo(
+    now_s: float, fields: dict[str, Any], missed: bool
+) -> None:
+    assert just_missed(job(**fields), now_s) == missed
 
 
 def test_best_effort_that_came_late_has_nothing_to_win() -> None:
@@ -74,8 +88,8 @@ def test_best_effort_that_came_late_has_nothing_to_win() -> None:
     assert in_time(job(due_base_s=1.0, **decoding))
     assert in_time(job(due_base_s=1.04, **decoding))
     assert not as_planned(job(due_base_s=1.04, **decoding))  # so it is served in time, and not promised
-    assert not in_time(job(due_base_s=1.06, **decoding))
-    assert next_due_s(job(due_base_s=1.06, **decoding), 1.1) == math.inf
+    assert not in_time(job(due_base_s=1.07, **decoding))
+    assert next_due_s(job(due_base_s=1.07, **decoding), 1.1) == math.inf
     assert next_due_s(job(due_base_s=1.25, guaranteed=True, **decoding), 1.1) == 1.45
 
 

@@ -220,7 +220,7 @@ def test_who_cannot_be_in_time_starts_where_no_slo_is_at_stake() -> None:
     jobs = JobTable()
     decode(jobs, "decode", due_in_s=0.5)
     prefill(jobs, "late", tokens=500, due_in_s=-1.0)
-    jobs["late"]["arrival_s"] = -2.0
+    jobs["late"]["arrival_s"] = -1.5
     assert names(jobs, next_batch(jobs.rows, H200, 0.0, 300).prefill) == ["late"], "memory enough for a burst is left"
     assert not next_batch(jobs.rows, H200, 0.0, 80).prefill.size
     jobs["decode"]["guaranteed"] = False
@@ -235,6 +235,16 @@ def test_best_effort_is_overtaken_for_minutes_and_not_for_ever() -> None:
         prefill(jobs, name, tokens=500, due_in_s=1.0 - arrived_ago_s)
         jobs[name]["arrival_s"] = -arrived_ago_s
     assert names(jobs, next_batch(jobs.rows, H200, 0.0, 80).prefill) == ["long late"]
+
+
+def test_what_has_just_missed_its_slo_starts_while_memory_has_room() -> None:
+    jobs = JobTable()
+    decode(jobs, "decode", due_in_s=0.5)
+    for name, late_s in (("missed long ago", 2.5), ("just missed", 0.5)):
+        prefill(jobs, name, tokens=500, due_in_s=-late_s)
+        jobs[name]["arrival_s"] = -late_s - 2.0
+    assert names(jobs, next_batch(jobs.rows, H200, 0.0, 80).prefill) == ["just missed"]
+    assert not next_batch(jobs.rows, H200, 0.0, 30).prefill.size  # what fits into all of the memory
 
 
 def test_held_jobs_never_run() -> None:

@@ -62,7 +62,7 @@ def play(
     `MOST_ITERATIONS` at most from `now_s` on. `patience_s` is that of the latest arrivals, ascending.
     """
     seen = nothing_seen(jobs)
-    hidden = hide(jobs, flight.start_s - delays.overhead_s)
+    hidden = hide(jobs, flight.start_s - SURELY_S - delays.overhead_s)
     rounds, past, dry = 0, 0, 0
     while rounds < MOST_ITERATIONS and (
         flight.end_s < until_s or waits(jobs, watched, seen.first_token_s, flight.end_s)
@@ -79,7 +79,7 @@ def play(
             start_s = max(flight.end_s, arrived_s + delays.overhead_s)
             flight = InFlight(start_s, start_s)
             # Rounding may put the difference before the arrival again.
-            reveal(jobs, hidden, max(arrived_s, start_s - delays.overhead_s))
+            reveal(jobs, hidden, max(arrived_s, start_s - delays.overhead_s), 0.0)
             continue
         flight = InFlight(start_s, start_s + batch.duration_s)
         free_blocks += advance(jobs, batch, flight.end_s, machine.block_tokens, seen, False)
@@ -104,8 +104,8 @@ def chosen_next(
     foreseen = max(CAPTURED, kind_of(batch.decode, batch.drafts, batch.tokens, captured_tokens))
     chosen_s = max(flight.start_s, free_s - delays.lead_s[foreseen])
     within_s = free_s - chosen_s
-    surely_s = chosen_s - SURELY_S if flight.end_s > flight.start_s else chosen_s
-    if reveal(jobs, hidden, surely_s - delays.overhead_s) or (
+    unsure_s = SURELY_S if flight.end_s > flight.start_s else 0.0
+    if reveal(jobs, hidden, chosen_s - delays.overhead_s, unsure_s) or (
         foreseen == BEYOND and delays.launch_s[BEYOND] > within_s
     ):
         within = launching_within(machine, delays, within_s, len(jobs))
@@ -113,17 +113,17 @@ def chosen_next(
     if len(batch.decode) == 0 and len(batch.prefill) == 0:
         return batch, free_s
     follows = following(jobs, machine.coef, free_s, free_s, batch.duration_s)
-    if last_awaited_s(jobs, hidden, machine, delays, surely_s, follows) == -np.inf:
+    if last_awaited_s(jobs, hidden, machine, delays, chosen_s - unsure_s, follows) == -np.inf:
         kind = kind_of(batch.decode, batch.drafts, batch.tokens, captured_tokens)
         return batch, begins_s(free_s, chosen_s, delays.launch_s[kind], batch.duration_s)
     chosen_s = free_s
-    reveal(jobs, hidden, free_s - delays.overhead_s)
+    reveal(jobs, hidden, free_s - delays.overhead_s, 0.0)
     batch = choose(jobs, machine, free_s + delays.decide_s, free_blocks, patience_s)
     follows = following(jobs, machine.coef, free_s, free_s + delays.decide_s, batch.duration_s)
     ready_s = last_awaited_s(jobs, hidden, machine, delays, free_s, follows)
     if ready_s > -np.inf:
         chosen_s = max(free_s, ready_s)
-        reveal(jobs, hidden, ready_s - delays.overhead_s + ROUNDING_S)
+        reveal(jobs, hidden, ready_s - delays.overhead_s + ROUNDING_S, 0.0)
         batch = choose(jobs, machine, chosen_s + delays.decide_s, free_blocks, patience_s)
     kind = kind_of(batch.decode, batch.drafts, batch.tokens, captured_tokens)
     return batch, begins_s(chosen_s + delays.decide_s, chosen_s, delays.launch_s[kind], batch.duration_s)
@@ -155,11 +155,16 @@ def hide(jobs: Jobs, since_s: float) -> Bools:
 
 
 @compiled
-def reveal(jobs: Jobs, hidden: Bools, since_s: float) -> bool:
-    """Let those run that had arrived by then; whether there are any."""
+def reveal(jobs: Jobs, hidden: Bools, since_s: float, unsure_s: float) -> bool:
+    """Let those run that had arrived by then; whether there are any.
+
+    Of arrivals within `unsure_s` of it nobody knows on which side they were: what is promised counts as too late,
+    the others as there, since they may stand in the way.
+    """
     found = 0
     for row in range(len(jobs)):
-        if hidden[row] and jobs[row].arrival_s <= since_s:
+        by_s = since_s - unsure_s if jobs[row].guaranteed else since_s + unsure_s
+        if hidden[row] and jobs[row].arrival_s <= by_s:
             jobs[row].held = hidden[row] = False
             found += 1
     return found > 0

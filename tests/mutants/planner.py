@@ -337,6 +337,13 @@ MUTANTS = (
         f"{SLACK}best_effort_leaves_room_for_guarantees_that_wait",
     ),
     _planner(
+        "an arrival that may just be in time stands in nobody's way",
+        "rehearsal",
+        "else since_s + unsure_s",
+        "else since_s",
+        f"{REHEARSE}nobody_counts_on_an_arrival_that_is_there_just_in_time_and_everybody_reckons_with_it",
+    ),
+    _planner(
         "what has just missed its SLO waits for minutes",
         "starting",
         "quiet = fresh and not just_missed(job, now_s)",

@@ -10,6 +10,7 @@ import pytest
 from slosgate.planner.arrivals import NO_ARRIVALS
 from slosgate.planner.jobs import JobTable
 from slosgate.planner.machine import delays_of, machine_of
+from slosgate.planner.profile import CAPTURED
 from slosgate.planner.rehearsal import InFlight, Rehearsal, play
 from tests.planner.cases import H200, rolled
 
@@ -44,6 +45,26 @@ def test_an_arrival_waits_until_it_can_be_seen() -> None:
     own_s = H200.perf.iteration_s(100, 100, 1)
     assert first_s(-1.0) == pytest.approx(own_s)
     assert first_s(0.0) == pytest.approx(own_s + H200.request_overhead_s)
+
+
+@pytest.mark.parametrize("guaranteed", [True, False])
+def test_nobody_counts_on_an_arrival_that_is_there_just_in_time_and_everybody_reckons_with_it(guaranteed: bool) -> None:
+    """A promise must hold if it comes too late to be chosen, and if another prompt comes early enough to be."""
+    chosen_s = -float(delays_of(H200).lead_s[CAPTURED])
+
+    def first_s(after_s: float) -> float:
+        jobs = JobTable()
+        jobs.add("decode", deadline_s=-1.0, due_base_s=0.0, tpot_s=0.05, prompt_left=0, context=1000, generated=1,
+                 output=50, guaranteed=True)  # fmt: skip
+        arrival_s = chosen_s - H200.request_overhead_s + after_s
+        jobs.add("new", deadline_s=1.0, tpot_s=0.1, prompt_left=100, output=10, guaranteed=guaranteed,
+                 arrival_s=arrival_s)  # fmt: skip
+        return float(rehearsed(jobs).first_token_s[1])
+
+    sooner_s, later_s = first_s(-0.0005), first_s(0.0005)
+    assert sooner_s == later_s, "on which side of the choice it came can't be told"
+    assert (sooner_s == first_s(0.005)) is guaranteed
+    assert (sooner_s == first_s(-0.005)) is not guaranteed
 
 
 def test_whoever_is_not_reached_by_its_deadline_has_missed_it() -> None:

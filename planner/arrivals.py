@@ -79,16 +79,15 @@ def awaited_s(coming: Coming, follows: Next, decide_s: float) -> float:
     """
     ready_s, latest_s, lag_s, own_s = coming
     behind_s = follows.start_s + follows.next_s + decide_s
-    first_s = np.inf
+    begins_s, first_s = np.full(len(ready_s), np.inf), np.inf
     for i in range(len(ready_s)):
-        begins_s = max(follows.free_s, ready_s[i]) + lag_s[i]
-        if begins_s <= latest_s[i] < behind_s and begins_s + own_s[i] <= follows.bearable_s:
+        alone_s = max(follows.free_s, ready_s[i]) + lag_s[i]
+        if alone_s <= latest_s[i] < behind_s and alone_s + own_s[i] <= follows.bearable_s:
+            begins_s[i] = alone_s
             first_s = min(first_s, latest_s[i])
     last_s = -np.inf
     for i in range(len(ready_s)):
-        begins_s = max(follows.free_s, ready_s[i]) + lag_s[i]
-        in_time = begins_s <= min(latest_s[i], first_s) and latest_s[i] < behind_s
-        if in_time and begins_s + own_s[i] <= follows.bearable_s:
+        if begins_s[i] <= first_s < np.inf:
             last_s = max(last_s, ready_s[i])
     return last_s
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-BOM = b"\xef\xbb\xbf"
+from slosgate.gateway.promises.completion import BOM
+
 DONE = b"data: [DONE]\n\n"
 _ENDS = (b"\n\n", b"\n\r\n", b"\r\r")  # LF CR LF also ends CR LF CR LF
 _FIELD = re.compile(rb"[\r\n]*(?:[\w-]*:|\Z|(?:data|event|id|retry)[\r\n])")

@@ -39,11 +39,11 @@ from slosgate.gateway.http.answers import (
     refusal,
     sized,
 )
-from slosgate.gateway.http.events import BOM, DONE, EventStream, data_events, finishes, is_event_stream
+from slosgate.gateway.http.events import DONE, EventStream, data_events, finishes, is_event_stream
 from slosgate.gateway.http.headers import of_answer, retry_after_s
 from slosgate.gateway.http.idle import IdleLimit
 from slosgate.gateway.http.overflow import Overflow
-from slosgate.gateway.promises.completion import with_slo_args
+from slosgate.gateway.promises.completion import BOM, with_slo_args
 from slosgate.gateway.promises.exchange import Exchange
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.upstream import Response, Upstream, UpstreamError

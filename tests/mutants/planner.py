@@ -538,15 +538,15 @@ MUTANTS = (
     _planner(
         "an iteration is waited with although that makes a promise late",
         "arrivals",
-        "begins_s + own_s[i] <= follows.bearable_s:\n            last_s",
-        "True:\n            last_s",
+        "latest_s[i] < behind_s and alone_s + own_s[i] <= follows.bearable_s:",
+        "latest_s[i] < behind_s:",
         f"{_in('arrivals')}nobody_is_waited_for_at_the_cost_of_a_promise",
     ),
     _planner(
         "launching a prompt that is waited for takes no time",
         "arrivals",
-        "begins_s = max(follows.free_s, ready_s[i]) + lag_s[i]\n        in_time",
-        "begins_s = max(follows.free_s, ready_s[i])\n        in_time",
+        "alone_s = max(follows.free_s, ready_s[i]) + lag_s[i]",
+        "alone_s = max(follows.free_s, ready_s[i])",
         f"{_in('arrivals')}nobody_is_waited_for_whose_launch_takes_too_long",
     ),
     _planner(

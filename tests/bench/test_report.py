@@ -79,7 +79,7 @@ def test_the_gain_is_drawn_and_each_bar_has_its_own_bound(tmp_path: Path) -> Non
     page = draw(RESULTS / "headline.json", out=tmp_path / "report.html")
     (gain,) = wide(page, "Gain of slosgate")
     assert gain.count('class="fill-ours"') == 7  # six scenarios and their mean
-    assert "3.70 x" in gain
+    assert "3.79 x" in gain
     panels = wide(page, "Capacity on")
     assert len(panels) == 6
     for panel in panels:

@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from numba import njit
+import numpy as np
+from numba import config, njit
 from numba.core.caching import CacheImpl, FunctionCache, InTreeCacheLocator, UserProvidedCacheLocator
 from numba.core.caching import UserWideCacheLocator as UserWide
 
@@ -63,3 +64,12 @@ def compiled(function: Kernel) -> Kernel:
     with suppress(RuntimeError, OSError):  # no writable folder: compiled once per process
         kernel._cache = new_cache(function)
     return kernel  # type: ignore[no-any-return]
+
+
+def readable(rows: np.dtype[np.void]) -> np.dtype[np.void]:
+    """The type of rows whose fields a kernel reads as attributes.
+
+    A compiled kernel can do so with any; where numba's compiler is switched off (`NUMBA_DISABLE_JIT=1`), numpy needs to
+    be told.
+    """
+    return np.dtype((np.record, rows)) if config.DISABLE_JIT else rows  # type: ignore[attr-defined]

@@ -184,7 +184,7 @@ def place(
         if judged.kept:
             unreached = math.isinf(judged.first_s)
             first_s = expected_ttft_s(arrival, replicas[i]) if unreached else judged.first_s - now_s
-            predicted_s = min(first_s, arrival.ttft_s)
+            predicted_s = float(min(first_s, arrival.ttft_s))
             if not arrival.at_once and own > replica.firm_tokens * arrival.weight:
                 return Decision(i, False, predicted_s, "fits, but shorter prompts may come first", None)
             return Decision(i, True, predicted_s, "fits", None, room)
@@ -212,7 +212,7 @@ def expected_ttft_s(arrival: Arrival, replica: ReplicaState) -> float:
     attended = queued + own + replica.cached.likely
     pairs += pairs_of(replica.cached.likely, own)
     work_s = replica.profile.request_overhead_s + perf.iteration_s(queued + own, attended, 1, 0, pairs)
-    return replica.busy_for_s + step_s + work_s
+    return float(replica.busy_for_s + step_s + work_s)
 
 
 def claimed(replica: ReplicaState) -> ReplicaState:

@@ -15,6 +15,8 @@ from typing import Any, Required, TypeAlias, TypedDict, Unpack, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from slosgate.planner.compiling import readable
+
 
 class JobFields(TypedDict, total=False):
     """The fields of a job; what is left out is as in `LEFT_OUT`."""
@@ -37,7 +39,7 @@ class JobFields(TypedDict, total=False):
 
 
 KINDS = {float: "f8", int: "i8", bool: "?"}
-JOB = np.dtype([(name, KINDS[kind]) for name, kind in get_type_hints(JobFields).items()], align=True)
+JOB = readable(np.dtype([(name, KINDS[kind]) for name, kind in get_type_hints(JobFields).items()], align=True))
 LEFT_OUT = dict.fromkeys(JOB.names or (), 0) | {
     "weight": 1.0,
     "next_tpot_s": np.inf,

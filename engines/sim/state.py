@@ -13,21 +13,24 @@ from numpy.typing import NDArray
 
 from slosgate.engines.messages import PrefixReport, SloArgs
 from slosgate.engines.sim.blocks import BlockPool, Parts
+from slosgate.planner.compiling import readable
 from slosgate.planner.profile import HardwareProfile
 
-SEQUENCE = np.dtype(
-    [
-        ("prompt_left", "i8"),  # tokens still to be computed before the next output token; 0 means it decodes
-        ("context", "i8"),  # tokens whose KV is here
-        ("generated", "i8"),  # output tokens emitted
-        ("thinking", "i8"),  # output tokens after which the pace changes; 0: none
-        ("output", "i8"),  # output tokens it will emit in all: only the engine knows
-        ("blocks", "i8"),  # KV blocks it holds
-        ("acceptance", "f8"),  # chance that a drafted token is accepted
-        ("seed", "u8"),  # of its own stream of draft verdicts
-        ("gone", "?"),  # cancelled while its iteration runs
-    ],
-    align=True,
+SEQUENCE = readable(
+    np.dtype(
+        [
+            ("prompt_left", "i8"),  # tokens still to be computed before the next output token; 0 means it decodes
+            ("context", "i8"),  # tokens whose KV is here
+            ("generated", "i8"),  # output tokens emitted
+            ("thinking", "i8"),  # output tokens after which the pace changes; 0: none
+            ("output", "i8"),  # output tokens it will emit in all: only the engine knows
+            ("blocks", "i8"),  # KV blocks it holds
+            ("acceptance", "f8"),  # chance that a drafted token is accepted
+            ("seed", "u8"),  # of its own stream of draft verdicts
+            ("gone", "?"),  # cancelled while its iteration runs
+        ],
+        align=True,
+    )
 )
 
 HITS_KEPT = 4096

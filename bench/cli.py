@@ -38,7 +38,6 @@ app = typer.Typer(
     name="slosbench",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Measure what SLO planning buys: traces replayed against serving systems, in virtual time or over HTTP.",
 )

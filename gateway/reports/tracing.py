@@ -20,6 +20,7 @@ from slosgate import __version__
 from slosgate.gateway.config import Config
 from slosgate.gateway.promises.exchange import Exchange
 
+PROVIDER = "vllm"  # what answers, as the conventions ask; they know no name for it
 _OPERATIONS = {"chat": "chat", "completions": "text_completion"}
 _PARENTS = ("traceparent", "tracestate")
 
@@ -61,6 +62,7 @@ class Tracing:
             kind=self._trace.SpanKind.SERVER, start_time=_ns(exchange.arrival_s),
             attributes=_known({
                 "gen_ai.operation.name": operation,
+                "gen_ai.provider.name": PROVIDER,
                 "gen_ai.request.model": exchange.completion.model,
                 "gen_ai.request.max_tokens": exchange.completion.max_tokens,
                 "slosgate.request_id": exchange.request_id,

@@ -79,5 +79,6 @@ async def test_a_request_its_admission_and_its_replica_are_one_trace(
     assert (decided["slosgate.admission"], decided["slosgate.replica"]) == ("guaranteed", "traced")
     assert float(decided["slosgate.predicted_ttft_ms"]) > 0
     assert (asked["slosgate.request_id"], asked["gen_ai.usage.output_tokens"]) == (request_id, "5")
+    assert (asked["gen_ai.operation.name"], asked["gen_ai.provider.name"]) == ("text_completion", "vllm")
     assert [event["name"] for event in collector.spans["replica traced"]["events"]] == ["first token"]
     assert SECRET.encode() not in b"".join(collector.bodies)

@@ -167,7 +167,10 @@ async def model_at(url: str, api_key: str = "") -> str:
             response = await client.get(f"{url}/v1/models")
         if response.status_code != httpx.codes.OK:
             raise ValueError(f"it answered {response.status_code}")
-        return str(response.json()["data"][0]["id"])
+        models = response.json()["data"]
+        if models == []:
+            raise InputError(f"--url {url!r} lists no model: has a replica joined?")
+        return str(models[0]["id"])
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
         raise InputError(f"--url {url!r} must be the base address of an OpenAI-compatible server: {error}") from None
 

@@ -76,7 +76,7 @@ def _problems(value: Any, kind: Any, path: Path) -> Iterator[tuple[Path, str]]:
             return
         for name, entry in value.items():
             yield from _problems(entry, get_args(kind)[1], (*path, name))
-    elif problem := _of_value(value, kind):
+    elif problem := of_value(value, kind):
         yield path, problem
 
 
@@ -97,7 +97,8 @@ def _of_table(value: Any, kind: type[Struct], path: Path) -> Iterator[tuple[Path
         yield (*path, name), f"unknown key; accepted: {', '.join(kind.__struct_fields__)}"
 
 
-def _of_value(value: Any, kind: Any) -> str:
+def of_value(value: Any, kind: Any) -> str:
+    """What keeps a value from being of that type; empty when nothing does."""
     try:
         converted = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

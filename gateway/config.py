@@ -28,7 +28,6 @@ Every unknown key and every value out of range is refused with its line.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -215,9 +214,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     replicas: tuple[ReplicaConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        """There is always a class named default; it promises nothing unless the file says so."""
-        claimed = {tier for c in self.classes.values() for tier in c.service_tiers}
-        free = tuple(tier for tier in ("auto", "default", "flex") if tier not in claimed)
+        """There is always a class named default; it promises nothing unless the file says so, and is OpenAI's flex."""
+        free = () if self.class_of_tier("flex") else ("flex",)
         self.classes.setdefault("default", ClassConfig(service_tiers=free))
 
     def class_of_tier(self, tier: str) -> str | None:
@@ -331,12 +329,8 @@ class _Builder:
         return msgspec.convert(_stand_in(kind) | good, kind)
 
     def _check_value(self, table: dict[str, Any], key: str, type_: Any, path: tuple[str, ...]) -> None:
-        try:
-            value = msgspec.convert(table[key], type_)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise msgspec.ValidationError("Expected a finite number")
-        except msgspec.ValidationError as exc:
-            self.problem((*path, key), f"{str(exc).split(' - at ')[0]}, not {table[key]!r}")
+        if problem := toml.of_value(table[key], type_):
+            self.problem((*path, key), problem)
             del table[key]
 
     def problem(self, path: tuple[str, ...], message: str) -> None:

@@ -1,6 +1,8 @@
 """slosbench run, through the front door: bad input, virtual time, and live over real HTTP."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,25 @@ def test_an_address_where_nothing_serves_is_bad_input() -> None:
     done = CliRunner().invoke(app, ["run", *options, "--url", "http://127.0.0.1:1"])
     assert done.exit_code == 2
     assert "--url 'http://127.0.0.1:1' must be the base address of an OpenAI-compatible server" in done.output
+
+
+class NoModels(BaseHTTPRequestHandler):
+    """A gateway that no replica has joined."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"object": "list", "data": []}')
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_server_without_models_is_said_to_have_none() -> None:
+    with HTTPServer(("127.0.0.1", 0), NoModels) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        options = ["--scenario", "coder", "--system", "mine", "--rate", "2", "--mode", "live", "--seconds", "5"]
+        done = CliRunner().invoke(app, ["run", *options, "--url", url])
+    assert done.exit_code == 2
+    assert "lists no model: has a replica joined?" in done.output

@@ -61,6 +61,7 @@ def test_names_every_problem_with_its_line() -> None:
         ("[overflow.x]\nmodel = 'a/b'\n[classes.a]\noverflow = 'x'", "line 4: classes.a.overflow: is only for classes"),
         ("[overflow.x]\napi_base = 'h'", "line 1: overflow.x.model: is missing"),
         ("[classes.a]\nttft_ms = inf", "line 2: classes.a.ttft_ms: Expected a finite number"),
+        ("[admission]\nrouter = 'lest-loss'", "line 2: admission.router: must be one of soonest, "),
         ("[keys.k]\nsha256 = 'abc'", "line 2: keys.k.sha256: Expected `str` matching regex"),
         (f"[keys.k]\nsha256 = '{'0' * 64}'\n[keys.l]\nsha256 = '{'0' * 64}'", "line 4: keys.l.sha256: this key is k's"),
         (f"[keys.k]\nsha256 = '{'0' * 64}'\nclasses = ['x']", "line 3: keys.k.classes: no such class: 'x'"),

@@ -78,6 +78,12 @@ def test_service_tiers_are_classes_and_echoed_as_served(tier: str, slo_class: st
     assert (found.served_tier(True), found.served_tier(False)) == (kept, downgraded)
 
 
+def test_the_tier_default_is_the_class_that_is_the_default_whatever_its_name() -> None:
+    config = parse('admission = {default_class = "slow"}\n[classes.slow]\nttft_ms = 3000')
+    asked = {tier: resolve({}, tier, config).slo_class for tier in ("auto", "default", "scale", "flex")}
+    assert asked == {"auto": "slow", "default": "slow", "scale": "slow", "flex": "default"}
+
+
 @pytest.mark.parametrize("value", ["-1", "0", "abc", "nan", "inf", "", "1e400", "1e300", "1e10"])
 def test_refuses_an_slo_that_is_no_positive_number(value: str) -> None:
     with pytest.raises(InvalidRequest, match="x-slo-ttft-ms must be a positive number of milliseconds"):

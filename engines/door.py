@@ -15,6 +15,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+UNREADABLE = (
+    msgspec.MsgspecError,
+    UnicodeDecodeError,
+    RecursionError,
+)  # what reading others' JSON or MessagePack raises
 SILENCE_S = 600.0  # until the same key is complained of again
 REMEMBERED = 1024  # keys that are complained of in that time
 
@@ -38,7 +43,7 @@ class Door:
             return None
         try:
             return self._decoder(kind).decode(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             self.refuse(key, str(error))
             return None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from slosgate.engines.door import UNREADABLE
 from slosgate.gateway.errors import anthropic_error_body, error_body, speaks_anthropic
 from slosgate.gateway.http.headers import of_answer
 from slosgate.gateway.promises.completion import BOM
@@ -69,7 +70,7 @@ def is_object(body: bytes) -> bool:
     body = body.removeprefix(BOM)
     try:
         return isinstance(_LOOKED_THROUGH.decode(body), dict)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         pass
     try:
         return isinstance(json.loads(body), dict)

@@ -23,6 +23,7 @@ from typing import Literal
 import msgspec
 from starlette.types import Message, Receive, Send
 
+from slosgate.engines.door import UNREADABLE
 from slosgate.engines.messages import PrefixReport
 from slosgate.engines.told import slo_args
 from slosgate.gateway.config import ServerConfig
@@ -442,7 +443,7 @@ def _with_tier(body: bytes, tier: str) -> bytes:
     """The answer with the tier that was served, whatever the replica said about it."""
     try:
         fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return body  # no JSON that anyone could read: the header says it, too
     return msgspec.json.encode({**fields, "service_tier": tier})
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from slosgate.engines.door import UNREADABLE
 from slosgate.gateway.promises.completion import BOM
 
 DONE = b"[DONE]"
@@ -173,7 +174,7 @@ def _take(data: bytes, seen: Seen) -> _Answer | None:
 def _read(data: bytes) -> _Answer | None:
     try:
         return _DECODER.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         pass
     try:
         # Python's writers also put NaN and Infinity in, which its own reader knows; they are null from here on.
@@ -205,6 +206,13 @@ def _carries(choice: _Choice) -> bool:
 
 def _error(answer: _Answer) -> tuple[str, bool]:
     fields = answer.error if isinstance(answer.error, dict) else {"message": answer.error or answer.message}
-    code = fields.get("code", answer.code)
-    fault = str(code).isdigit() and 400 <= int(code) < 500 and int(code) not in (408, 429)
-    return str(fields.get("message") or "it reports an error")[:QUOTED_BYTES], fault
+    status, said = _status(fields.get("code", answer.code)), fields.get("message")
+    fault = 400 <= status < 500 and status not in (408, 429)
+    return (said if said and isinstance(said, str) else "it reports an error")[:QUOTED_BYTES], fault
+
+
+def _status(code: object) -> int:
+    """The HTTP status that an error's code is; 0 for what is none."""
+    if isinstance(code, str) and len(code) == 3 and code.isascii() and code.isdigit():
+        return int(code)
+    return code if isinstance(code, int) and 100 <= code <= 599 else 0

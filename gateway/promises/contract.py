@@ -32,6 +32,7 @@ THINK_HEADERS = (b"x-slo-think-tpot-ms",)
 E2E_HEADERS = (b"x-slo-e2e-ms",)
 SESSION_E2E_HEADERS = (b"x-slo-session-e2e-ms",)
 CLASS_HEADER = b"x-slo-class"
+SHORTEST_MS = 1e-3
 LONGEST_MS = 1e9  # eleven days: who asks for less than that asks for nothing
 NUMBERS = (TTFT_HEADERS, TPOT_HEADERS, THINK_HEADERS, E2E_HEADERS, SESSION_E2E_HEADERS)  # as `Numbers` has them
 KNOWN_HEADERS = frozenset((*(name for names in NUMBERS for name in names), *SESSION_HEADERS, CLASS_HEADER))
@@ -212,9 +213,9 @@ def _positive(text: bytes, name: bytes) -> float:
         value = math.nan if b"_" in text else float(text)  # Python reads 1_000, nobody else does
     except ValueError:
         value = math.nan
-    if not 0 < value <= LONGEST_MS:
+    if not SHORTEST_MS <= value <= LONGEST_MS:
         raise InvalidRequest(
-            f"{name.decode()} must be a positive number of milliseconds, at most {LONGEST_MS:.0f}, not "
+            f"{name.decode()} must be a positive number of milliseconds, {SHORTEST_MS:g} to {LONGEST_MS:.0f}, not "
             f"{text.decode('latin-1')!r}",
             param=name.decode(),
         )

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from slosgate.engines.door import UNREADABLE
 from slosgate.gateway.replicas.upstream import Upstream, UpstreamError
 
 TIMEOUT_S = 2.0
@@ -61,7 +62,7 @@ class Prober:
             if status in HIDDEN:
                 return Seen(hidden=True)
             listed = _readable(msgspec.json.decode(body, type=_Models).data) if status == 200 else []
-        except (UpstreamError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (UpstreamError, *UNREADABLE):
             return None
         if not listed:
             return None
@@ -72,7 +73,7 @@ def _readable(entries: list[msgspec.Raw]) -> list[_Model]:
     """What can be read; an entry that can't be costs itself alone."""
     found = []
     for entry in entries[:MOST_NAMES]:
-        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        with suppress(*UNREADABLE):
             named = msgspec.json.decode(entry, type=_Named)
             found.append(_Model(named.id, _window(named.max_model_len)))
     return found

@@ -268,9 +268,10 @@ def _make_relative(headers: dict[bytes, bytes], origin: Origin) -> None:
     """A server that redirects to itself means a path: its address may be known to nobody else."""
     try:
         target = URL(headers.get(b"location", b"").decode("latin-1"), encoded=True)
+        at = target.scheme == "https", target.raw_host, target.port
     except ValueError:
         return
-    own = (target.scheme == "https", target.raw_host, target.port) == (origin.tls, origin.host, origin.port)
+    own = at == (origin.tls, origin.host, origin.port)
     if own and target.raw_path_qs.startswith(f"{origin.prefix}/"):
         headers[b"location"] = target.raw_path_qs.removeprefix(origin.prefix).encode("latin-1")
 

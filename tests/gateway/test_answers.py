@@ -81,6 +81,13 @@ def test_errors_and_usage() -> None:
     assert not in_events(ERROR).client_fault
     assert in_events(ERROR.replace(b"500", b"400")).client_fault
     assert in_events(b'data: {"object":"error","message":"old form","code":500}\n\n').error == "old form"
+    for odd in ('"²"'.encode(), b"4000", b"true", b"[400]"):
+        seen = in_events(ERROR.replace(b"500", odd))
+        assert (seen.error, seen.client_fault) == ("engine said no", False)
+    assert not in_events(ERROR.replace(b"500", b"5" * 5000)).error  # what can't be read says of none
+    deep = b'{"a":' * 3000 + b"1" + b"}" * 3000
+    assert not in_events(b"data: %b\n\n" % deep).error
+    assert not in_whole(deep).tokens
     assert in_events(TOKEN.replace(b"null", b'"error"')).error
     assert in_events(b"event: error\ndata: boom\n\n").error == "boom"
     assert in_events(b'event:error\ndata: {"detail":"boom"}\n\n').error

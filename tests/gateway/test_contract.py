@@ -84,7 +84,7 @@ def test_the_tier_default_is_the_class_that_is_the_default_whatever_its_name() -
     assert asked == {"auto": "slow", "default": "slow", "scale": "slow", "flex": "default"}
 
 
-@pytest.mark.parametrize("value", ["-1", "0", "abc", "nan", "inf", "", "1e400", "1e300", "1e10"])
+@pytest.mark.parametrize("value", ["-1", "0", "abc", "nan", "inf", "", "1e400", "1e300", "1e10", "1e-300", "5e-324"])
 def test_refuses_an_slo_that_is_no_positive_number(value: str) -> None:
     with pytest.raises(InvalidRequest, match="x-slo-ttft-ms must be a positive number of milliseconds"):
         contract(x_slo_ttft_ms=value)

@@ -56,8 +56,9 @@ async def breaker(client: aiohttp.ClientSession, gateway: Process, name: str) ->
         (says(422), 422, {}),
         (says(501), 501, {}),
         (says(307, b"", "text/plain", "location: http://a/b"), 307, {"location": "http://a/b"}),
+        (says(307, b"", "text/plain", "location: http://h:999999/x"), 307, {"location": "http://h:999999/x"}),
     ],
-    ids=["429", "413 by a proxy", "400 by a proxy", "422", "501", "307"],
+    ids=["429", "413 by a proxy", "400 by a proxy", "422", "501", "307", "307 to a port that can't be"],
 )
 async def test_statuses_and_headers_keep_their_meaning_and_open_no_breaker(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str,

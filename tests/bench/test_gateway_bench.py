@@ -31,6 +31,16 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 def test_compares_slosgate_with_the_direct_way(rows: Rows) -> None:
     plain, stream, two_workers = (rows["slosgate", mode] for mode in ("plain", "stream", "plain, 2 workers"))
     one, many = rows["slosgate", "decision, 1 replicas"], rows["slosgate", "decision, 3 replicas"]
+    assert [key for key in rows if key[0] != "litellm"] == [
+        ("direct", "plain"),
+        ("direct", "stream"),
+        ("slosgate", "plain"),
+        ("slosgate", "stream"),
+        ("slosgate", "decision, 1 replicas"),
+        ("slosgate", "decision, 3 replicas"),
+        ("slosgate", "plain, 2 workers"),
+        ("slosgate", "announced"),
+    ]
     assert all(row.get("failed", 0) == 0 for row in rows.values())
     for row in (rows["direct", "plain"], rows["direct", "stream"], plain, stream, two_workers):
         assert row["requests_per_s"] > 0

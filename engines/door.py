@@ -15,11 +15,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-UNREADABLE = (
-    msgspec.MsgspecError,
-    UnicodeDecodeError,
-    RecursionError,
-)  # what reading others' JSON or MessagePack raises
+# What reading others' JSON or MessagePack raises.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 SILENCE_S = 600.0  # until the same key is complained of again
 REMEMBERED = 1024  # keys that are complained of in that time
 

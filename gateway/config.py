@@ -111,7 +111,7 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     hop_limit: Count = SHIPPED.hop_limit  # replicas asked before a request becomes best effort
     commit_retries: Count = 4  # admissions lost to another gateway before it becomes best effort
     plan_interval_s: Positive = 0.02  # plans of one replica are at least this far apart
-    # Plans aim this much before the TTFT SLO; planner/desk.py says why.
+    # Plans aim this much before the TTFT SLO; planner/dues.py says why.
     headroom_ms: Annotated[float, Meta(ge=0)] = SHIPPED.headroom_s * 1000
     # While Redis is away nothing can be guaranteed: requests are served as best effort, or refused with a 503.
     when_state_is_away: Literal["best-effort", "refuse"] = "best-effort"

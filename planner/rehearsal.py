@@ -28,8 +28,8 @@ from slosgate.planner.rollout import advance, nothing_seen
 from slosgate.planner.slack import choose
 
 MOST_ITERATIONS = 32
-# So long before a choice a request must be there for the rehearsal to count on it: ends and ways are only expected. To
-# be there just too late costs a whole iteration.
+# So long before a choice a request must be there for the rehearsal to count on it, and so long after it another may
+# be in the way: ends and ways are only expected. To be there just too late costs a whole iteration.
 SURELY_S = 0.001
 ROUNDING_S = 1e-6  # of differences between times of day
 DRY = 4  # so many iterations without prefill at the end: what still waits then, waits for memory
@@ -62,6 +62,7 @@ def play(
     `MOST_ITERATIONS` at most from `now_s` on. `patience_s` is that of the latest arrivals, ascending.
     """
     seen = nothing_seen(jobs)
+    # Of what came just before the iteration in flight began, the first choice says whether it could be in it.
     hidden = hide(jobs, flight.start_s - SURELY_S - delays.overhead_s)
     rounds, past, dry = 0, 0, 0
     while rounds < MOST_ITERATIONS and (

@@ -61,8 +61,18 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: int
 
 
+class Noted(msgspec.Struct, frozen=True):
+    """What one iteration computed and took, as the scheduler noted it: 0 ms where nobody saw its end."""
+
+    new_tokens: int
+    ms: float
+
+
 class MeasurementFailed(RuntimeError):
     """The measurement came to nothing; the message says why."""
+
+
+FAILURES = (MeasurementFailed, MalformedMeasurement, aiohttp.ClientError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +105,14 @@ async def at_start(folder: Path, url: str, headers: Mapping[str, str], say: Call
             found = await measured(client, task)
             say(f"slosgate: measured in {time.monotonic() - started_s:.0f} s: {found.source}")
             _keep(task.key, found, say)
-        except* (MeasurementFailed, MalformedMeasurement, aiohttp.ClientError, TimeoutError, OSError) as errors:
+        except* (*FAILURES, msgspec.DecodeError, OSError) as errors:
             why = _first(errors)
             say(f"slosgate: the replica could not measure itself and plans with a derived profile: {why!r}")
             found = task.profile
         kept.leave(found, folder / RESULT)
         try:
             await client.send(Burst(1))  # an idle engine looks for the result with its next iteration
-        except* (MeasurementFailed, aiohttp.ClientError, TimeoutError) as errors:
+        except* FAILURES as errors:
             say(f"slosgate: the replica registers once it has served a request, and refused ours: {_first(errors)!r}")
 
 
@@ -158,9 +168,10 @@ def _fits(burst: Burst, profile: HardwareProfile) -> bool:
 async def measured(client: _Client, task: Task) -> HardwareProfile:
     """The task's profile with what was measured. Raises MeasurementFailed, and what the client raises."""
     await client.play(program(task.profile), deep(task.profile))
-    rows = np.array([parse(number, line) for number, line in enumerate(client.lines(), start=1) if not assumed(line)])
-    if len(rows) < FEW:
-        raise MeasurementFailed(f"only {len(rows)} iterations ran in {MEASURE_S:.0f} s, {FEW} are needed")
+    seen = [line for line in client.lines() if not assumed(line) and msgspec.json.decode(line, type=Noted).ms > 0]
+    if len(seen) < FEW:
+        raise MeasurementFailed(f"{len(seen)} iterations were seen from begin to end in time, {FEW} are needed")
+    rows = np.array([parse(number, line) for number, line in enumerate(seen, start=1)])
     data = Measurements(rows[:, :COLUMNS], rows[:, COLUMNS])
     try:
         model = await asyncio.wait_for(asyncio.to_thread(fitted, data, task.profile.perf), FIT_S)
@@ -217,8 +228,9 @@ class _Client:
         return round(max(0.0, float(np.median(self._overheads_s))), 5)
 
     def lines(self) -> list[str]:
-        """What iterations took since the warm-up."""
-        return self.iterations.read_text().splitlines()[self._skipped :]
+        """What iterations took since the warm-up; without the one that is being written."""
+        written, _, _ = self.iterations.read_text().rpartition("\n")
+        return written.splitlines()[self._skipped :]
 
     async def play(self, bursts: list[Burst], deep_ones: list[Burst]) -> None:
         """Send all of them, those of the first list twice, or as many as there is time for."""
@@ -249,9 +261,9 @@ class _Client:
         """What the iterations since took, once so many tokens were computed or none come any more."""
         end_s = time.monotonic() + SETTLE_S
         while True:
-            noted = [parse(number, line) for number, line in enumerate(self.lines()[seen:], start=1)]
-            if sum(row[0] for row in noted) >= tokens or time.monotonic() > end_s:
-                return sum(row[-1] for row in noted)
+            noted = [msgspec.json.decode(line, type=Noted) for line in self.lines()[seen:]]
+            if sum(one.new_tokens for one in noted) >= tokens or time.monotonic() > end_s:
+                return sum(one.ms for one in noted) / 1e3
             await asyncio.sleep(0.002)
 
     def _tokens(self, rng: np.random.Generator, count: int) -> list[int]:

@@ -211,7 +211,9 @@ async def hang(body: dict[str, Any], response: web.StreamResponse) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "kind"), [(cut, "cut short"), (error_event, "error event"), (hang, "unfinished")], ids=lambda p: str(p)
+    ("write", "kind"),
+    [(cut, "cut short"), (error_event, "error event"), (hang, "unfinished")],
+    ids=["cut", "error event", "hang"],
 )
 async def test_a_stream_that_fails_is_an_error_of_its_kind(server: Server, write: Handler, kind: str) -> None:
     server.write = write

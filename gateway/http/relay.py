@@ -262,7 +262,7 @@ class Relay:
     async def _forward(self, exchange: Exchange, response: Response, send: Send) -> None:
         exchange.status = response.status
         if not 200 <= response.status < 300 or response.status in WITHOUT_BODY:
-            await self._not_served(exchange, await refusal(response), send)
+            await self._not_served(exchange, await refusal(response, self._clock()), send)
             return
         opening = b""
         if exchange.completion.stream and not (is_json(response) and b"content-encoding" in response.headers):
@@ -350,7 +350,7 @@ class Relay:
     async def _begin(self, exchange: Exchange, response: Response, send: Send, *, length: int | None = None) -> None:
         exchange.begun = True
         self._fleet.succeeded(exchange.placement.replica)
-        headers = [*_kept(response, stream=length is None), *exchange.answer_headers()]
+        headers = [*_kept(response, self._clock(), stream=length is None), *exchange.answer_headers()]
         if length is None:
             headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         else:
@@ -395,9 +395,9 @@ def _learn_prefix(exchange: Exchange, replica: Replica) -> None:
         replica.note_cached(PrefixReport(exchange.request_id, exchange.prompt_tokens, exchange.cached_tokens))
 
 
-def _kept(response: Response, *, stream: bool) -> list[tuple[bytes, bytes]]:
+def _kept(response: Response, now_s: float, *, stream: bool) -> list[tuple[bytes, bytes]]:
     """The replica's headers, and with them what kind of answer it really is."""
-    headers = of_answer(response.headers)
+    headers = of_answer(response.headers, now_s)
     if b"content-type" not in response.headers or is_stream(response) != stream:
         headers = [(name, value) for name, value in headers if name != b"content-type"]
         headers.append((b"content-type", b"text/event-stream; charset=utf-8" if stream else b"application/json"))

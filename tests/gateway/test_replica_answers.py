@@ -86,7 +86,8 @@ async def test_a_full_replica_is_passed_over(
 
 
 @pytest.mark.parametrize(
-    ("status", "later", "told"), [(503, "9", "9"), (529, "Wed, 01 Jan 2098 00:00:00 GMT", "86400"), (522, "x", "1")]
+    ("status", "later", "told"),
+    [(503, "9", "9"), (529, "Wed, 01 Jan 2098 00:00:00 GMT", "86400"), (522, "x", "1"), (503, "-5", "1")],
 )
 async def test_an_unwell_replica_is_passed_over_and_its_wish_to_wait_is_told(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, status: int, later: str, told: str
@@ -120,6 +121,31 @@ async def test_a_header_that_nobody_may_send_on_costs_itself_alone(
         script = says(422, ERROR, "application/json", f"retry-after: 1{odd}", "etag: a")
         async with replica(f"a{ord(odd)}", script), client.post(gateway.url + path, json=body(model)) as answer:
             assert (answer.status, answer.headers["etag"], "retry-after" in answer.headers) == (422, "a", False)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ({"retry-after": "-5"}, {}),
+        ({"retry-after": "soon"}, {}),
+        ({"retry-after-ms": "-5", "retry-after": "7"}, {"retry-after": "7"}),
+        ({"retry-after-ms": "Wed, 01 Jan 2098 00:00:00 GMT"}, {}),
+        ({"retry-after-ms": "250"}, {"retry-after-ms": "250"}),
+        ({"retry-after": "9" * 30}, {"retry-after": "86400"}),
+        ({"retry-after-ms": "9" * 400}, {"retry-after-ms": "86400000"}),
+        ({"retry-after": "Wed, 01 Jan 2098 00:00:00 GMT"}, {"retry-after": "86400"}),
+        ({"retry-after": "Thu, 01 Jan 2015 00:00:00 GMT"}, {"retry-after": "Thu, 01 Jan 2015 00:00:00 GMT"}),
+    ],
+)
+async def test_a_client_is_told_to_wait_only_for_a_time_that_is_one(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str,
+    path: str, sent: dict[str, str], told: dict[str, str],
+) -> None:  # fmt: skip
+    script = says(429, ERROR, "application/json", *(f"{name}: {value}" for name, value in sent.items()))
+    async with replica("full", script), client.post(gateway.url + path, json=body(model)) as answer:
+        assert answer.status == 429
+        assert {name.lower(): value for name, value in answer.headers.items() if "retry-after" in name.lower()} == told
 
 
 async def test_a_request_that_every_replica_fails_of_blames_none(

@@ -349,10 +349,12 @@ async def test_numbers_that_json_does_not_have_are_handed_on(
         ({"prompt_tokens": "x", "completion_tokens": 1}, 2),
         ({"completion_tokens": 10**30}, 2),
         ({"completion_tokens": 1e18}, 2),
+        ({"completion_tokens": 2**40}, 2),
+        ({"completion_tokens": 9}, 2),
         ("none", 2),
         ({"completion_tokens": 7}, 7),
     ],
-    ids=["negative", "text", "beyond any integer", "absurd", "no object", "good"],
+    ids=["negative", "text", "beyond any integer", "absurd", "2^40", "beyond max_tokens", "no object", "good"],
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_usage_that_cannot_be_is_not_counted(
@@ -369,11 +371,33 @@ async def test_usage_that_cannot_be_is_not_counted(
     before = await _tokens(client, gateway)
     async with replica("a", streams(b"data: %b\n\n" % TOKEN * 2, ending) if stream else whole):
         for _ in range(2):
-            async with client.post(f"{gateway.url}/v1/completions", json=body(model, stream=stream)) as answer:
+            asked = body(model, stream=stream, max_tokens=8)
+            async with client.post(f"{gateway.url}/v1/completions", json=asked) as answer:
                 assert answer.status == 200
                 assert b"usage" in await answer.read()
         expected = 2.0 * (tokens if stream or tokens == 7 else 0)  # without usage nobody knows how many
         await eventually(lambda: _have_come(client, gateway, before + expected), timeout_s=5)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_longer_than_the_window_is_not_believed(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, stream: bool
+) -> None:
+    told = {"prompt_tokens": 2**40, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 2**40}}
+    text = json.dumps({"choices": [{"text": "tt"}], "usage": told}).encode()
+    script = streams(b"data: %b\n\ndata: [DONE]\n\n" % text) if stream else says(200, text)
+    asked = {**body(model, stream=stream), "prompt": "x" * 400}
+    url = f"{gateway.url}/v1/completions"
+    async with replica("a", script):
+        for _ in range(4):  # what one says is learned for the next
+            async with client.post(url, json=asked) as answer:
+                assert answer.status == 200
+                request_id = answer.headers["x-request-id"]
+                assert str(2**40).encode() in await answer.read()  # the client sees what the replica said
+    async with client.get(f"{gateway.url}/admin/requests/{request_id}", headers=ADMIN) as answer:
+        record = await answer.json()
+    assert record["prompt_tokens"] < 400
+    assert (record["cached_tokens"], record["output_tokens"], record["outcome"]) == (None, 2, "completed")
 
 
 async def _have_come(client: aiohttp.ClientSession, gateway: Process, tokens: float) -> bool:

@@ -312,10 +312,10 @@ class Relay:
                 if len(stream.rest) > MAX_EVENT_BYTES:
                     raise ReplicaFailed(f"it sent {len(stream.rest)} bytes without an end of event")
                 continue
-            if not is_event_stream(events):
+            if stream.answer and not is_event_stream(events):
                 raise ReplicaFailed("it sent something that is no event stream")
             waited = not exchange.tokens
-            seen = exchange.note_events(events, self._clock())
+            seen = exchange.note_events(stream.answer, self._clock())
             if waited and exchange.tokens:
                 exchange.placement.replica.prefixes.computed(exchange.completion.prefix, exchange.prompt_tokens)
             if seen.error and not seen.client_fault and not exchange.tokens and not exchange.begun:
@@ -341,7 +341,7 @@ class Relay:
         whole = stream.done or (exchange.completion.sequences == 1 and not stream.rest.strip() and finishes(latest))
         if not exchange.begun or not whole:
             raise ReplicaFailed("its stream ended before its answer", died=True)
-        exchange.note_events(end, self._clock())
+        exchange.note_events(stream.answer, self._clock())
         end = end if stream.done else end + DONE
         exchange.end(self._clock())
         exchange.outcome = "failed" if exchange.failure else "completed"

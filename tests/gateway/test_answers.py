@@ -135,6 +135,11 @@ async def test_a_prompt_of_no_tokens_is_not_believed(
         ((DONE,), "failed", 0),
         ((b'data: {"status":500,"message":"no"}\n\n', DONE), "failed", 0),
         ((ROLE, DONE), "failed", 0),
+        ((ROLE, TOKEN, DONE + ERROR), "completed", 1),
+        ((ROLE, TOKEN, DONE, ERROR, TOKEN), "completed", 1),
+        ((ROLE, TOKEN + DONE + TOKEN + ERROR + DONE), "completed", 1),
+        ((ROLE, TOKEN, DONE, b"nonsense\n\n"), "completed", 1),
+        ((DONE + ERROR,), "failed", 0),
         ((USAGE.replace(b"40", b"1"), TOKEN, TOKEN, USAGE, b": bye\n\n", DONE), "completed", 40),
     ],
 )

@@ -208,6 +208,7 @@ class Relay:
     async def _fail(self, exchange: Exchange, error: GatewayError, send: Send) -> None:
         if not exchange.begun:
             raise error
+        exchange.failure = exchange.failure or error.message
         if exchange.completion.stream:
             await send({"type": "http.response.body", "body": error_event(error), "more_body": False})
 

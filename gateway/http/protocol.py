@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -39,6 +40,7 @@ _REASONS = {
     501: b"Not Implemented",
     505: b"HTTP Version Not Supported",
 }
+_CODES = {408: "request_timeout", 431: "headers_too_large"}  # the others are "bad_http"
 QUOTED = 40  # bytes of a header's value
 VERSIONS = ("1.1", "1.0")
 
@@ -62,9 +64,10 @@ class _Refused(Exception):
 class LimitedProtocol(PipelinedProtocol):
     """One connection."""
 
-    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, limits: Limits, refused: Callable[[str], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
+        self._count_refusal = refused
         self._refusal: _Refused | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -135,8 +138,11 @@ class LimitedProtocol(PipelinedProtocol):
 
     def _refuse(self, refusal: _Refused) -> None:
         """Answer a request that will not be read on, and hang up."""
-        kind = "invalid_request_error"
-        body = error_body(refusal.message, kind, None, "request_timeout" if refusal.status == 408 else "bad_http")
+        if self.ending:
+            return
+        code = _CODES.get(refusal.status, "bad_http")
+        self._count_refusal(code)
+        body = error_body(refusal.message, "invalid_request_error", None, code)
         self.end_with(_HEAD % (refusal.status, _REASONS[refusal.status], len(body)) + body)
 
     def cut_off(self) -> None:
@@ -248,9 +254,9 @@ def limits_of(config: ServerConfig) -> Limits:
     return Limits(config.max_header_bytes, config.header_timeout_s, config.request_timeout_s)
 
 
-def limited(limits: Limits) -> type[asyncio.Protocol]:
-    """What uvicorn makes a connection with."""
-    return cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits))
+def limited(limits: Limits, refused: Callable[[str], None]) -> type[asyncio.Protocol]:
+    """What uvicorn makes a connection with; `refused` gets the code of each request that goes no further."""
+    return cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits, refused=refused))
 
 
 def _version_problem(version: str) -> _Refused | None:

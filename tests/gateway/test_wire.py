@@ -296,3 +296,25 @@ async def test_keys_open_what_tells_of_the_fleet(impatient: Process, client: aio
     for headers, status in (({}, 401), ({"authorization": "Bearer key"}, 200), ({"x-api-key": "key"}, 200)):
         async with client.get(f"{impatient.url}/metrics", headers=headers) as answer:
             assert answer.status == status
+
+
+async def test_refusals_are_counted_by_reason_wherever_they_are_made(
+    impatient: Process, client: aiohttp.ClientSession
+) -> None:
+    async def counted() -> dict[str, float]:
+        async with client.get(f"{impatient.url}/metrics", headers={"authorization": "Bearer key"}) as page:
+            lines = [line.split() for line in (await page.text()).splitlines() if "refused_requests_total{" in line]
+        return {name.split('"')[1]: float(number) for name, number in lines}
+
+    before = await counted()
+    for path in ("/metrics", "/v1/models", "/v1/models/x", "/v1/embeddings"):
+        async with client.get(impatient.url + path) as answer:
+            assert answer.status == 401
+    async with client.post(f"{impatient.url}/v1/completions") as answer:
+        assert answer.status == 401
+    large = b"GET /health HTTP/1.1\r\nhost: a\r\nx: %b\r\n\r\n" % (b"y" * 70_000)
+    for sent, status in ((large, 431), (b"\x16\x03\x01\r\n\r\n", 400)):
+        assert (await talk(impatient.url, sent)).startswith(b"HTTP/1.1 %d " % status)
+    now = await counted()
+    more = {code: now[code] - before.get(code, 0) for code in now if now[code] != before.get(code, 0)}
+    assert more == {"invalid_api_key": 5, "headers_too_large": 1, "bad_http": 1}

@@ -18,7 +18,7 @@ _GOOD_ID = re.compile(rb"[\x21-\x7e]{1,256}")
 # requests by the gateway's.
 _TRACING = (b"traceparent", b"tracestate", b"baggage")
 _CONTENT = (b"content-type", b"accept", b"openai-beta", b"anthropic-version", b"anthropic-beta")
-_CREDENTIALS = (b"authorization", b"x-api-key")
+CREDENTIALS = (b"authorization", b"x-api-key")
 
 # Of the replica's headers, what says something about its answer.
 _ANSWER = frozenset({
@@ -40,7 +40,7 @@ def tracing(headers: Mapping[bytes, bytes]) -> dict[str, str]:
 
 def credentials(headers: Mapping[bytes, bytes]) -> dict[str, str]:
     """The client's own credentials: for replicas that check them, where the gateway does not."""
-    return _picked(headers, _CREDENTIALS)
+    return _picked(headers, CREDENTIALS)
 
 
 def content(headers: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.errors import error_body
+from slosgate.gateway.http.headers import CREDENTIALS
 from slosgate.gateway.http.pipelining import PipelinedProtocol
 
 _log = logging.getLogger("slosgate")
@@ -182,7 +183,7 @@ class LimitedProtocol(PipelinedProtocol):
                 raise self._refusal
             self._declining = True
             return
-        if problem := _head_problem(self.headers):
+        if problem := _head_problem(self.headers, self.parser.get_http_version()):
             self._refusal = problem
             raise problem
         self._end_head_wait()
@@ -267,10 +268,17 @@ def _version_problem(version: str) -> _Refused | None:
     return _Refused(400 if version < "1" else 505, said)
 
 
-def _head_problem(headers: list[tuple[bytes, bytes]]) -> _Refused | None:
+def _head_problem(headers: list[tuple[bytes, bytes]], version: str) -> _Refused | None:
     """What the parser lets pass, though proxies may read it otherwise (RFC 9112 3.2 and 6.1)."""
-    if sum(name == b"host" for name, _ in headers) > 1:
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1:
         return _Refused(400, "the request names several hosts")
+    if not hosts and version == "1.1":
+        return _Refused(400, "the request has no host header: give one")
+    for asked in CREDENTIALS:
+        if len({value for name, value in headers if name == asked}) > 1:
+            said = f"the request has several {asked.decode()} headers, and which one counts is unclear; accepted: one"
+            return _Refused(400, said)
     for name, value in headers:
         if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
             return _Refused(501, f"transfer-encoding must be chunked, not {value[:QUOTED].decode('latin-1')!r}")

@@ -51,7 +51,9 @@ def create_app(
         app.router.routes.extend(routes(gateway))
         # What is loaded by now stays: looking through it for garbage would stop every stream for a tenth of a second.
         gc.freeze()
-        admin = operators.listening(app, config.admin, limits_of(config.server), shared=pages is not None)
+        admin = operators.listening(
+            app, config.admin, limits_of(config.server), gateway.metrics.refused, shared=pages is not None
+        )
         async with gateway.running():
             if pages is not None:
                 await _acquainted(gateway)

@@ -245,11 +245,12 @@ def _check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
 
 
 def _server_config(options: ServeOptions, config: Config, redis_url: str) -> uvicorn.Config:
+    gateway = create_app(config, redis_url, pages=options.pages)
     return uvicorn.Config(
-        create_app(config, redis_url, pages=options.pages),
+        gateway,
         host=config.server.host,
         port=config.server.port,
-        http=limited(limits_of(config.server)),
+        http=limited(limits_of(config.server), lambda code: gateway.state.gateway.metrics.refused(code)),
         ws="none",
         lifespan="on",
         access_log=False,

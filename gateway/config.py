@@ -44,6 +44,9 @@ from slosgate.planner.controller import WhenFull
 from slosgate.planner.desk import SHIPPED, DeskSettings
 from slosgate.planner.routing import RouterName
 
+SHORTEST_MS = 1e-3  # of an SLO: less may become 0 s, or spoil what is told in shares of it
+LONGEST_MS = 1e9  # eleven days: who asks for less than that asks for nothing
+SloMs = Annotated[float, Meta(ge=SHORTEST_MS, le=LONGEST_MS)]
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Policy = WhenFull
@@ -129,12 +132,12 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ClassConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A latency contract. Without a TTFT or TPOT it promises nothing and is served as best effort."""
 
-    ttft_ms: Positive | None = None  # SLO for the time to the first token
+    ttft_ms: SloMs | None = None  # SLO for the time to the first token
     ttft_slowdown: Annotated[float, Meta(gt=1)] | None = None  # TTFT SLO = this x zero-load TTFT of the prompt
-    tpot_ms: Positive | None = None  # SLO for the time per output token after the first
-    think_tpot_ms: Positive | None = None  # while the model thinks; tpot_ms then holds for the answer
+    tpot_ms: SloMs | None = None  # SLO for the time per output token after the first
+    think_tpot_ms: SloMs | None = None  # while the model thinks; tpot_ms then holds for the answer
     ttft_of: Literal["call", "answer"] = "call"  # "answer": the TTFT SLO is the first answer token's, after thinking
-    e2e_ms: Positive | None = None  # the whole call
+    e2e_ms: SloMs | None = None  # the whole call
     weight: Positive = 1.0  # who goes first where not everybody can
     when_full: Policy = "best-effort"  # what happens to a request that can't be guaranteed
     overflow: str = ""  # where it goes when that is "overflow": the name of an [overflow.NAME]

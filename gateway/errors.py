@@ -223,8 +223,9 @@ def error_response(error: GatewayError, request: Request) -> Response:
 
 
 async def handle(request: Request, exc: Exception) -> Response:
-    """The one place where exceptions become responses."""
+    """The one place where exceptions become responses, and where refusals are counted."""
     if isinstance(exc, GatewayError):
+        request.app.state.gateway.metrics.refused(exc.code)
         return error_response(exc, request)
     status = getattr(exc, "status_code", 500)
     if status == 404:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import NamedTuple
@@ -35,7 +36,7 @@ class BlockPool:
         # Oldest first, and how many blocks. Contents are keyed by their name; the others by a run's number.
         self._unused: OrderedDict[Hashable, int] = OrderedDict({_Run(0): blocks})
         self._newest = _Run(0)
-        self._in_use: dict[Hashable, dict[int, int]] = {}  # by name: blocks that each owner holds of it
+        self._in_use: dict[Hashable, _Holders] = {}  # by name
         self._names_of: dict[int, list[Hashable]] = {}
 
     def take(self, blocks: int) -> None:
@@ -90,7 +91,8 @@ class BlockPool:
     def wrote(self, owner: int, parts: Parts, blocks: int) -> None:
         """An owner has computed so many blocks of its parts by now: what nobody had before is there for others."""
         for name, share in first(parts, blocks):
-            owned = self._in_use.get(name, {}).get(owner, 0)
+            holders = self._in_use.get(name)
+            owned = holders.blocks_of.get(owner, 0) if holders else 0
             known = self._used(name) + self._unused.get(name, 0)
             if owned == known and share > known:
                 self._hold(owner, name, share)
@@ -102,12 +104,11 @@ class BlockPool:
         nameless, freed = blocks, []
         for name in self._names_of.pop(owner, ()):
             holders = self._in_use[name]
-            owned = holders.pop(owner)
+            owned = holders.drop(owner)
             nameless -= owned
-            others = max(holders.values(), default=0)
-            if not holders:
+            if not holders.blocks_of:
                 del self._in_use[name]
-            freed.append((name, max(0, owned - others)))
+            freed.append((name, max(0, owned - holders.most)))
         self.give(nameless)
         for name, count in freed:
             if count:
@@ -119,7 +120,7 @@ class BlockPool:
 
     def _used(self, name: Hashable) -> int:
         holders = self._in_use.get(name)
-        return max(holders.values()) if holders else 0
+        return holders.most if holders else 0
 
     def _use(self, owner: int, name: Hashable, blocks: int) -> None:
         taken = max(0, blocks - self._used(name))
@@ -133,10 +134,37 @@ class BlockPool:
         self._hold(owner, name, blocks)
 
     def _hold(self, owner: int, name: Hashable, blocks: int) -> None:
-        holders = self._in_use.setdefault(name, {})
-        if owner not in holders:
+        holders = self._in_use.get(name)
+        if holders is None:
+            holders = self._in_use[name] = _Holders()
+        if owner not in holders.blocks_of:
             self._names_of.setdefault(owner, []).append(name)
-        holders[owner] = blocks
+        holders.put(owner, blocks)
+
+
+class _Holders:
+    """Who uses the contents of one name, and how many blocks of them each. What the most is that one holds is at hand,
+    however many share a system prompt."""
+
+    def __init__(self) -> None:
+        self.blocks_of: dict[int, int] = {}
+        self._sizes: list[int] = []  # the same, ascending
+
+    @property
+    def most(self) -> int:
+        return self._sizes[-1] if self._sizes else 0
+
+    def put(self, owner: int, blocks: int) -> None:
+        if owner in self.blocks_of:
+            self.drop(owner)
+        self.blocks_of[owner] = blocks
+        insort(self._sizes, blocks)
+
+    def drop(self, owner: int) -> int:
+        """The owner is none any more; how many it held."""
+        blocks = self.blocks_of.pop(owner)
+        del self._sizes[bisect_left(self._sizes, blocks)]
+        return blocks
 
 
 class _Run(NamedTuple):
@@ -151,6 +179,6 @@ def first(parts: Parts, blocks: int) -> Parts:
     for part in parts:
         if blocks <= 0:
             break
-        found.append(Part(part.name, min(part.blocks, blocks)))
+        found.append(part if part.blocks <= blocks else Part(part.name, blocks))
         blocks -= part.blocks
     return tuple(found)

@@ -176,8 +176,9 @@ class EngineState:
 
     def _name_what_runs(self, parts: Parts) -> None:
         """What running sequences have computed of these parts is there for others."""
-        for part in parts:
-            slot = self._writers.get(part.name)
+        # One sequence mostly writes many of them: asked once, it names them all.
+        writers = dict.fromkeys(self._writers.get(part.name) for part in parts)
+        for slot in writers:
             if slot is not None:
                 self.pool.wrote(slot, self.request(slot).parts, self._computed_blocks(slot))
 

@@ -56,9 +56,9 @@ def sized(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> list[
     return headers if status in (204, 304) else [*headers, (b"content-length", str(len(body)).encode())]
 
 
-async def refusal(response: Response) -> Refusal:
+async def refusal(response: Response, now_s: float) -> Refusal:
     """Read an answer to its end. Raises UpstreamError."""
-    return Refusal(response.status, of_answer(response.headers), await response.read())
+    return Refusal(response.status, of_answer(response.headers, now_s), await response.read())
 
 
 def looks_like_json(body: bytes) -> bool:

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from slosgate import __version__
 from slosgate.gateway.background import read_aside
-from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unauthorized, some
+from slosgate.gateway.errors import InvalidRequest, ModelNotFound, Unauthorized, some
 from slosgate.gateway.gateway import Gateway
 from slosgate.gateway.http import dashboard
 from slosgate.gateway.http.bodies import Through, handed_through, read_body
@@ -45,9 +45,6 @@ class Completions:
             await gateway.answer(self._kind, body, headers, arrival_s, request_id, receive, send)
         except ClientDisconnect:
             return
-        except GatewayError as error:
-            gateway.metrics.refused(error.code)
-            raise
 
 
 class Others:
@@ -65,9 +62,6 @@ class Others:
             await self._hand_through(scope, headers, receive, send)
         except ClientDisconnect:
             return
-        except GatewayError as error:
-            self._gateway.metrics.refused(error.code)
-            raise
 
     async def _hand_through(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         gateway, path = self._gateway, scope["path"]

@@ -15,7 +15,7 @@ _ENDS = (b"\n\n", b"\n\r\n", b"\r\r")  # LF CR LF also ends CR LF CR LF
 _FIELD = re.compile(rb"[\r\n]*(?:[\w-]*:|\Z|(?:data|event|id|retry)[\r\n])")
 _FINISHED = re.compile(rb'"finish_reason":\s*"')
 _DATA = re.compile(rb"(?:\A|[\r\n])data: ?(?=[^\r\n])")
-_DONE = re.compile(rb"(?:\A|[\r\n])data:[ \t]*\[DONE\][ \t]*[\r\n]")
+_DONE = re.compile(rb"(?:\A|[\r\n])data:[ \t]*\[DONE\][ \t]*[\r\n]+")
 
 
 class EventStream:
@@ -24,15 +24,16 @@ class EventStream:
     def __init__(self) -> None:
         self.rest = b""  # the beginning of the next event
         self.done = False  # [DONE] has come
+        self.answer = b""  # of the events given last, those of the answer: what stands behind [DONE] is no part of it
         self._begun = False
 
     def close(self) -> bytes:
         """What is left when the stream has ended. Some servers leave the blank line behind [DONE] out: it is added."""
         rest = self.rest
         if rest.strip() and _DONE.search(rest + b"\n"):
-            self.done, self.rest = True, b""
-            return rest.rstrip(b"\r\n") + b"\n\n"
-        return b""
+            self.rest = b""
+            return self._given(rest.rstrip(b"\r\n") + b"\n\n")
+        return self._given(b"")
 
     def feed(self, chunk: bytes) -> bytes:
         """The events that are whole with `chunk`, as they were written; empty when none is."""
@@ -44,8 +45,12 @@ class EventStream:
             data = data.removeprefix(BOM)
             self._begun = True
         events, self.rest = _split(data)
-        if b"[DONE]" in events and _DONE.search(events):
-            self.done = True
+        return self._given(events)
+
+    def _given(self, events: bytes) -> bytes:
+        self.answer = b"" if self.done else events
+        if b"[DONE]" in self.answer and (end := _DONE.search(events)):
+            self.done, self.answer = True, events[: end.end()]
         return events
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,9 @@ class OperatorPages:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, config: AdminConfig, limits: Limits, *, shared: bool = False) -> AsyncIterator[None]:
+async def listening(
+    app: ASGIApp, config: AdminConfig, limits: Limits, refused: Callable[[str], None], *, shared: bool = False
+) -> AsyncIterator[None]:
     """Serve operators' pages on their own address, if one is configured; ends the program where that is taken, unless
     it is `shared` with other gateways of this machine."""
     if not config.address:
@@ -70,7 +72,8 @@ async def listening(app: ASGIApp, config: AdminConfig, limits: Limits, *, shared
     host, _, port = config.address.rpartition(":")
     host = host.strip("[]")
     sockets = [socket.create_server((host, int(port)), family=family_of(host), reuse_port=True)] if shared else None
-    served = uvicorn.Config(_marked(app, _MARK), host=host, port=int(port), http=limited(limits), **_PLAIN)
+    http = limited(limits, refused)
+    served = uvicorn.Config(_marked(app, _MARK), host=host, port=int(port), http=http, **_PLAIN)
     async with _serving(served, sockets):
         yield
 

@@ -74,6 +74,7 @@ class Overflow:
             exchange.outcome = "overflow-failed"
             if not exchange.begun:
                 raise failure.error from failure
+            exchange.failure = exchange.failure or failure.error.message
             await send({"type": "http.response.body", "body": error_event(failure.error), "more_body": False})
 
     async def _ask(self, exchange: Exchange, provider: OverflowConfig) -> Any:

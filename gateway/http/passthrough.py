@@ -7,6 +7,7 @@ its first byte is passed over for the next; telemetry shows the others what such
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,10 +39,13 @@ class Ask:
 
 
 class Passthrough:
-    def __init__(self, upstream: Upstream, fleet: Fleet, config: ServerConfig) -> None:
+    def __init__(
+        self, upstream: Upstream, fleet: Fleet, config: ServerConfig, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._upstream = upstream
         self._fleet = fleet
         self._config = config
+        self._clock = clock
 
     async def answer(self, ask: Ask, receive: Receive, send: Send) -> None:
         """Serve one request. Raises GatewayError while the client has seen nothing."""
@@ -111,9 +115,9 @@ class Passthrough:
         )  # fmt: skip
         async with request as answer:
             if answer.status in _NOT_HERE or answer.status in _ELSEWHERE:
-                return await refusal(answer)
+                return await refusal(answer, self._clock())
             if answer.status >= 400 and not is_json(answer):
-                await _refuse(ask, replica, await refusal(answer), send)
+                await _refuse(ask, replica, await refusal(answer, self._clock()), send)
             else:
                 first = await answer.next()
                 await self._hand_on(ask, replica, answer, first, send, idle)
@@ -123,7 +127,7 @@ class Passthrough:
     async def _hand_on(
         self, ask: Ask, replica: Replica, answer: Response, first: bytes, send: Send, idle: IdleLimit
     ) -> None:
-        headers = [*of_answer(answer.headers), *_own_headers(ask, replica)]
+        headers = [*of_answer(answer.headers, self._clock()), *_own_headers(ask, replica)]
         if is_stream(answer):
             headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})

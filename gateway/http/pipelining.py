@@ -53,8 +53,13 @@ class PipelinedProtocol(HttpToolsProtocol):
         """Whether a request waits for its answer."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def ending(self) -> bool:
+        """Whether nothing more is read, and it hangs up once all before that is answered."""
+        return self._last is not None
+
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing() or self._last is not None:
+        if self.transport.is_closing() or self.ending:
             return
         self._came_s = self.loop.time()
         if self.in_head or self._in_body or not self.answering:
@@ -99,7 +104,7 @@ class PipelinedProtocol(HttpToolsProtocol):
 
     def end_with(self, answer: bytes) -> None:
         """Hang up with this answer to what can't be read, once all requests before it have theirs."""
-        if self._last is not None:
+        if self.ending:
             return
         self._last = answer
         newest = self.cycle

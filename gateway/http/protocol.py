@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -21,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from slosgate.gateway.config import ServerConfig
 from slosgate.gateway.errors import error_body
+from slosgate.gateway.http.headers import CREDENTIALS
 from slosgate.gateway.http.pipelining import PipelinedProtocol
 
 _log = logging.getLogger("slosgate")
@@ -39,6 +41,7 @@ _REASONS = {
     501: b"Not Implemented",
     505: b"HTTP Version Not Supported",
 }
+_CODES = {408: "request_timeout", 431: "headers_too_large"}  # the others are "bad_http"
 QUOTED = 40  # bytes of a header's value
 VERSIONS = ("1.1", "1.0")
 
@@ -62,9 +65,10 @@ class _Refused(Exception):
 class LimitedProtocol(PipelinedProtocol):
     """One connection."""
 
-    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, limits: Limits, refused: Callable[[str], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
+        self._count_refusal = refused
         self._refusal: _Refused | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -135,8 +139,11 @@ class LimitedProtocol(PipelinedProtocol):
 
     def _refuse(self, refusal: _Refused) -> None:
         """Answer a request that will not be read on, and hang up."""
-        kind = "invalid_request_error"
-        body = error_body(refusal.message, kind, None, "request_timeout" if refusal.status == 408 else "bad_http")
+        if self.ending:
+            return
+        code = _CODES.get(refusal.status, "bad_http")
+        self._count_refusal(code)
+        body = error_body(refusal.message, "invalid_request_error", None, code)
         self.end_with(_HEAD % (refusal.status, _REASONS[refusal.status], len(body)) + body)
 
     def cut_off(self) -> None:
@@ -176,7 +183,7 @@ class LimitedProtocol(PipelinedProtocol):
                 raise self._refusal
             self._declining = True
             return
-        if problem := _head_problem(self.headers):
+        if problem := _head_problem(self.headers, self.parser.get_http_version()):
             self._refusal = problem
             raise problem
         self._end_head_wait()
@@ -248,9 +255,9 @@ def limits_of(config: ServerConfig) -> Limits:
     return Limits(config.max_header_bytes, config.header_timeout_s, config.request_timeout_s)
 
 
-def limited(limits: Limits) -> type[asyncio.Protocol]:
-    """What uvicorn makes a connection with."""
-    return cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits))
+def limited(limits: Limits, refused: Callable[[str], None]) -> type[asyncio.Protocol]:
+    """What uvicorn makes a connection with; `refused` gets the code of each request that goes no further."""
+    return cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits, refused=refused))
 
 
 def _version_problem(version: str) -> _Refused | None:
@@ -261,10 +268,17 @@ def _version_problem(version: str) -> _Refused | None:
     return _Refused(400 if version < "1" else 505, said)
 
 
-def _head_problem(headers: list[tuple[bytes, bytes]]) -> _Refused | None:
+def _head_problem(headers: list[tuple[bytes, bytes]], version: str) -> _Refused | None:
     """What the parser lets pass, though proxies may read it otherwise (RFC 9112 3.2 and 6.1)."""
-    if sum(name == b"host" for name, _ in headers) > 1:
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1:
         return _Refused(400, "the request names several hosts")
+    if not hosts and version == "1.1":
+        return _Refused(400, "the request has no host header: give one")
+    for asked in CREDENTIALS:
+        if len({value for name, value in headers if name == asked}) > 1:
+            said = f"the request has several {asked.decode()} headers, and which one counts is unclear; accepted: one"
+            return _Refused(400, said)
     for name, value in headers:
         if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
             return _Refused(501, f"transfer-encoding must be chunked, not {value[:QUOTED].decode('latin-1')!r}")

@@ -208,6 +208,7 @@ class Relay:
     async def _fail(self, exchange: Exchange, error: GatewayError, send: Send) -> None:
         if not exchange.begun:
             raise error
+        exchange.failure = exchange.failure or error.message
         if exchange.completion.stream:
             await send({"type": "http.response.body", "body": error_event(error), "more_body": False})
 
@@ -262,7 +263,7 @@ class Relay:
     async def _forward(self, exchange: Exchange, response: Response, send: Send) -> None:
         exchange.status = response.status
         if not 200 <= response.status < 300 or response.status in WITHOUT_BODY:
-            await self._not_served(exchange, await refusal(response), send)
+            await self._not_served(exchange, await refusal(response, self._clock()), send)
             return
         opening = b""
         if exchange.completion.stream and not (is_json(response) and b"content-encoding" in response.headers):
@@ -312,10 +313,10 @@ class Relay:
                 if len(stream.rest) > MAX_EVENT_BYTES:
                     raise ReplicaFailed(f"it sent {len(stream.rest)} bytes without an end of event")
                 continue
-            if not is_event_stream(events):
+            if stream.answer and not is_event_stream(events):
                 raise ReplicaFailed("it sent something that is no event stream")
             waited = not exchange.tokens
-            seen = exchange.note_events(events, self._clock())
+            seen = exchange.note_events(stream.answer, self._clock())
             if waited and exchange.tokens:
                 exchange.placement.replica.prefixes.computed(exchange.completion.prefix, exchange.prompt_tokens)
             if seen.error and not seen.client_fault and not exchange.tokens and not exchange.begun:
@@ -341,7 +342,7 @@ class Relay:
         whole = stream.done or (exchange.completion.sequences == 1 and not stream.rest.strip() and finishes(latest))
         if not exchange.begun or not whole:
             raise ReplicaFailed("its stream ended before its answer", died=True)
-        exchange.note_events(end, self._clock())
+        exchange.note_events(stream.answer, self._clock())
         end = end if stream.done else end + DONE
         exchange.end(self._clock())
         exchange.outcome = "failed" if exchange.failure else "completed"
@@ -350,7 +351,7 @@ class Relay:
     async def _begin(self, exchange: Exchange, response: Response, send: Send, *, length: int | None = None) -> None:
         exchange.begun = True
         self._fleet.succeeded(exchange.placement.replica)
-        headers = [*_kept(response, stream=length is None), *exchange.answer_headers()]
+        headers = [*_kept(response, self._clock(), stream=length is None), *exchange.answer_headers()]
         if length is None:
             headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         else:
@@ -395,9 +396,9 @@ def _learn_prefix(exchange: Exchange, replica: Replica) -> None:
         replica.note_cached(PrefixReport(exchange.request_id, exchange.prompt_tokens, exchange.cached_tokens))
 
 
-def _kept(response: Response, *, stream: bool) -> list[tuple[bytes, bytes]]:
+def _kept(response: Response, now_s: float, *, stream: bool) -> list[tuple[bytes, bytes]]:
     """The replica's headers, and with them what kind of answer it really is."""
-    headers = of_answer(response.headers)
+    headers = of_answer(response.headers, now_s)
     if b"content-type" not in response.headers or is_stream(response) != stream:
         headers = [(name, value) for name, value in headers if name != b"content-type"]
         headers.append((b"content-type", b"text/event-stream; charset=utf-8" if stream else b"application/json"))

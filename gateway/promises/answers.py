@@ -127,12 +127,12 @@ def in_events(events: bytes) -> Seen:
 
 
 def in_whole(body: bytes) -> Seen:
-    """What an answer in one piece says; its tokens are those of its usage."""
+    """What an answer in one piece says; how many tokens it has, its usage alone tells."""
     seen = Seen()
     answer = _take(body.removeprefix(BOM), seen)
     if answer is not None and not (answer.choices or seen.error):
         seen.error = "it has no choices"
-    seen.tokens = (seen.usage and seen.usage.completion_tokens) or 0
+    seen.tokens = 0
     return seen
 
 

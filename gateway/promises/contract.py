@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from slosgate.gateway.config import SERVICE_TIERS, ClassConfig, Config, KeyConfig, Policy
+from slosgate.gateway.config import LONGEST_MS, SERVICE_TIERS, SHORTEST_MS, ClassConfig, Config, KeyConfig, Policy
 from slosgate.gateway.errors import Forbidden, InvalidRequest
 from slosgate.gateway.state.sessions import SESSION_HEADERS
 from slosgate.planner.pace import Asked
@@ -32,8 +32,6 @@ THINK_HEADERS = (b"x-slo-think-tpot-ms",)
 E2E_HEADERS = (b"x-slo-e2e-ms",)
 SESSION_E2E_HEADERS = (b"x-slo-session-e2e-ms",)
 CLASS_HEADER = b"x-slo-class"
-SHORTEST_MS = 1e-3  # less may become 0 s, or spoil what is told in shares of it
-LONGEST_MS = 1e9  # eleven days: who asks for less than that asks for nothing
 NUMBERS = (TTFT_HEADERS, TPOT_HEADERS, THINK_HEADERS, E2E_HEADERS, SESSION_E2E_HEADERS)  # as `Numbers` has them
 KNOWN_HEADERS = frozenset((*(name for names in NUMBERS for name in names), *SESSION_HEADERS, CLASS_HEADER))
 FAMILIES = (b"x-slo-", b"x_slo_", b"x-llm-d-slo-", b"slo-")  # what a header about SLOs begins with, or nearly

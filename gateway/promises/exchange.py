@@ -205,8 +205,9 @@ class Exchange:
             self.task.cancel()
 
     def note_cached(self, cached_tokens: int) -> None:
-        """The replica had so many tokens of the prompt cached."""
-        self.cached_tokens = cached_tokens
+        """The replica says that it had so many tokens of the prompt cached; more than it has are not believed."""
+        if cached_tokens <= (self.prompt_tokens if self.counted_prompt else self._most(self._window_tokens)):
+            self.cached_tokens = cached_tokens
 
     def note_events(self, events: bytes, now_s: float) -> Seen:
         """Note what more whole events of a stream say: tokens, usage, an error."""
@@ -225,7 +226,7 @@ class Exchange:
         """Note what an answer in one piece says."""
         seen = in_whole(body)
         self._note(seen)
-        self.tokens, self.last_token_s = max(self.tokens, seen.tokens), now_s
+        self.tokens, self.last_token_s = max(self.tokens, self.usage_tokens), now_s
         self.late = self._whole_is_late(now_s)
         self._judge_end(now_s)
         return seen
@@ -308,13 +309,26 @@ class Exchange:
             self.failure = seen.error
         if seen.usage is None:
             return
-        details = seen.usage.prompt_tokens_details
+        prompt, output, details = (
+            seen.usage.prompt_tokens, seen.usage.completion_tokens, seen.usage.prompt_tokens_details
+        )  # fmt: skip
+        if prompt and prompt <= self._most(self._window_tokens):  # some servers write 0 for what they don't count
+            self.prompt_tokens, self.counted_prompt = prompt, True
+        if output is not None and output <= self._most(self.completion.max_tokens or self._window_tokens):
+            self.usage_tokens = output
         if details is not None and details.cached_tokens is not None:
-            self.cached_tokens = details.cached_tokens
-        if seen.usage.prompt_tokens:  # some servers write 0 for what they don't count
-            self.prompt_tokens, self.counted_prompt = seen.usage.prompt_tokens, True
-        if seen.usage.completion_tokens is not None:
-            self.usage_tokens = seen.usage.completion_tokens
+            self.note_cached(details.cached_tokens)
+
+    @property
+    def _window_tokens(self) -> int:
+        """That prompt and output may have together where it is answered; a large number where nobody says."""
+        mirror = self.attempts[-1].replica.mirror if self.attempts and not self.overflow else None
+        return desk.window_tokens([mirror.profile] if mirror else [])
+
+    def _most(self, each: int) -> int:
+        """Tokens of all its sequences, if each may have so many within the window: usage that counts more is wrong, and
+        is taken for none."""
+        return min(each, self._window_tokens) * self.completion.sequences
 
     @property
     def attained(self) -> bool:

@@ -52,7 +52,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...]
     overflow: str  # the provider outside that answered; empty when a replica did
     outcome: str
-    error: str
+    error: str  # why there was no answer, or what is wrong with it
     ttft_ms: float | None
     tpot_ms: float | None
     duration_ms: float
@@ -132,7 +132,7 @@ def record_of(exchange: Exchange, now_s: float, error: GatewayError | None, expl
         ),
         overflow=exchange.overflow,
         outcome=exchange.outcome or ("refused" if error else "failed"),
-        error=error.message if error else "",
+        error=error.message if error else exchange.failure,
         ttft_ms=_ms(exchange.first_token_s - exchange.arrival_s),
         tpot_ms=_ms((exchange.last_token_s - exchange.first_token_s) / max(1, exchange.tokens - 1)),
         duration_ms=(now_s - exchange.arrival_s) * 1000,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,3 +101,99 @@ def test_no_block_is_ever_lost(moves: list[tuple[int, int, str]]) -> None:
     assert pool.free == 40
     pool.take(40)
     assert all(pool.held(chat(1, name)) == 0 for name in ("a", "b", "c", "x", "shared"))
+
+
+class PlainPool:
+    """The same rules with one entry per free block and no sums kept."""
+
+    def __init__(self, blocks: int) -> None:
+        self.unused: list[Hashable] = [None] * blocks  # next to be handed out first; None: no contents
+        self.used: dict[tuple[int, Hashable], int] = {}  # by owner and name, in the order in which they were taken
+
+    @property
+    def free(self) -> int:
+        return len(self.unused)
+
+    def here(self, name: Hashable) -> int:
+        return self.most(name) + self.unused.count(name)
+
+    def most(self, name: Hashable) -> int:
+        return max((blocks for (_, named), blocks in self.used.items() if named == name), default=0)
+
+    def held(self, parts: Parts) -> int:
+        found = 0
+        for name, blocks in parts:
+            found += min(blocks, self.here(name))
+            if self.here(name) < blocks:
+                break
+        return found
+
+    def take(self, blocks: int) -> None:
+        del self.unused[:blocks]
+
+    def claim(self, owner: int, parts: Parts, at_most: int) -> int:
+        claimed = left = min(at_most, self.held(parts))
+        for name, blocks in parts:
+            wanted = min(blocks, left)
+            left -= wanted
+            for _ in range(wanted - self.most(name)):
+                self.unused.remove(name)
+            if wanted:
+                self.used[owner, name] = wanted
+        return claimed
+
+    def wrote(self, owner: int, parts: Parts, blocks: int) -> None:
+        for name, size in parts:
+            share, blocks = min(size, blocks), max(0, blocks - size)
+            if self.used.get((owner, name), 0) == self.here(name) < share:
+                self.used[owner, name] = share
+
+    def leave(self, owner: int, blocks: int, parts: Parts, computed: int) -> None:
+        self.wrote(owner, parts, computed)
+        freed: list[Hashable] = []
+        for name in [name for who, name in self.used if who == owner]:
+            owned = self.used.pop((owner, name))
+            blocks -= owned
+            freed += [name] * max(0, owned - self.most(name))
+        self.unused += [None] * blocks
+        for name in dict.fromkeys(freed):
+            at = self.unused.index(name) if name in self.unused else len(self.unused)
+            self.unused[at:at] = [name] * freed.count(name)
+        for name, _ in reversed(parts):
+            count = self.unused.count(name)
+            self.unused = [one for one in self.unused if one != name] + [name] * count
+
+
+BEGINNINGS = [
+    (Part("system", 3), Part("a", 2), Part("b", 9)),
+    (Part("system", 3), Part("a", 2), Part("c", 9)),
+    (Part("system", 3), Part("d", 9)),
+    (Part("e", 14),),
+    (Part("system", 2), Part("f", 1), Part("e", 9)),
+]
+STEPS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 12), st.sampled_from(BEGINNINGS)), max_size=80)
+
+
+@given(STEPS)
+def test_all_is_as_in_a_plain_pool(steps: list[tuple[int, int, Parts]]) -> None:
+    """Eight owners come, claim, compute some of what they took, and leave in any order: what is here is the same."""
+    pool, plain = BlockPool(30), PlainPool(30)
+    owned: dict[int, tuple[int, Parts]] = {}
+    for owner, count, parts in steps:
+        if owner in owned and count % 3:
+            blocks, own = owned[owner]
+            for each in (pool, plain):
+                each.wrote(owner, own, min(blocks, count))
+        elif owner in owned:
+            blocks, own = owned.pop(owner)
+            for each in (pool, plain):
+                each.leave(owner, blocks, own, computed=min(blocks, count))
+        else:
+            had = {each.claim(owner, parts, count) for each in (pool, plain)}
+            assert len(had) == 1
+            more = min(count, pool.free)
+            pool.take(more)
+            plain.take(more)
+            owned[owner] = had.pop() + more, parts
+        assert pool.free == plain.free
+        assert [pool.held(parts) for parts in BEGINNINGS] == [plain.held(parts) for parts in BEGINNINGS]

@@ -194,6 +194,31 @@ class TestAny:
         assert replica.counters.finished + replica.counters.cancelled == 25
 
 
+class Name:
+    """A part's name that counts how often any is looked up."""
+
+    looked_up = 0
+
+    def __hash__(self) -> int:
+        Name.looked_up += 1
+        return id(self)
+
+
+def test_an_arrival_costs_as_much_as_its_prefix_is_long_whoever_runs() -> None:
+    def lookups(length: int, sharing: int) -> int:
+        prefix = tuple(Part(Name(), 1) for _ in range(length))
+        replica = SimReplica(small(10_000, budget=8192), VllmPolicy)
+        for number in range(sharing):
+            replica.submit(request(f"r{number}", length * 16 + 1, 50, parts=prefix), 0.0)
+            iteration(replica)
+        before = Name.looked_up
+        replica.submit(request("next", length * 16 + 1, 50, parts=prefix), 0.0)
+        assert replica.state.cached(replica.state.request(replica.state.slot_of["next"])) == length * 16
+        return Name.looked_up - before
+
+    assert max(lookups(100, 1), lookups(100, 20)) < 10 * 100
+
+
 def test_policies_are_told_apart_by_name() -> None:
     with pytest.raises(policies.UnknownPolicy, match="slosgate, vllm"):
         policies.load("fifo")

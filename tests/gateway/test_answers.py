@@ -135,6 +135,11 @@ async def test_a_prompt_of_no_tokens_is_not_believed(
         ((DONE,), "failed", 0),
         ((b'data: {"status":500,"message":"no"}\n\n', DONE), "failed", 0),
         ((ROLE, DONE), "failed", 0),
+        ((ROLE, TOKEN, DONE + ERROR), "completed", 1),
+        ((ROLE, TOKEN, DONE, ERROR, TOKEN), "completed", 1),
+        ((ROLE, TOKEN + DONE + TOKEN + ERROR + DONE), "completed", 1),
+        ((ROLE, TOKEN, DONE, b"nonsense\n\n"), "completed", 1),
+        ((DONE + ERROR,), "failed", 0),
         ((USAGE.replace(b"40", b"1"), TOKEN, TOKEN, USAGE, b": bye\n\n", DONE), "completed", 40),
     ],
 )
@@ -155,3 +160,29 @@ async def test_an_answer_is_told_as_it_was(
         seen = await page(client, gateway.url, model)
         assert seen["slosgate_slo_offered_total"] == 1
         assert seen["slosgate_slo_attained_total"] == good
+
+
+@pytest.mark.parametrize(
+    ("whole", "parts", "said"),
+    [
+        (True, (b'{"id":"x"}',), "it has no choices"),
+        (True, (b'{"choices":[],"error":""}',), "it reports an error"),
+        (False, (DONE,), "it had no token"),
+        (False, (TOKEN, ERROR, DONE), "engine said no"),
+        (False, (TOKEN,), "its stream ended before its answer"),
+        (False, (TOKEN, DONE), ""),
+    ],
+)
+async def test_a_record_says_what_is_wrong_with_an_answer(
+    whole: bool, parts: tuple[bytes, ...], said: str,
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str,
+) -> None:  # fmt: skip
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": not whole}
+    async with replica("a", scripted(*parts)):
+        async with client.post(f"{gateway.url}/v1/chat/completions", json=body) as answer:
+            await answer.read()
+            request_id = answer.headers["x-request-id"]
+        async with client.get(f"{gateway.url}/admin/requests/{request_id}", headers=ADMIN) as answer:
+            record = await answer.json()
+    assert said in record["error"]
+    assert bool(record["error"]) == bool(said) == (record["outcome"] != "completed")

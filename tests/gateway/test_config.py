@@ -43,7 +43,7 @@ def test_names_every_problem_with_its_line() -> None:
     found = problems(text)
     assert found[0] == "line 2: server.port: Expected `int`, got `str`, not 'x'"
     assert found[1].startswith("line 3: server.prt: unknown key; accepted: host, port")
-    assert found[2] == "line 6: classes.a.ttft_ms: Expected `float` > 0.0, not -4"
+    assert found[2] == "line 6: classes.a.ttft_ms: Expected `float` >= 0.001, not -4"
     assert found[3] == "line 8: replicas.0.url: is missing"
     assert found[4].startswith("line 10: nonsense: unknown key; accepted: server,")
 
@@ -60,7 +60,11 @@ def test_names_every_problem_with_its_line() -> None:
         ("[classes.a]\noverflow = 'x'", "line 2: classes.a.overflow: no such table: [overflow.x]; accepted: none"),
         ("[overflow.x]\nmodel = 'a/b'\n[classes.a]\noverflow = 'x'", "line 4: classes.a.overflow: is only for classes"),
         ("[overflow.x]\napi_base = 'h'", "line 1: overflow.x.model: is missing"),
-        ("[classes.a]\nttft_ms = inf", "line 2: classes.a.ttft_ms: Expected a finite number"),
+        ("[classes.a]\nttft_ms = inf", "line 2: classes.a.ttft_ms: Expected `float` <= 1000000000.0, not inf"),
+        ("[classes.a]\ntpot_ms = 0.0009", "line 2: classes.a.tpot_ms: Expected `float` >= 0.001, not 0.0009"),
+        ("[classes.a]\nthink_tpot_ms = nan", "line 2: classes.a.think_tpot_ms: Expected `float` >= 0.001, not nan"),
+        ("[classes.a]\ne2e_ms = 1e10", "line 2: classes.a.e2e_ms: Expected `float` <= 1000000000.0"),
+        ("[classes.a]\nttft_slowdown = inf", "line 2: classes.a.ttft_slowdown: Expected a finite number"),
         ("[admission]\nrouter = 'lest-loss'", "line 2: admission.router: must be one of soonest, "),
         ("[keys.k]\nsha256 = 'abc'", "line 2: keys.k.sha256: Expected `str` matching regex"),
         (f"[keys.k]\nsha256 = '{'0' * 64}'\n[keys.l]\nsha256 = '{'0' * 64}'", "line 4: keys.l.sha256: this key is k's"),

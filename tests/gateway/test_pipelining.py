@@ -52,7 +52,7 @@ async def test_each_request_gets_its_answer_in_order(
 ) -> None:
     async with replica("a", good(token_s=0.02)):
         asked = [post(ask(model, stream=stream, max_tokens=count)) for count in (9, 1, 5)]
-        answer = await talk(gateway.url, b"".join(asked) + GET.replace(b"host: a", b"connection: close"))
+        answer = await talk(gateway.url, b"".join(asked) + GET.replace(b"host: a", b"host: a\r\nconnection: close"))
     assert statuses(answer) == [200] * 4
     told = [part.count(b'"text": "t') if stream else _completion_tokens(part) for part in _answers(answer)[:3]]
     assert told == [9, 1, 5]

@@ -86,7 +86,8 @@ async def test_a_full_replica_is_passed_over(
 
 
 @pytest.mark.parametrize(
-    ("status", "later", "told"), [(503, "9", "9"), (529, "Wed, 01 Jan 2098 00:00:00 GMT", "86400"), (522, "x", "1")]
+    ("status", "later", "told"),
+    [(503, "9", "9"), (529, "Wed, 01 Jan 2098 00:00:00 GMT", "86400"), (522, "x", "1"), (503, "-5", "1")],
 )
 async def test_an_unwell_replica_is_passed_over_and_its_wish_to_wait_is_told(
     gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, status: int, later: str, told: str
@@ -120,6 +121,31 @@ async def test_a_header_that_nobody_may_send_on_costs_itself_alone(
         script = says(422, ERROR, "application/json", f"retry-after: 1{odd}", "etag: a")
         async with replica(f"a{ord(odd)}", script), client.post(gateway.url + path, json=body(model)) as answer:
             assert (answer.status, answer.headers["etag"], "retry-after" in answer.headers) == (422, "a", False)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ({"retry-after": "-5"}, {}),
+        ({"retry-after": "soon"}, {}),
+        ({"retry-after-ms": "-5", "retry-after": "7"}, {"retry-after": "7"}),
+        ({"retry-after-ms": "Wed, 01 Jan 2098 00:00:00 GMT"}, {}),
+        ({"retry-after-ms": "250"}, {"retry-after-ms": "250"}),
+        ({"retry-after": "9" * 30}, {"retry-after": "86400"}),
+        ({"retry-after-ms": "9" * 400}, {"retry-after-ms": "86400000"}),
+        ({"retry-after": "Wed, 01 Jan 2098 00:00:00 GMT"}, {"retry-after": "86400"}),
+        ({"retry-after": "Thu, 01 Jan 2015 00:00:00 GMT"}, {"retry-after": "Thu, 01 Jan 2015 00:00:00 GMT"}),
+    ],
+)
+async def test_a_client_is_told_to_wait_only_for_a_time_that_is_one(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str,
+    path: str, sent: dict[str, str], told: dict[str, str],
+) -> None:  # fmt: skip
+    script = says(429, ERROR, "application/json", *(f"{name}: {value}" for name, value in sent.items()))
+    async with replica("full", script), client.post(gateway.url + path, json=body(model)) as answer:
+        assert answer.status == 429
+        assert {name.lower(): value for name, value in answer.headers.items() if "retry-after" in name.lower()} == told
 
 
 async def test_a_request_that_every_replica_fails_of_blames_none(
@@ -323,10 +349,12 @@ async def test_numbers_that_json_does_not_have_are_handed_on(
         ({"prompt_tokens": "x", "completion_tokens": 1}, 2),
         ({"completion_tokens": 10**30}, 2),
         ({"completion_tokens": 1e18}, 2),
+        ({"completion_tokens": 2**40}, 2),
+        ({"completion_tokens": 9}, 2),
         ("none", 2),
         ({"completion_tokens": 7}, 7),
     ],
-    ids=["negative", "text", "beyond any integer", "absurd", "no object", "good"],
+    ids=["negative", "text", "beyond any integer", "absurd", "2^40", "beyond max_tokens", "no object", "good"],
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_usage_that_cannot_be_is_not_counted(
@@ -343,11 +371,33 @@ async def test_usage_that_cannot_be_is_not_counted(
     before = await _tokens(client, gateway)
     async with replica("a", streams(b"data: %b\n\n" % TOKEN * 2, ending) if stream else whole):
         for _ in range(2):
-            async with client.post(f"{gateway.url}/v1/completions", json=body(model, stream=stream)) as answer:
+            asked = body(model, stream=stream, max_tokens=8)
+            async with client.post(f"{gateway.url}/v1/completions", json=asked) as answer:
                 assert answer.status == 200
                 assert b"usage" in await answer.read()
         expected = 2.0 * (tokens if stream or tokens == 7 else 0)  # without usage nobody knows how many
         await eventually(lambda: _have_come(client, gateway, before + expected), timeout_s=5)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_longer_than_the_window_is_not_believed(
+    gateway: Process, client: aiohttp.ClientSession, replica: Start, model: str, stream: bool
+) -> None:
+    told = {"prompt_tokens": 2**40, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 2**40}}
+    text = json.dumps({"choices": [{"text": "tt"}], "usage": told}).encode()
+    script = streams(b"data: %b\n\ndata: [DONE]\n\n" % text) if stream else says(200, text)
+    asked = {**body(model, stream=stream), "prompt": "x" * 400}
+    url = f"{gateway.url}/v1/completions"
+    async with replica("a", script):
+        for _ in range(4):  # what one says is learned for the next
+            async with client.post(url, json=asked) as answer:
+                assert answer.status == 200
+                request_id = answer.headers["x-request-id"]
+                assert str(2**40).encode() in await answer.read()  # the client sees what the replica said
+    async with client.get(f"{gateway.url}/admin/requests/{request_id}", headers=ADMIN) as answer:
+        record = await answer.json()
+    assert record["prompt_tokens"] < 400
+    assert (record["cached_tokens"], record["output_tokens"], record["outcome"]) == (None, 2, "completed")
 
 
 async def _have_come(client: aiohttp.ClientSession, gateway: Process, tokens: float) -> bool:

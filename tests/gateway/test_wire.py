@@ -119,7 +119,7 @@ async def test_heads_are_bounded(gateway: Process, head: bytes) -> None:
         (b"", b""),
         (b"\r\n\r\n", b""),
         (b"GET /hea", b"HTTP/1.1 408 "),
-        (b"POST /v1/completions HTTP/1.1\r\nauthorization: Bearer key\r\ncontent-length: 9\r\n\r\n{", b"HTTP/1.1 408 "),
+        (b"POST /v1/score HTTP/1.1\r\nhost: a\r\nx-api-key: key\r\ncontent-length: 9\r\n\r\n{", b"HTTP/1.1 408 "),
     ],
     ids=["nothing", "blank lines", "half a request line", "half a body"],
 )
@@ -268,6 +268,8 @@ async def test_methods_that_are_not_allowed_name_those_that_are(
     [
         (b"OPTIONS * HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 204),
         (b"GET /health HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nconnection: close\r\n\r\n", 400),
+        (b"GET /health HTTP/1.0\r\n\r\n", 200),
         (b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
         (post(b"{}", "content-length: 2"), 400),
         (post(b"2\r\n{}\r\n0\r\n\r\n", "content-length: 2", "transfer-encoding: chunked"), 400),
@@ -283,16 +285,49 @@ async def test_methods_that_are_not_allowed_name_those_that_are(
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 600, 400),
     ],
     ids=[
-        "OPTIONS *", "two hosts", "a transfer coding", "two lengths", "a length and chunks", "an absolute URI",
-        "an odd path", "an expectation", "HTTP/2", "HTTP/2 as text", "half a version", "an upgrade from HTTP/2",
-        "HTTP/0.9 with headers", "HTTP/0.9", "TLS",
+        "OPTIONS *", "two hosts", "no host", "no host in HTTP/1.0", "a transfer coding", "two lengths",
+        "a length and chunks", "an absolute URI", "an odd path", "an expectation", "HTTP/2", "HTTP/2 as text",
+        "half a version", "an upgrade from HTTP/2", "HTTP/0.9 with headers", "HTTP/0.9", "TLS",
     ],
 )  # fmt: skip
 async def test_oddities_are_answered(gateway: Process, sent: bytes, status: int) -> None:
     assert (await talk(gateway.url, sent)).startswith(b"HTTP/1.1 %d " % status)
 
 
+@pytest.mark.parametrize("name", ["authorization", "x-api-key"])
+@pytest.mark.parametrize("offer", [(), ("connection: close, upgrade", "upgrade: h2c")], ids=["plain", "with an offer"])
+async def test_a_request_with_two_keys_is_refused(impatient: Process, name: str, offer: tuple[str, ...]) -> None:
+    good, bad = (f"{name}: {'Bearer ' if name == 'authorization' else ''}{key}" for key in ("key", "guess"))
+    for pair in ((good, bad), (bad, good)):
+        answer = await talk(impatient.url, post(b"{}", *pair, *offer, path="/v1/completions"))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert f"several {name} headers".encode() in answer
+    assert b"prompt is missing" in await talk(impatient.url, post(b"{}", good, good, *offer))  # it is let in
+
+
 async def test_keys_open_what_tells_of_the_fleet(impatient: Process, client: aiohttp.ClientSession) -> None:
     for headers, status in (({}, 401), ({"authorization": "Bearer key"}, 200), ({"x-api-key": "key"}, 200)):
         async with client.get(f"{impatient.url}/metrics", headers=headers) as answer:
             assert answer.status == status
+
+
+async def test_refusals_are_counted_by_reason_wherever_they_are_made(
+    impatient: Process, client: aiohttp.ClientSession
+) -> None:
+    async def counted() -> dict[str, float]:
+        async with client.get(f"{impatient.url}/metrics", headers={"authorization": "Bearer key"}) as page:
+            lines = [line.split() for line in (await page.text()).splitlines() if "refused_requests_total{" in line]
+        return {name.split('"')[1]: float(number) for name, number in lines}
+
+    before = await counted()
+    for path in ("/metrics", "/v1/models", "/v1/models/x", "/v1/embeddings"):
+        async with client.get(impatient.url + path) as answer:
+            assert answer.status == 401
+    async with client.post(f"{impatient.url}/v1/completions") as answer:
+        assert answer.status == 401
+    large = b"GET /health HTTP/1.1\r\nhost: a\r\nx: %b\r\n\r\n" % (b"y" * 70_000)
+    for sent, status in ((large, 431), (b"\x16\x03\x01\r\n\r\n", 400)):
+        assert (await talk(impatient.url, sent)).startswith(b"HTTP/1.1 %d " % status)
+    now = await counted()
+    more = {code: now[code] - before.get(code, 0) for code in now if now[code] != before.get(code, 0)}
+    assert more == {"invalid_api_key": 5, "headers_too_large": 1, "bad_http": 1}

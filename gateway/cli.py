@@ -190,9 +190,10 @@ def _greet(config: Config, redis_url: str, address: str, *, shares: bool = False
     leaves both to its parent."""
     if shares:
         return
-    events.say(greeting.started(config, redis_url, address, tls=address.startswith("https:")))
+    started = greeting.started(config, redis_url, address, tls=address.startswith("https:"))
+    events.say(started)
     if config.log.format == "text":
-        print(greeting.greeting(config, redis_url, address), end="", flush=True)  # noqa: T201
+        print(greeting.greeting(started), end="", flush=True)  # noqa: T201
 
 
 def _log_options(config: LogConfig, form: str | None, level: str | None) -> LogConfig:

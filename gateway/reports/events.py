@@ -41,6 +41,9 @@ class Started(Event, frozen=True, kw_only=True):
     keys: int
     replicas: int  # in the configuration
     tls: bool
+    add_replica: str  # a command that adds a simulated one
+    add_replica_needs: str  # environment variable that it needs beside, for a Redis with a password
+    ask: str  # a command that asks the gateway for tokens
 
     def __str__(self) -> str:
         known = f"{len(self.classes)} classes ({', '.join(self.classes)}), {self.keys} keys, {self.replicas} replicas"

@@ -9,7 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -122,14 +122,29 @@ def ran(command: list[str], folder: Path, name: str) -> Iterator[Path]:
         process.wait(30)
 
 
-def test_what_serve_prints_works_as_it_stands(tmp_path: Path) -> None:
+def printed(said: Path) -> tuple[str, str]:
+    """The commands in the output of `serve`: one that adds a replica, one that asks."""
+    lines = [line.strip() for line in said.read_text().splitlines()]
+    engine, ask = (next(line for line in lines if line.startswith(word)) for word in ("slosgate engine", "curl"))
+    return engine, ask
+
+
+def in_fields(said: Path) -> tuple[str, str]:
+    """The same from a log in JSON."""
+    event = next(e for e in map(json.loads, said.read_text().splitlines()) if e["event"] == "started")
+    assert event["address"] in event["ask"]
+    return event["add_replica"], event["ask"]
+
+
+@pytest.mark.parametrize(("form", "commands"), [("text", printed), ("json", in_fields)])
+def test_what_serve_prints_works_as_it_stands(
+    form: str, commands: Callable[[Path], tuple[str, str]], tmp_path: Path
+) -> None:
     """Both commands are taken from the output and run."""
-    serve = [sys.executable, "-m", "slosgate", "serve", "--port", str(free_port())]
+    serve = [sys.executable, "-m", "slosgate", "serve", "--port", str(free_port()), "--log-format", form]
     with ran(serve, tmp_path, "gateway") as said:
         wait_for(lambda: "curl" in said.read_text())
-        lines = [line.strip() for line in said.read_text().splitlines()]
-        engine = next(line for line in lines if line.startswith("slosgate engine"))
-        ask = next(line for line in lines if line.startswith("curl"))
+        engine, ask = commands(said)
         command = [sys.executable, "-m", *shlex.split(engine)]
         with ran(command, tmp_path, "one"), ran(command, tmp_path, "two"):  # twice: their ports don't collide
             wait_for(lambda: said.read_text().count("follows plans") == 2)

@@ -64,9 +64,9 @@ class Admission:
         if found:
             return found
         living = self._fleet.models()
-        if living and not self._fleet.knows(model):
+        if living and not self._fleet.knows(model) and not self._fleet.unread:
             raise ModelNotFound(f"no such model: {model!r}; accepted: {some(living)}", param="model")
-        raise Unavailable(f"no replica of {model!r} is up; try again shortly", code="no_replica")
+        raise self._fleet.nobody(model)
 
     async def admit(self, exchange: Exchange) -> Placement:
         """Find a place for a new request and enter it in the ledger.

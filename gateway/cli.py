@@ -28,7 +28,7 @@ from slosgate import planner
 from slosgate.engines import profiles, secrets
 from slosgate.engines.addresses import local_url
 from slosgate.engines.fleet import command as fleet
-from slosgate.engines.options import taking, version_of
+from slosgate.engines.options import listening_port, taking, version_of
 from slosgate.engines.profiles.command import app as profile_app
 from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
@@ -99,6 +99,8 @@ def serve(options: ServeOptions) -> None:
     settings = _with_options(read, options)
     if settings.redis.url and (problem := url_problem(settings.redis.url)):
         raise typer.BadParameter(problem, param_hint="--redis")
+    if options.fd is None:
+        _check_addresses(settings)
     sys.stdout, sys.stderr = Unhurried(1), Unhurried(2)
     logs.set_up(settings.log.format, settings.log.level)
     if problem := raise_file_limit():
@@ -230,6 +232,14 @@ def _redis_url(config: Config) -> Iterator[str]:
         yield server.url
     finally:
         server.stop()
+
+
+def _check_addresses(config: Config) -> None:
+    """Ends the program where one can't be listened on."""
+    listening_port(config.server.host, config.server.port)
+    if config.admin.address:
+        host, _, port = config.admin.address.rpartition(":")
+        listening_port(host.strip("[]"), int(port), key="[admin] address")
 
 
 def _check_certificate(certfile: Path | None, keyfile: Path | None) -> None:

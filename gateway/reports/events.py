@@ -46,8 +46,11 @@ class Started(Event, frozen=True, kw_only=True):
     ask: str  # a command that asks the gateway for tokens
 
     def __str__(self) -> str:
-        known = f"{len(self.classes)} classes ({', '.join(self.classes)}), {self.keys} keys, {self.replicas} replicas"
-        return f"slosgate {self.version} serves {self.address} with its state in {self.redis}; configured: {known}"
+        known = (
+            f"{len(self.classes)} classes ({', '.join(self.classes)}), {self.keys} keys and {self.replicas} replicas"
+        )
+        # Both addresses stand alone: they are copied from here.
+        return f"slosgate {self.version} serves {self.address} with {known} configured and its state in {self.redis}"
 
 
 class DrainBegun(Event, frozen=True, kw_only=True):

@@ -164,6 +164,16 @@ class RedisBack(Event, frozen=True, kw_only=True):
         return f"Redis is back after {self.away_s:.1f} s"
 
 
+class ValkeyRestarted(Event, frozen=True, kw_only=True):
+    """The private one, empty from here on."""
+
+    level: ClassVar[int] = logging.WARNING
+    exit_code: int  # below 0: the signal that ended it
+
+    def __str__(self) -> str:
+        return f"the private Valkey ended with exit code {self.exit_code} and is started again, empty"
+
+
 # Replicas
 
 

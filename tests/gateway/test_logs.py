@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -122,6 +124,17 @@ def ran(command: list[str], folder: Path, name: str) -> Iterator[Path]:
         process.wait(30)
 
 
+def told(said: Path, event: str) -> list[dict[str, Any]]:
+    """Events of one kind in a log in JSON."""
+    return [line for line in map(json.loads, said.read_text().splitlines()) if line["event"] == event]
+
+
+def valkey_of(said: Path) -> int:
+    """The process of the Valkey whose socket the start names."""
+    socket = told(said, "started")[0]["redis"].removeprefix("unix://").encode()
+    return next(int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if socket in p.read_bytes())
+
+
 def printed(said: Path) -> tuple[str, str]:
     """The commands in the output of `serve`: one that adds a replica, one that asks."""
     lines = [line.strip() for line in said.read_text().splitlines()]
@@ -131,7 +144,7 @@ def printed(said: Path) -> tuple[str, str]:
 
 def in_fields(said: Path) -> tuple[str, str]:
     """The same from a log in JSON."""
-    event = next(e for e in map(json.loads, said.read_text().splitlines()) if e["event"] == "started")
+    event = told(said, "started")[0]
     assert event["address"] in event["ask"]
     return event["add_replica"], event["ask"]
 
@@ -153,3 +166,15 @@ def test_what_serve_prints_works_as_it_stands(
                 ["sh", "-c", ask], check=True, capture_output=True, timeout=60, env=environment
             ).stdout
     assert json.loads(answer)["choices"][0]["text"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_private_valkey_that_is_started_again_is_told(tmp_path: Path) -> None:
+    serve = [sys.executable, "-m", "slosgate", "serve", "--port", "0", "--log-format", "json"]
+    with ran(serve, tmp_path, "gateway") as said:
+        wait_for(lambda: bool(told(said, "started")))
+        os.kill(valkey_of(said), signal.SIGKILL)
+        wait_for(lambda: bool(told(said, "valkey_restarted")))
+        event = told(said, "valkey_restarted")[0]
+    assert (event["level"], event["exit_code"]) == ("warning", -signal.SIGKILL)
+    assert event["message"] == "the private Valkey ended with exit code -9 and is started again, empty"

@@ -155,11 +155,19 @@ def warm_up() -> None:
 def check_config(
     file: Annotated[Path, typer.Argument(help="Configuration file (TOML).")],
     show: Annotated[bool, typer.Option("--show", help="Print all that holds, defaults too.")] = False,
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Hardware of replicas that register, to hold SLOs against: name or file.")
+    ] = None,
 ) -> None:
     """Say what a configuration means, or line by line why it can't be used."""
-    settings = _read(file)
-    for path, message in reach.warnings(settings):
-        typer.echo(f"{file}: warning: {problem_at(file.read_text(encoding='utf-8'), path, message)}", err=True)
+    settings, registering = _read(file), profile or []
+    try:
+        for path, message in reach.warnings(settings, registering):
+            typer.echo(f"{file}: warning: {problem_at(file.read_text(encoding='utf-8'), path, message)}", err=True)
+    except profiles.UnknownProfile as error:
+        raise typer.BadParameter(str(error), param_hint="--profile") from None
+    if note := reach.unchecked(settings, registering):
+        typer.echo(f"{file}: {note}", err=True)
     if show:
         typer.echo(reference.effective(settings), nl=False)
         return

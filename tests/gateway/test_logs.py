@@ -43,8 +43,14 @@ class Kept(logging.Handler):
 @pytest.fixture
 def kept() -> Iterator[Kept]:
     """What is left of the log of this test, with windows of 0.4 s."""
+    with keeping(window_s=0.4) as handler:
+        yield handler
+
+
+@contextmanager
+def keeping(*, window_s: float) -> Iterator[Kept]:
     handler, logger = Kept(), logging.getLogger("slosgate")
-    sparing = Sparing(handler, window_s=0.4)
+    sparing = Sparing(handler, window_s=window_s)
     before, logger.level = logger.level, logging.INFO
     logger.addHandler(sparing)
     yield handler
@@ -74,6 +80,39 @@ async def test_what_no_longer_repeats_is_told_at_once_again(kept: Kept) -> None:
     await asyncio.sleep(0.5)
     events.say(events.RedisAway(why="gone again"))
     assert len(kept.lines) == 3
+
+
+def test_a_failure_hides_no_other_under_the_same_heading() -> None:
+    """What tells them apart is their type and where they come from, also within a group; not what they say."""
+    with keeping(window_s=600) as kept:
+        for number in range(3):
+            for failing in (ask_for_nothing, divide, divide_elsewhere, fail_in_a_group):
+                try:
+                    failing(number)
+                except Exception:
+                    logging.getLogger("slosgate").exception("it failed")
+        traces = [json.loads(line)["traceback"] for line in kept.lines]
+    for failing in (ask_for_nothing, divide, divide_elsewhere, fail_in_a_group):
+        assert sum(f"in {failing.__name__}\n" in trace for trace in traces) == 2  # the third is held back
+
+
+def ask_for_nothing(number: int) -> None:
+    raise LookupError(f"number {number}")
+
+
+def divide(number: int) -> None:
+    raise ZeroDivisionError(f"number {number}")
+
+
+def divide_elsewhere(number: int) -> None:
+    raise ZeroDivisionError(f"number {number}")
+
+
+def fail_in_a_group(number: int) -> None:
+    try:
+        raise KeyError(number)
+    except KeyError as error:
+        raise ExceptionGroup("several", [error]) from None
 
 
 def test_json_has_the_fields_of_an_event_and_the_traceback_of_a_failure(kept: Kept) -> None:

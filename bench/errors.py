@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 from collections.abc import Iterable
 
@@ -18,8 +19,14 @@ def choose(what: str, value: str, accepted: Iterable[str]) -> str:
     """`value`, if it is one of `accepted`. Raises InputError."""
     choices = list(accepted)
     if value not in choices:
-        raise InputError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")
+        raise InputError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}{meant(value, choices)}")
     return value
+
+
+def meant(value: str, accepted: Iterable[str]) -> str:
+    """The end of a sentence that asks for the name next to a misspelt one; empty where none is near."""
+    near = difflib.get_close_matches(value, list(accepted), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def positive(what: str, value: float) -> float:

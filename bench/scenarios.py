@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from slosgate.bench.errors import InputError, choose
+from slosgate.bench.errors import InputError, choose, meant
 from slosgate.planner.profile import HardwareProfile
 from slosgate.traces import sources
 from slosgate.traces.arrivals import Poisson
@@ -147,11 +147,18 @@ def _own(path: str) -> Scenario:
         classes = {known: _beside(Path(path).parent, table) for known, table in own.get("class", {}).items()}
         return _scenario(name, {"scenario": own["scenario"], "class": _read_file()["class"] | classes})
     except OSError as error:
-        raise InputError(f"cannot read the scenario {path!r}: {error.strerror}") from None
+        raise InputError(f"cannot read the scenario {path!r}: {error.strerror}; {_instead(Path(path))}") from None
     except KeyError as error:
         raise InputError(f"{path!r} is no scenario: {error} is missing") from None
     except ValueError as error:
         raise InputError(f"{path!r} must hold one [scenario.NAME] like those of scenarios.toml: {error}") from None
+
+
+def _instead(missing: Path) -> str:
+    """What may stand for a file that is not there: the shipped scenarios, or another file of its folder."""
+    shipped, beside = list(_read_file()["scenario"]), [str(file) for file in missing.parent.glob("*.toml")]
+    guess = meant(str(missing), beside) or meant(missing.stem, shipped)
+    return f"choose one of {', '.join(shipped)}, or a file like scenarios.toml{guess}"
 
 
 def _beside(folder: Path, table: dict[str, Any]) -> dict[str, Any]:

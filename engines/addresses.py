@@ -1,7 +1,8 @@
-"""Where gateways reach a replica of this machine, and what it is called by default."""
+"""Where a server of this machine can listen, where gateways reach a replica, and what that is called by default."""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from urllib.parse import urlsplit
@@ -11,15 +12,37 @@ class Unreachable(ValueError):
     """No address can be told; the message says which option is missing."""
 
 
+class CantListen(ValueError):
+    """A server can't listen there; the message says why, `option` what to change."""
+
+    def __init__(self, message: str, option: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
 def default_name(port: int) -> str:
     """A name that no replica on another machine has."""
     return f"{socket.gethostname()}:{port}"
 
 
-def free_port(host: str) -> int:
-    """A TCP port that is free now."""
-    with socket.create_server((host, 0), family=family_of(host)) as server:
-        return int(server.getsockname()[1])
+def free_port(host: str, port: int = 0) -> int:
+    """A TCP port that is free now; for one that is named, that one. Raises CantListen."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise _cant_listen(host, port, error) from error
+
+
+def _cant_listen(host: str, port: int, error: OSError) -> CantListen:
+    if error.errno == errno.EADDRINUSE:
+        return CantListen(f"port {port} is taken by another process", "--port")
+    if error.errno == errno.EACCES:
+        return CantListen(f"this process may not listen on port {port}", "--port")
+    return CantListen(f"{host!r} is no address of this machine", "--host")
 
 
 def family_of(host: str) -> socket.AddressFamily:

@@ -1,4 +1,4 @@
-"""What command lines share: options as a record, and what replicas make of `--redis`, `--host` and `--url`."""
+"""What command lines share: options as a record, and what servers make of `--host`, `--port`, `--redis` and `--url`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ def version_of(program: str) -> Callable[[bool], None]:
             raise typer.Exit
 
     return show
+
+
+def listening_port(host: str, port: int, *, key: str = "") -> int:
+    """The port to listen on; for 0 a free one. Ends the program where that can't be; `key` is where the configuration
+    says it, if no option does."""
+    try:
+        return addresses.free_port(host, port)
+    except addresses.CantListen as error:
+        typer.echo(f"Error: {error}; {f'change {key}' if key else f'use {error.option}'}", err=True)
+        raise typer.Exit(2) from None
 
 
 def registered_url(host: str, port: int, url: str | None, redis: str | None) -> str:

@@ -28,7 +28,7 @@ from slosgate import planner
 from slosgate.engines import profiles, secrets
 from slosgate.engines.addresses import local_url
 from slosgate.engines.fleet import command as fleet
-from slosgate.engines.options import taking, version_of
+from slosgate.engines.options import listening_port, taking, version_of
 from slosgate.engines.profiles.command import app as profile_app
 from slosgate.engines.sim import policies, warmup
 from slosgate.engines.sim.command import sim
@@ -99,6 +99,8 @@ def serve(options: ServeOptions) -> None:
     settings = _with_options(read, options)
     if settings.redis.url and (problem := url_problem(settings.redis.url)):
         raise typer.BadParameter(problem, param_hint="--redis")
+    if options.fd is None:
+        _check_addresses(settings)
     sys.stdout, sys.stderr = Unhurried(1), Unhurried(2)
     logs.set_up(settings.log.format, settings.log.level)
     if problem := raise_file_limit():
@@ -153,11 +155,19 @@ def warm_up() -> None:
 def check_config(
     file: Annotated[Path, typer.Argument(help="Configuration file (TOML).")],
     show: Annotated[bool, typer.Option("--show", help="Print all that holds, defaults too.")] = False,
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Hardware of replicas that register, to hold SLOs against: name or file.")
+    ] = None,
 ) -> None:
     """Say what a configuration means, or line by line why it can't be used."""
-    settings = _read(file)
-    for path, message in reach.warnings(settings):
-        typer.echo(f"{file}: warning: {problem_at(file.read_text(encoding='utf-8'), path, message)}", err=True)
+    settings, registering = _read(file), profile or []
+    try:
+        for path, message in reach.warnings(settings, registering):
+            typer.echo(f"{file}: warning: {problem_at(file.read_text(encoding='utf-8'), path, message)}", err=True)
+    except profiles.UnknownProfile as error:
+        raise typer.BadParameter(str(error), param_hint="--profile") from None
+    if note := reach.unchecked(settings, registering):
+        typer.echo(f"{file}: {note}", err=True)
     if show:
         typer.echo(reference.effective(settings), nl=False)
         return
@@ -190,9 +200,10 @@ def _greet(config: Config, redis_url: str, address: str, *, shares: bool = False
     leaves both to its parent."""
     if shares:
         return
-    events.say(greeting.started(config, redis_url, address, tls=address.startswith("https:")))
+    started = greeting.started(config, redis_url, address, tls=address.startswith("https:"))
+    events.say(started)
     if config.log.format == "text":
-        print(greeting.greeting(config, redis_url, address), end="", flush=True)  # noqa: T201
+        print(greeting.greeting(started), end="", flush=True)  # noqa: T201
 
 
 def _log_options(config: LogConfig, form: str | None, level: str | None) -> LogConfig:
@@ -229,6 +240,14 @@ def _redis_url(config: Config) -> Iterator[str]:
         yield server.url
     finally:
         server.stop()
+
+
+def _check_addresses(config: Config) -> None:
+    """Ends the program where one can't be listened on."""
+    listening_port(config.server.host, config.server.port)
+    if config.admin.address:
+        host, _, port = config.admin.address.rpartition(":")
+        listening_port(host.strip("[]"), int(port), key="[admin] address")
 
 
 def _check_certificate(certfile: Path | None, keyfile: Path | None) -> None:

@@ -28,7 +28,7 @@ Every unknown key and every value out of range is refused with its line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -51,6 +51,7 @@ Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Policy = WhenFull
 
+LAST_PORT = 65535
 # What OpenAI's clients may send in `service_tier`.
 SERVICE_TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
 
@@ -59,7 +60,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Where the gateway listens, and how much and how long it bears."""
 
     host: str = "127.0.0.1"  # address to listen on
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8000  # 0 takes a free one
+    port: Annotated[int, Meta(ge=0, le=LAST_PORT)] = 8000  # 0 takes a free one
     max_body_bytes: Count = 20_000_000  # a request that is longer is refused with 413
     max_answer_bytes: Count = 256 * 1024 * 1024  # a replica's answer that is longer is taken for one without end
     # how long nothing more of an answer may come: as long as OpenAI's own client waits; one that goes on is never cut
@@ -230,9 +231,13 @@ class ConfigError(toml.Unusable):
     """A configuration that can't be used; `problems` says why, key by key."""
 
 
-def load(path: Path) -> Config:
+# Further problems of a configuration, as (path, message).
+Check = Callable[[Config], Iterable[tuple[tuple[str, ...], str]]]
+
+
+def load(path: Path, checks: Iterable[Check] = ()) -> Config:
     """Read and check a file. Raises ConfigError, and OSError when the file can't be read."""
-    return parse(path.read_text(encoding="utf-8"))
+    return parse(path.read_text(encoding="utf-8"), checks)
 
 
 def problem_at(text: str, path: tuple[str, ...], message: str) -> Problem:
@@ -240,17 +245,22 @@ def problem_at(text: str, path: tuple[str, ...], message: str) -> Problem:
     return toml.Lines(text).problem(path, message)
 
 
-def parse(text: str) -> Config:
-    """Check a configuration's text. Raises ConfigError with every problem that was found."""
+def parse(text: str, checks: Iterable[Check] = ()) -> Config:
+    """Check a configuration's text, by `checks`, too. Raises ConfigError with every problem that was found.
+
+    A value that can't be used stands for nothing in what is checked after it, and is told once.
+    """
     try:
         tables = toml.tables(text)
     except toml.Unusable as error:
         raise ConfigError(error.problems) from None
     builder = _Builder(text)
     config = builder.build(tables)
-    if not builder.problems:
-        for path, message in _cross_checks(config):
-            builder.problem(path, message)
+    bad = {problem.key for problem in builder.problems}
+    for check in (_cross_checks, *checks):
+        for path, message in check(config):
+            if ".".join(path) not in bad:
+                builder.problem(path, message)
     if builder.problems:
         raise ConfigError(sorted(builder.problems, key=lambda p: p.line))
     return config
@@ -355,6 +365,8 @@ def _cross_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("admission", "default_class"), _no_such_class(config.admission.default_class, config)
     if config.redis.url and (problem := url_problem(config.redis.url)):
         yield ("redis", "url"), problem
+    if config.admin.address and int(config.admin.address.rpartition(":")[2]) > LAST_PORT:
+        yield ("admin", "address"), f"no such port; accepted: HOST:PORT with a port of at most {LAST_PORT}"
     if config.admin.pages_need_key and not config.admin.sha256:
         yield ("admin", "pages_need_key"), "needs the admin key's digest: sha256"
     yield from _class_checks(config)
@@ -411,7 +423,7 @@ def _key_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
 def _replica_checks(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     labels = [replica.label for replica in config.replicas]
     for number, label in enumerate(labels):
-        if label in labels[:number]:
+        if label and label in labels[:number]:
             yield ("replicas", str(number), "name"), f"{label!r} is the name of another replica, too; give each its own"
 
 

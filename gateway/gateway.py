@@ -251,7 +251,7 @@ class Gateway:
             return completion
         models = self.fleet.base_models()
         if not models:
-            raise Unavailable("no replica is up; try again shortly", code="no_replica")
+            raise self.fleet.nobody()
         if len(models) > 1:
             raise InvalidRequest(f"model is missing: name one of {some(models)}", param="model")
         return replace(completion, model=models[0])

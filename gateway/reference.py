@@ -24,7 +24,8 @@ from slosgate.gateway.config import TABLES, Config
 HEAD = """# Configuration
 
 `slosgate serve --config slosgate.toml` reads one TOML file. Every unknown key and every value out of range is refused
-with its line; `slosgate check-config slosgate.toml` says what it means, `--show` prints all that holds, defaults too.
+with its line; `slosgate check-config slosgate.toml` says what it means, or all that is wrong with it at once. `--show`
+prints all that holds, defaults too; `--profile NAME` holds SLOs against the hardware on which replicas register.
 Options of the command line (`--redis`, `--host`, `--port`, `--log-format`, `--log-level`) come before the file.
 
 On SIGHUP the gateway reads its file again and takes over `[classes]`, `[keys]`, `admission.default_class`,

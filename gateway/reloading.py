@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,18 +22,19 @@ LIVE = frozenset({"classes", "keys", "admission.default_class", "server.max_body
 
 
 def checked(path: Path) -> Config:
-    """The configuration in a file, with what it names looked up. Raises ConfigError, OSError and ValueError."""
-    config = load(path)
-    for replica in config.replicas:
-        if replica.profile:
-            profiles.load(replica.profile)
-    found = [
-        *overflow.problems(config), *tokenizing.problems(config), *credentials.problems(config, os.environ),
-        *tracing.problems(config),
-    ]  # fmt: skip
-    if found:
-        raise ConfigError([problem_at(path.read_text(encoding="utf-8"), *problem) for problem in found])
-    return config
+    """The configuration in a file, with what it names looked up. Raises ConfigError with all that is wrong,
+    OSError, and ValueError for what is no text."""
+    set_in_environment = partial(credentials.problems, environment=os.environ)
+    return load(path, (_profiles, overflow.problems, tokenizing.problems, set_in_environment, tracing.problems))
+
+
+def _profiles(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    for number, replica in enumerate(config.replicas):
+        try:
+            if replica.profile:
+                profiles.load(replica.profile)
+        except profiles.UnknownProfile as error:
+            yield ("replicas", str(number), "profile"), str(error)
 
 
 def differing(old: Config, new: Config) -> frozenset[str]:

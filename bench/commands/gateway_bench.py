@@ -22,7 +22,7 @@ from slosgate.bench.results import Row
 from slosgate.bench.show import plain_table
 
 COLUMNS = {
-    "requests_per_s": "requests\n/s",
+    "requests_per_s": "req\n/s",
     "mean_ms": "mean\nms",
     "ratio_to_one": "x one",
     "p50_ms": "p50\nms",
@@ -34,8 +34,9 @@ COLUMNS = {
     "tokens_lost": "lost",
     "cpu_us_per_request": "CPU us\n/request",
     "cpu_us_per_token": "CPU us\n/token",
-    "failed": "failed",
+    "failed": "fail-\ned",
 }
+LONG = 100_000  # from here on a number is shown in thousands or millions
 MODES = {
     "plain": "Plain requests, to the whole answer",
     "stream": "Streams, to their first byte",
@@ -71,26 +72,31 @@ def gateway_bench(
     console = Console()
     for mode in dict.fromkeys(str(row["mode"]) for row in result.rows if "why" not in row):
         some = [row for row in result.rows if row["mode"] == mode]
-        console.print(_table(some, MODES.get(mode, mode.capitalize())), "")
+        console.print(table(some, MODES.get(mode, mode.capitalize())), "")
     for row in result.rows:
         if "why" in row:
             console.print(f"{row['target']} was not measured: {row['why']}", markup=False, highlight=False)
     results.keep(result, console, json)
 
 
-def _table(rows: Sequence[Row], title: str) -> Table:
+def table(rows: Sequence[Row], title: str) -> Table:
     """Rows of one mode, and the columns that they fill; it fits 80 columns."""
     filled = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
-    table = plain_table(("target", *(COLUMNS[name] for name in filled)), texts=1, title=title)
-    table.title_justify = "left"
+    shown = plain_table(("target", *(COLUMNS[name] for name in filled)), texts=1, title=title)
+    shown.title_justify = "left"
+    shown.columns[0].no_wrap = True  # without its name a row says nothing
     for row in rows:
-        table.add_row(str(row["target"]), *(_cell(name, row.get(name)) for name in filled))
-    return table
+        shown.add_row(str(row["target"]), *(_cell(name, row.get(name)) for name in filled))
+    return shown
 
 
 def _cell(name: str, value: object) -> str:
     if value is None:
         return ""
+    assert isinstance(value, int | float)
     if name == "tokens_lost":
-        return f"{value:.1%}"
+        return f"{value:.1%}" if value > -1 else "none"
+    if abs(value) >= LONG:
+        size, unit = (1e6, "M") if abs(value) >= 1e6 else (1e3, "k")
+        return f"{value / size:,.0f}{unit}"
     return f"{value:,.2f}" if isinstance(value, float) and abs(value) < 100 else f"{value:,.0f}"

@@ -29,6 +29,7 @@ from slosgate.traces.windows import Slice
 LARGE_MEGABYTES = 100.0
 FIRST_HOUR_S = 3600.0  # of large traces no more is described unless --end asks for it
 CHECK_SEEDS = range(20)
+CURVE = 50  # columns: with its numbers it is not broken in a terminal of 80
 
 app = typer.Typer(no_args_is_help=True, help="Public traces: what there is, getting them, what they look like.")
 
@@ -173,8 +174,8 @@ def _print(part: _Part, console: Console) -> None:
     console.print(table)
     console.print("  CDFs over tokens, logarithmic:")
     for lengths in described.lengths:
-        line, low, high = cdf_line(lengths)
-        console.print(f"  {lengths.name:>10} {low:8.0f} |{line}| {high:.0f}", highlight=False)
+        line, low, high = cdf_line(lengths, width=CURVE)
+        console.print(f"{lengths.name:>10} {low:7.0f} |{line}| {high:.0f}", highlight=False)
     if described.arrivals is not None:
         _print_arrivals(described.arrivals, console)
 
@@ -188,7 +189,8 @@ def _print_arrivals(arrivals: Arrivals, console: Console) -> None:
         highlight=False,
     )
     line, top = sparkline(arrivals.counts), max(arrivals.counts) / arrivals.step_s
-    console.print(f"  {'arrivals':>10}      0 s |{line}| {b.span_s:.0f} s, top {top:.1f}/s", highlight=False)
+    console.print(f"{'arrivals':>10} |{line}|", highlight=False)
+    console.print(f"{'':>10}  0 to {b.span_s:.0f} s, top {top:.1f}/s", highlight=False)
 
 
 def _print_check(rows: list[dict[str, Any]], console: Console) -> None:

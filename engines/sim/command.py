@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from slosgate.engines import addresses, profiles
-from slosgate.engines.options import registered_url, taking
+from slosgate.engines.options import listening_port, registered_url, taking
 from slosgate.engines.secrets import REDIS
 from slosgate.engines.sim import policies
 from slosgate.engines.sim.server import ServerConfig, serve
@@ -56,7 +56,7 @@ class SimOptions:
 @taking(SimOptions)
 def sim(options: SimOptions) -> None:
     """Serve the OpenAI API with a simulated replica, in real time."""
-    port = options.port or addresses.free_port(options.host)
+    port = listening_port(options.host, options.port)
     url = registered_url(options.host, port, options.url, options.redis)
     config = ServerConfig(
         profile=_profile(options.hardware),

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from slosgate.engines import addresses
-from slosgate.engines.options import registered_url, taking
+from slosgate.engines.options import listening_port, registered_url, taking
 from slosgate.engines.secrets import REDIS
 from slosgate.engines.vllm import launch
 from slosgate.engines.vllm.settings import AUTO, BadSettings, ReplicaSettings
@@ -39,7 +39,7 @@ class VllmOptions:
     ] = None
     name: Annotated[str, typer.Option(help="The replica's name; this machine's and the port by default.")] = ""
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 0
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 0
     url: Annotated[
         str, typer.Option(help="Address that gateways reach this replica at, if not HOST, or this machine's.")
     ] = ""
@@ -50,7 +50,7 @@ class VllmOptions:
 @taking(VllmOptions)
 def vllm(options: VllmOptions) -> None:
     """Serve a model with vLLM, scheduled by slosgate (other options go to `vllm serve`)."""
-    host, port = options.host, options.port or addresses.free_port(options.host)
+    host, port = options.host, listening_port(options.host, options.port)
     settings = ReplicaSettings(
         profile=options.profile,
         redis_url=options.redis,

@@ -13,7 +13,7 @@ import msgspec
 from slosgate.engines.messages import Announcement
 from slosgate.gateway.config import AdmissionConfig
 from slosgate.gateway.errors import GatewayError, InvalidRequest, ModelNotFound, NotAdmitted, Unavailable, some
-from slosgate.gateway.promises.contract import E2E_HEADERS, TPOT_HEADERS, TTFT_HEADERS
+from slosgate.gateway.promises.contract import CLASS_SAID_IN, E2E_HEADERS, THINK_HEADERS, TPOT_HEADERS, TTFT_HEADERS
 from slosgate.gateway.promises.exchange import Exchange, Placement
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.mirror import Mirror
@@ -24,14 +24,7 @@ from slosgate.planner.controller import Decision, ReplicaState
 from slosgate.planner.desk import Refusal, decide, rank
 from slosgate.planner.prefixes import NOT_CACHED, Cached
 
-PARAMS = {  # what a refusal is about, as clients name it
-    "": None,
-    "prompt": "prompt",
-    "ttft": TTFT_HEADERS[0].decode(),
-    "tpot": TPOT_HEADERS[0].decode(),
-    "e2e": E2E_HEADERS[0].decode(),
-    "n": "n",
-}
+SLO_HEADERS = {"ttft": TTFT_HEADERS, "tpot": (*TPOT_HEADERS, *THINK_HEADERS), "e2e": E2E_HEADERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +57,9 @@ class Admission:
         if found:
             return found
         living = self._fleet.models()
-        if living and not self._fleet.knows(model):
+        if living and not self._fleet.knows(model) and not self._fleet.unread:
             raise ModelNotFound(f"no such model: {model!r}; accepted: {some(living)}", param="model")
-        raise Unavailable(f"no replica of {model!r} is up; try again shortly", code="no_replica")
+        raise self._fleet.nobody(model)
 
     async def admit(self, exchange: Exchange) -> Placement:
         """Find a place for a new request and enter it in the ledger.
@@ -241,12 +234,28 @@ class Admission:
 def refused(exchange: Exchange, refusal: Refusal) -> GatewayError:
     """What a client gets for a refusal: with a time to come back, or, where none would help, with the advice not to."""
     if refusal.retry_after_s is None:
-        return InvalidRequest(refusal.reason, param=PARAMS[refusal.field], code=refusal.code)
+        return InvalidRequest(_whose(exchange, refusal), param=_param(exchange, refusal), code=refusal.code)
     return NotAdmitted(
         f"the SLO of class {exchange.contract.slo_class!r} can't be guaranteed now ({refusal.reason}); "
         f"it could be in about {refusal.retry_after_s:.3g} s",
         retry_after_s=refusal.retry_after_s,
     )
+
+
+def _param(exchange: Exchange, refusal: Refusal) -> str:
+    """What the client can change, as it names it."""
+    if refusal.field in SLO_HEADERS:
+        return exchange.contract.said_in(SLO_HEADERS[refusal.field])
+    if refusal.field == "prompt":
+        return "messages" if exchange.completion.kind == "chat" else "prompt"
+    return refusal.field or "model"
+
+
+def _whose(exchange: Exchange, refusal: Refusal) -> str:
+    """Why it is refused; of an SLO that the client has not stated itself, also where that comes from."""
+    if refusal.field in SLO_HEADERS and _param(exchange, refusal) in CLASS_SAID_IN:
+        return f"the SLO of class {exchange.contract.slo_class!r}: {refusal.reason}"
+    return refusal.reason
 
 
 def state_of(replica: Replica, mirror: Mirror, now_s: float, cached: Cached = NOT_CACHED) -> ReplicaState:

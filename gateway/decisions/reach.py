@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from slosgate.engines import profiles
 from slosgate.gateway.config import ClassConfig, Config
+from slosgate.gateway.errors import some
 from slosgate.planner.profile import HardwareProfile
 
 
-def warnings(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+def warnings(config: Config, registering: Sequence[str] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """What an idle replica can't keep even for a prompt of one token, as (path, message).
 
-    Replicas that register in Redis may be faster than the configured ones, so this is no error.
+    `registering` are profiles of replicas that register in Redis, as far as they are known. Others that do may be
+    faster, so this is no error. Raises UnknownProfile for one of those.
     """
     for number, replica in enumerate(config.replicas):
         if replica.url.rstrip("/").endswith("/v1"):
             yield ("replicas", str(number), "url"), f"paths begin with /v1 already: leave it out of {replica.url}"
-    known = {replica.profile: profiles.load(replica.profile) for replica in config.replicas if replica.profile}
+    known = {name: profiles.load(name) for name in _named(config, registering)}
     if not known:
         if config.replicas:
             yield from _without_profile(config)
         return
     for name, slo_class in config.classes.items():
         yield from ((("classes", name, field), message) for field, message in _unreachable(slo_class, known))
+
+
+def unchecked(config: Config, registering: Sequence[str] = ()) -> str:
+    """Which classes `warnings` knew nothing to compare with, and what would help; empty where it did."""
+    promising = [name for name, slo_class in config.classes.items() if slo_class.promises]
+    if not promising or _named(config, registering):
+        return ""
+    return (
+        f"not checked: whether a replica could keep the SLO of {some(promising)}, for no [[replicas]] has a profile; "
+        "--profile NAME or FILE says on which hardware replicas register"
+    )
+
+
+def _named(config: Config, registering: Sequence[str]) -> list[str]:
+    return [*(replica.profile for replica in config.replicas if replica.profile), *registering]
 
 
 def _without_profile(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -47,6 +64,6 @@ def _unreachable(slo_class: ClassConfig, known: dict[str, HardwareProfile]) -> I
 
 def _sentence(what: str, asked_ms: float, least_ms: float, profile: str, for_what: str) -> str:
     return (
-        f"{what} of {asked_ms:g} ms can never be kept: the fastest configured replica ({profile}) takes "
+        f"{what} of {asked_ms:g} ms can never be kept: the fastest replica known here ({profile}) takes "
         f"{least_ms:.3g} ms {for_what} when it is idle"
     )

@@ -23,6 +23,7 @@ from slosgate.gateway.http.headers import retry_after_s
 from slosgate.gateway.promises.completion import Completion, all_fields
 from slosgate.gateway.promises.contract import Contract
 from slosgate.gateway.promises.exchange import Exchange
+from slosgate.gateway.promises.tries import trying
 
 LATER_S = 1.0  # what a client waits when the provider is full and doesn't say for how long
 REFUSED = (400, 413, 422)  # the request itself can't be served there
@@ -65,11 +66,10 @@ class Overflow:
     async def answer(self, exchange: Exchange, send: Send) -> None:
         """Have a provider answer. Raises GatewayError while the client has seen nothing."""
         provider = self._providers[exchange.overflow]
+        answered = self._stream if exchange.completion.stream else self._whole
         try:
-            if exchange.completion.stream:
-                await self._stream(exchange, await self._ask(exchange, provider), send)
-            else:
-                await self._whole(exchange, await self._ask(exchange, provider), send)
+            with trying(exchange.tries, "overflow", exchange.overflow, provider.api_base, self._clock):
+                await answered(exchange, await self._ask(exchange, provider), send)
         except ProviderFailed as failure:
             exchange.outcome = "overflow-failed"
             if not exchange.begun:
@@ -126,6 +126,7 @@ class ProviderFailed(Exception):
     def __init__(self, error: GatewayError) -> None:
         super().__init__(error.message)
         self.error = error
+        self.code = error.code
 
 
 def problems(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -145,13 +145,12 @@ class Passthrough:
 
     def _capable(self, model: str | None) -> list[Replica]:
         """Replicas of a model, or all, the least busy first."""
-        taking = list(self._fleet.taking())
-        fit = taking if model is None else self._fleet.serving(model)
-        if not taking or (model is not None and not fit and self._fleet.knows(model)):
-            raise Unavailable("no replica is up; try again shortly", code="no_replica")
-        if not fit:
-            raise ModelNotFound(f"no such model: {model!r}; accepted: {some(self._fleet.models())}", param="model")
-        return sorted(fit, key=lambda replica: len(replica.own))
+        fit = list(self._fleet.taking()) if model is None else self._fleet.serving(model)
+        if fit:
+            return sorted(fit, key=lambda replica: len(replica.own))
+        if model is None or not any(self._fleet.taking()) or self._fleet.knows(model) or self._fleet.unread:
+            raise self._fleet.nobody(model or "")
+        raise ModelNotFound(f"no such model: {model!r}; accepted: {some(self._fleet.models())}", param="model")
 
 
 class _Cut:

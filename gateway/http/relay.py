@@ -46,6 +46,7 @@ from slosgate.gateway.http.idle import IdleLimit
 from slosgate.gateway.http.overflow import Overflow
 from slosgate.gateway.promises.completion import BOM, with_slo_args
 from slosgate.gateway.promises.exchange import Exchange
+from slosgate.gateway.promises.tries import trying
 from slosgate.gateway.replicas.fleet import Fleet, Replica
 from slosgate.gateway.replicas.upstream import Response, Upstream, UpstreamError
 
@@ -79,6 +80,15 @@ class ReplicaFailed(Exception):
         self.unreached = unreached
         self.answer = answer
         self.retry_after_s = retry_after_s
+
+    @property
+    def code(self) -> str:
+        """What happened in a word."""
+        if self.unreached:
+            return "not_reached"
+        if self.died:
+            return "broken_off"
+        return "moved" if self.fault == "none" else "unusable_answer"
 
 
 class Relay:
@@ -151,7 +161,8 @@ class Relay:
         while True:
             replica = exchange.placement.replica
             try:
-                await self._attempt(exchange, replica, send)
+                with trying(exchange.tries, "replica", replica.name, replica.url, self._clock):
+                    await self._attempt(exchange, replica, send)
             except ReplicaFailed as failure:
                 reason = failure
             else:
@@ -261,7 +272,7 @@ class Relay:
         return with_slo_args(exchange.completion, args)
 
     async def _forward(self, exchange: Exchange, response: Response, send: Send) -> None:
-        exchange.status = response.status
+        exchange.status = exchange.tries[-1].status = response.status
         if not 200 <= response.status < 300 or response.status in WITHOUT_BODY:
             await self._not_served(exchange, await refusal(response, self._clock()), send)
             return

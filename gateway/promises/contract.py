@@ -32,6 +32,7 @@ THINK_HEADERS = (b"x-slo-think-tpot-ms",)
 E2E_HEADERS = (b"x-slo-e2e-ms",)
 SESSION_E2E_HEADERS = (b"x-slo-session-e2e-ms",)
 CLASS_HEADER = b"x-slo-class"
+CLASS_SAID_IN = (CLASS_HEADER.decode(), "service_tier")  # where clients choose a class
 NUMBERS = (TTFT_HEADERS, TPOT_HEADERS, THINK_HEADERS, E2E_HEADERS, SESSION_E2E_HEADERS)  # as `Numbers` has them
 KNOWN_HEADERS = frozenset((*(name for names in NUMBERS for name in names), *SESSION_HEADERS, CLASS_HEADER))
 FAMILIES = (b"x-slo-", b"x_slo_", b"x-llm-d-slo-", b"slo-")  # what a header about SLOs begins with, or nearly
@@ -67,6 +68,8 @@ class Contract:
     session_e2e_s: float = math.inf  # of its whole session, from its first call on
     least_e2e_s: float = 0.0  # that may be asked for
     not_held: tuple[bytes, ...] = ()  # headers whose numbers the key may not have
+    held: tuple[bytes, ...] = ()  # headers whose numbers hold
+    class_said_in: str = CLASS_SAID_IN[0]  # what chose the class, or could choose another
 
     @property
     def has_slo(self) -> bool:
@@ -81,6 +84,11 @@ class Contract:
         """What it says, given its TTFT in seconds, for the planner."""
         return Asked(ttft_s, self.tpot_s, self.think_tpot_s, self.ttft_of_answer, self.e2e_s, thinks)
 
+    def said_in(self, headers: Iterable[bytes]) -> str:
+        """Where a client can change an SLO for which these headers are: in one of them, if its number holds, else where
+        it chooses its class."""
+        return next((name.decode() for name in headers if name in self.held), self.class_said_in)
+
     def served_tier(self, guaranteed: bool) -> str:
         """What `service_tier` echoes: `flex` when a promise was downgraded to best effort."""
         return "flex" if self.has_slo and not guaranteed else (self.tier or "default")
@@ -90,7 +98,7 @@ def resolve(
     headers: Mapping[bytes, bytes], service_tier: str | None, config: Config, key: KeyConfig | None = None
 ) -> Contract:
     """The contract of one request. Raises InvalidRequest for bad values, Forbidden for a class the key lacks."""
-    name = _class_name(headers, service_tier, config, key)
+    name, said_in = _class_name(headers, service_tier, config, key)
     slo_class = config.classes[name]
     asked = Numbers(*(_milliseconds(headers, names) for names in NUMBERS))
     held = asked if key is None else _within_key(asked, slo_class, key)
@@ -115,6 +123,8 @@ def resolve(
             for name in names
             if name in headers and said != holds
         ),
+        held=tuple(_first_of(headers, names) for names, holds in zip(NUMBERS, held, strict=True) if holds is not None),
+        class_said_in=said_in,
     )
 
 
@@ -179,31 +189,40 @@ def default_class(config: Config, key: KeyConfig | None) -> str:
     return default if default in allowed else allowed[0]
 
 
-def _class_name(headers: Mapping[bytes, bytes], service_tier: str | None, config: Config, key: KeyConfig | None) -> str:
+def _class_name(
+    headers: Mapping[bytes, bytes], service_tier: str | None, config: Config, key: KeyConfig | None
+) -> tuple[str, str]:
+    """The class of a request, and where its client says it, or could."""
+    by_name, by_tier = CLASS_SAID_IN
     default = default_class(config, key)
     allowed = (key.classes if key else ()) or tuple(config.classes)
     asked = headers.get(CLASS_HEADER)
     if asked is not None:
         name = asked.decode("latin-1")
         if name not in config.classes:
-            raise InvalidRequest(f"x-slo-class must be one of {', '.join(allowed)}, not {name!r}", param="x-slo-class")
+            raise InvalidRequest(f"x-slo-class must be one of {', '.join(allowed)}, not {name!r}", param=by_name)
         if name not in allowed:
-            raise Forbidden(f"this API key may use {', '.join(allowed)}, not {name!r}", param="x-slo-class")
-        return name
+            raise Forbidden(f"this API key may use {', '.join(allowed)}, not {name!r}", param=by_name)
+        return name, by_name
     if service_tier in (None, "auto"):
-        return default
+        return default, by_name
     # A tier that is unknown, that no class claims, or that the key lacks, is served as the default class, and the echo
     # says so.
     claimed = config.class_of_tier(str(service_tier))
-    return claimed if claimed in allowed else default
+    return (claimed, by_tier) if claimed in allowed else (default, by_name)
 
 
 def _milliseconds(headers: Mapping[bytes, bytes], names: tuple[bytes, ...]) -> float | None:
     """The first of these headers that is there, in seconds."""
-    for name in names:
-        if (text := headers.get(name)) is not None:
-            return _positive(text, name) / 1000
-    return None
+    name = _first_of(headers, names)
+    if (text := headers.get(name)) is None:
+        return None
+    return _positive(text, name) / 1000
+
+
+def _first_of(headers: Mapping[bytes, bytes], names: tuple[bytes, ...]) -> bytes:
+    """The first of these names that is among the headers; empty when none is."""
+    return next((name for name in names if name in headers), b"")
 
 
 def _positive(text: bytes, name: bytes) -> float:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from slosgate.gateway.promises.answers import Events, Seen, in_whole
 from slosgate.gateway.promises.completion import Completion
 from slosgate.gateway.promises.contract import Contract
+from slosgate.gateway.promises.tries import Try
 from slosgate.gateway.replicas.fleet import Replica
 from slosgate.gateway.state.sessions import Session
 from slosgate.planner import desk
@@ -79,6 +80,7 @@ class Exchange:
     _events: Events = field(default_factory=Events)
     _checks: list[tuple[int, float]] = field(default_factory=list)  # (tokens seen, when), for the judgement at the end
     attempts: list[Placement] = field(default_factory=list)
+    tries: list[Try] = field(default_factory=list)  # at replicas it was placed on, and outside
     overflow: str = ""  # the provider outside that answers
     cut_reason: str = ""
     task: asyncio.Task[None] | None = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from slosgate.engines.clock import SteadyClock
 from slosgate.engines.messages import DraftReport
+from slosgate.gateway.errors import Unavailable
 from slosgate.gateway.replicas.breaker import Breaker, State
 from slosgate.gateway.replicas.replica import Replica
 from slosgate.gateway.reports import events
@@ -24,6 +25,7 @@ class Fleet:
         self.replicas: dict[str, Replica] = {}
         self.gateways: frozenset[str] = frozenset()  # that live, this one among them
         self.breaks = 0  # times that a breaker has opened
+        self.unread = False  # Redis has been away from the start: which replicas have registered is not known yet
         self._clock = clock or SteadyClock()
         self._random = random
         self._listeners: list[Callable[[Replica], None]] = []
@@ -79,6 +81,14 @@ class Fleet:
     def knows(self, model: str) -> bool:
         """Whether any replica, living or not, answers to this name."""
         return any(replica.serves(model) for replica in self.replicas.values())
+
+    def nobody(self, model: str = "") -> Unavailable:
+        """What a client is told when no replica (of its model) is there."""
+        if self.unread:
+            said = "the gateway's shared state is away, and has been since its start: no replica is known yet"
+            return Unavailable(f"{said}; try again shortly", code="state_unavailable")
+        of = f" of {model!r}" if model else ""
+        return Unavailable(f"no replica{of} is up; try again shortly", code="no_replica")
 
     # How they fare
 

@@ -43,6 +43,7 @@ class Registry:
         self._monotonic = monotonic
         self._returned_s = monotonic()
         self._kept_s = monotonic()
+        self._read = False  # who has registered, at least once
         self._missing: dict[str, float] = {}  # living replicas without a heartbeat, and since when
         self._changed: dict[str, tuple[ReplicaInfo, float]] = {}  # what records say anew, and since when
         self._coming: set[str] = set()  # replicas that are being looked at
@@ -54,6 +55,7 @@ class Registry:
             try:
                 await self._look()
             except (StoreDown, *STORE_ERRORS) as error:
+                self._fleet.unread = not self._read
                 await self._ledger.lost(error)
             await asyncio.sleep(SCAN_S)
 
@@ -75,6 +77,7 @@ class Registry:
             await self._books.reload(replica, restore=True)
 
     def _take(self, found: Registered) -> None:
+        self._read, self._fleet.unread = True, False
         for info in found.infos:
             self._consider(info)
         if self._monotonic() - self._returned_s > RETURN_GRACE_S:

@@ -41,10 +41,16 @@ class Started(Event, frozen=True, kw_only=True):
     keys: int
     replicas: int  # in the configuration
     tls: bool
+    add_replica: str  # a command that adds a simulated one
+    add_replica_needs: str  # environment variable that it needs beside, for a Redis with a password
+    ask: str  # a command that asks the gateway for tokens
 
     def __str__(self) -> str:
-        known = f"{len(self.classes)} classes ({', '.join(self.classes)}), {self.keys} keys, {self.replicas} replicas"
-        return f"slosgate {self.version} serves {self.address} with its state in {self.redis}; configured: {known}"
+        known = (
+            f"{len(self.classes)} classes ({', '.join(self.classes)}), {self.keys} keys and {self.replicas} replicas"
+        )
+        # Both addresses stand alone: they are copied from here.
+        return f"slosgate {self.version} serves {self.address} with {known} configured and its state in {self.redis}"
 
 
 class DrainBegun(Event, frozen=True, kw_only=True):
@@ -156,6 +162,16 @@ class RedisBack(Event, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"Redis is back after {self.away_s:.1f} s"
+
+
+class ValkeyRestarted(Event, frozen=True, kw_only=True):
+    """The private one, empty from here on."""
+
+    level: ClassVar[int] = logging.WARNING
+    exit_code: int  # below 0: the signal that ended it
+
+    def __str__(self) -> str:
+        return f"the private Valkey ended with exit code {self.exit_code} and is started again, empty"
 
 
 # Replicas

@@ -27,6 +27,7 @@ import msgspec
 
 from slosgate.gateway.reports.events import Event
 
+About = tuple[str, ...]  # what tells one thing that is said from others
 Format = Literal["text", "json"]
 Level = Literal["info", "warning", "error"]
 
@@ -150,7 +151,7 @@ class Sparing(logging.Handler):
         self._target = target
         self._window_s = window_s
         self._monotonic = monotonic
-        self._said: OrderedDict[tuple[str, str], _Said] = OrderedDict()
+        self._said: OrderedDict[About, _Said] = OrderedDict()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Under the handler's lock, which is reentrant."""
@@ -169,12 +170,12 @@ class Sparing(logging.Handler):
             self._later(about, said, said.since_s + said.window_s - now_s)
         said.held, said.held_times = record, said.held_times + 1
 
-    def _later(self, about: tuple[str, str], said: _Said, after_s: float) -> None:
+    def _later(self, about: About, said: _Said, after_s: float) -> None:
         timer = threading.Timer(after_s, self._release, (about, said))
         timer.daemon = True
         timer.start()
 
-    def _release(self, about: tuple[str, str], said: _Said) -> None:
+    def _release(self, about: About, said: _Said) -> None:
         """A window is over: say the last of what was held back, and hold back what follows for longer."""
         self.acquire()
         record, times = said.held, said.held_times
@@ -187,9 +188,21 @@ class Sparing(logging.Handler):
             self._target.handle(told)
 
 
-def _about(record: logging.LogRecord) -> tuple[str, str]:
+def _about(record: logging.LogRecord) -> About:
     """What a line is about: lines about one thing repeat each other."""
     if isinstance(record.msg, Event):
         return kind_of(record), record.msg.subject
     first = record.args[0] if isinstance(record.args, tuple) and record.args else ""
-    return str(record.msg), str(first)
+    failure = record.exc_info[1] if record.exc_info else None
+    return str(record.msg), str(first), *(_place_of(failure) if failure is not None else ())
+
+
+def _place_of(failure: BaseException) -> tuple[str, str]:
+    """Its type, and the line that it comes from: one heading ("Exception in ASGI application") has many failures."""
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    trace = failure.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+    return type(failure).__name__, place

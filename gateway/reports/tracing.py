@@ -1,8 +1,11 @@
-"""OpenTelemetry: a span for each request, with its admission and its replica beneath it (extra `otel`).
+"""OpenTelemetry: a span for each request, with its admission and each attempt at an answer beneath it (extra `otel`).
 
     chat facebook/opt-13b          SERVER    beneath the client's; GenAI conventions, and slosgate's numbers
     ├── admission                  INTERNAL  what was decided, where, why, and the predicted TTFT
-    └── replica a                  CLIENT    from dispatch to the end, with an event at the first token
+    ├── replica a                  CLIENT    from dispatch to the end; error.type says why it gave no answer,
+    └── replica b                  CLIENT    and so another one was asked; with an event at the first token
+
+A provider outside, to which a class overflows, is `overflow NAME`.
 
 Replicas are told the request's span in `traceparent`, so that what they trace hangs beneath it. Spans hold no prompt,
 no answer, and nothing that a replica said. They leave in batches, from a thread of their own, over OTLP and HTTP.
@@ -19,6 +22,7 @@ from typing import Any
 from slosgate import __version__
 from slosgate.gateway.config import Config
 from slosgate.gateway.promises.exchange import Exchange
+from slosgate.gateway.promises.tries import Try
 
 PROVIDER = "vllm"  # what answers, as the conventions ask; they know no name for it
 _OPERATIONS = {"chat": "chat", "completions": "text_completion"}
@@ -86,8 +90,8 @@ class Tracing:
         span = self._spans.get(exchange.request_id)
         if span is None:
             return
-        if exchange.attempts and not exchange.overflow:
-            self._replica(exchange, now_s)
+        for number, one in enumerate(exchange.tries):
+            self._attempt(exchange, number, one)
         span.set_attributes(_known(_outcome(exchange, error)))
         if error is not None or exchange.failure:
             span.set_status(self._trace.StatusCode.ERROR)
@@ -99,12 +103,17 @@ class Tracing:
         if self._provider is not None:
             self._provider.shutdown()
 
-    def _replica(self, exchange: Exchange, now_s: float) -> None:
-        replica = exchange.placement.replica
-        attributes = {"slosgate.replica": replica.name, "server.address": replica.url}
-        first = exchange.first_token_s if math.isfinite(exchange.first_token_s) else None
-        began_s = min(exchange.dispatched_s, now_s)
-        self._child(exchange, f"replica {replica.name}", "CLIENT", began_s, now_s, attributes, first)
+    def _attempt(self, exchange: Exchange, number: int, one: Try) -> None:
+        trouble = str(one.status) if one.status >= 400 else one.trouble
+        attributes = {
+            f"slosgate.{one.kind}": one.server,
+            "server.address": one.address or None,
+            "http.response.status_code": one.status or None,
+            "http.request.resend_count": number or None,
+            "error.type": trouble or None,
+        }
+        first_s = exchange.first_token_s if one.began_s <= exchange.first_token_s <= one.ended_s else None
+        self._child(exchange, f"{one.kind} {one.server}", "CLIENT", one.began_s, one.ended_s, attributes, first_s)
 
     def _child(
         self, exchange: Exchange, name: str, kind: str, began_s: float, now_s: float, attributes: Mapping[str, Any],
@@ -117,6 +126,8 @@ class Tracing:
         )  # fmt: skip
         if first_token_s is not None:
             child.add_event("first token", timestamp=_ns(first_token_s))
+        if attributes.get("error.type"):
+            child.set_status(self._trace.StatusCode.ERROR)
         child.end(_ns(now_s))
 
 

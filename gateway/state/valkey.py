@@ -6,7 +6,6 @@ to it. When it dies it is started again, empty: replicas register again, and gat
 
 from __future__ import annotations
 
-import logging
 import socket
 import subprocess
 import sys
@@ -17,11 +16,10 @@ from pathlib import Path
 
 from slosgate.engines.children import end_with_parent
 from slosgate.engines.folders import OwnFolder
+from slosgate.gateway.reports import events
 
 START_S = 10.0
 RESTART_S = 0.2
-
-_log = logging.getLogger("slosgate")
 
 
 class Valkey:
@@ -70,7 +68,7 @@ class Valkey:
         while not self._stopping.is_set():
             code = self.process.wait()
             if not self._stopping.wait(RESTART_S):
-                _log.warning("the private Valkey ended with exit code %s and is started again", code)
+                events.say(events.ValkeyRestarted(exit_code=code))
                 self.process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:

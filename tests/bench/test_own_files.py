@@ -158,7 +158,13 @@ MEASURED = Path(__file__).parents[2] / "bench" / "measurements" / "h200_opt13b_v
         (("--system", "nowhere_to_be_found:X"), "names a module that can't be imported"),
         (("--system", "json:nothing"), "names nothing in 'json': write module:Name"),
         (("--hardware", "missing.json"), "profile missing.json: No such file"),
-        (("--scenario", "missing.toml"), "cannot read the scenario 'missing.toml': No such file"),
+        (
+            ("--scenario", "missing.toml"),
+            "cannot read the scenario 'missing.toml': No such file or directory; choose one of chatbot, coder, "
+            "summarizer, mixed, tool-calling, reasoning, agentic, or a file like scenarios.toml",
+        ),
+        (("--scenario", "tpyo.toml"), "or a file like scenarios.toml; did you mean 'typo.toml'?"),
+        (("--scenario", "nowhere/chatbt.toml"), "or a file like scenarios.toml; did you mean 'chatbot'?"),
         (("--scenario", "empty.toml"), "'empty.toml' must hold one [scenario.NAME]"),
         (
             ("--scenario", "typo.toml"),

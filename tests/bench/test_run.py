@@ -73,6 +73,7 @@ def test_live_starts_what_it_needs_and_serves_every_request(system: str, tmp_pat
     ("option", "value", "said"),
     [
         ("--scenario", "poetry", "unknown scenario 'poetry': choose one of chatbot, coder"),
+        ("--scenario", "codr", "agentic; did you mean 'coder'?"),
         ("--system", "orca", "unknown system 'orca': choose one of"),
         ("--hardware", "h300", "unknown hardware 'h300': choose one of a100-opt-13b"),
         ("--mode", "dry", "unknown mode 'dry': choose one of sim, live"),

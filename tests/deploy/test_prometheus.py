@@ -56,6 +56,22 @@ def test_every_alert_has_its_page() -> None:
     assert {link.removeprefix("docs/operate.md#") for link in links} <= headings
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_metrics_are_as_prometheus_wants_them(client: aiohttp.ClientSession, workers: int) -> None:
+    """Of one process, and merged of several."""
+    with running_valkey() as redis, running_gateway(redis.url, CONFIG, options=("--workers", str(workers))) as gateway:
+        async with scripted_replica(redis.url, "r", good()):
+            await until_known(client, gateway.url, "r")
+            body, slo = {"model": MODEL, "prompt": [1] * 50, "max_tokens": 5}, {"x-slo-ttft-ms": "4000"}
+            for wanted in (body, {**body, "stream": True}, {**body, "max_tokens": -1}):
+                async with client.post(f"{gateway.url}/v1/completions", json=wanted, headers=slo) as answer:
+                    await answer.read()
+            async with client.get(f"{gateway.url}/metrics") as answer:
+                page = await answer.text()
+    assert "slosgate_requests_total{" in page
+    promtool("check", "metrics", said=page)
+
+
 async def query(client: aiohttp.ClientSession, url: str, expression: str) -> list[dict[str, Any]]:
     for name, value in VARIABLES.items():
         expression = expression.replace(name, value)

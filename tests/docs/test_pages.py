@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from slosgate import __version__
 from slosgate.bench.cli import app as slosbench
+from slosgate.gateway.app import EXPOSED_HEADERS
 from slosgate.gateway.cli import app as slosgate
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,13 @@ def test_commands_and_their_options_exist(page: Path) -> None:
         wanted = {word.partition("=")[0] for word in words if word.startswith("--")}
         if not command.allow_extra_args:  # what `engine vllm` doesn't know goes to vLLM
             assert wanted <= accepted | {"--help"}, line
+
+
+def test_every_header_of_an_answer_is_in_the_table_of_headers() -> None:
+    """What scripts of web pages may read is what the gateway says of itself."""
+    rows = [row for row in (ROOT / "docs" / "clients.md").read_text(encoding="utf-8").splitlines() if row[:4] == "| `x"]
+    documented = set(re.findall(r"`(x-slo-[a-z0-9-]+)`", "".join(row.split("|")[1] for row in rows)))
+    assert documented == {name for name in EXPOSED_HEADERS if name.startswith("x-slo-")}
 
 
 def test_figures_of_the_comparison_are_those_of_the_readme() -> None:

@@ -48,6 +48,18 @@ def test_names_every_problem_with_its_line() -> None:
     assert found[4].startswith("line 10: nonsense: unknown key; accepted: server,")
 
 
+def test_what_only_shows_across_tables_is_named_beside_what_is_wrong_in_one() -> None:
+    """And nothing that only follows from it."""
+    text = (
+        "[server]\nport = 'x'\n[admission]\ndefault_class = 'gold'\n[keys.a]\nsha256 = 'x'\nclasses = ['silver']\n"
+        "[keys.b]\nsha256 = 'y'\n[[replicas]]\nurl = 'a'\n[[replicas]]\nurl = 'b'\n[admin]\naddress = 'h:99999'\n"
+    )
+    assert [line.split(": ")[1] for line in problems(text)] == [
+        "server.port", "admission.default_class", "keys.a.sha256", "keys.a.classes", "keys.b.sha256",
+        "replicas.0.url", "replicas.1.url", "admin.address",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -140,6 +152,24 @@ def test_check_config_ends_with_2_for_a_bad_file(tmp_path: Path, text: str, said
     result = CliRunner().invoke(app, ["check-config", str(file)])
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_check_config_tells_all_that_is_wrong_at_once(tmp_path: Path) -> None:
+    """Words, what they name in the file, and what that names outside it."""
+    file = tmp_path / "bad.toml"
+    file.write_text(
+        '[server]\nprt = 1\n[admission]\ndefault_class = "gold"\n[models.m]\ntokenizer = "nowhere.json"\n'
+        '[[replicas]]\nurl = "http://h"\nprofile = "zx81"\n[[replicas]]\nurl = "http://i"\napi_key_env = "UNSET_KEY"\n'
+    )
+    result = CliRunner().invoke(app, ["check-config", str(file)])
+    assert result.exit_code == 2
+    assert [line.split(": ")[1:3] for line in result.stderr.splitlines()] == [
+        ["line 2", "server.prt"],
+        ["line 4", "admission.default_class"],
+        ["line 6", "models.m.tokenizer"],
+        ["line 9", "replicas.0.profile"],
+        ["line 12", "replicas.1.api_key_env"],
+    ]
 
 
 def test_check_config_names_a_missing_file() -> None:

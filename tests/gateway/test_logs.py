@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -41,8 +43,14 @@ class Kept(logging.Handler):
 @pytest.fixture
 def kept() -> Iterator[Kept]:
     """What is left of the log of this test, with windows of 0.4 s."""
+    with keeping(window_s=0.4) as handler:
+        yield handler
+
+
+@contextmanager
+def keeping(*, window_s: float) -> Iterator[Kept]:
     handler, logger = Kept(), logging.getLogger("slosgate")
-    sparing = Sparing(handler, window_s=0.4)
+    sparing = Sparing(handler, window_s=window_s)
     before, logger.level = logger.level, logging.INFO
     logger.addHandler(sparing)
     yield handler
@@ -72,6 +80,39 @@ async def test_what_no_longer_repeats_is_told_at_once_again(kept: Kept) -> None:
     await asyncio.sleep(0.5)
     events.say(events.RedisAway(why="gone again"))
     assert len(kept.lines) == 3
+
+
+def test_a_failure_hides_no_other_under_the_same_heading() -> None:
+    """What tells them apart is their type and where they come from, also within a group; not what they say."""
+    with keeping(window_s=600) as kept:
+        for number in range(3):
+            for failing in (ask_for_nothing, divide, divide_elsewhere, fail_in_a_group):
+                try:
+                    failing(number)
+                except Exception:
+                    logging.getLogger("slosgate").exception("it failed")
+        traces = [json.loads(line)["traceback"] for line in kept.lines]
+    for failing in (ask_for_nothing, divide, divide_elsewhere, fail_in_a_group):
+        assert sum(f"in {failing.__name__}\n" in trace for trace in traces) == 2  # the third is held back
+
+
+def ask_for_nothing(number: int) -> None:
+    raise LookupError(f"number {number}")
+
+
+def divide(number: int) -> None:
+    raise ZeroDivisionError(f"number {number}")
+
+
+def divide_elsewhere(number: int) -> None:
+    raise ZeroDivisionError(f"number {number}")
+
+
+def fail_in_a_group(number: int) -> None:
+    try:
+        raise KeyError(number)
+    except KeyError as error:
+        raise ExceptionGroup("several", [error]) from None
 
 
 def test_json_has_the_fields_of_an_event_and_the_traceback_of_a_failure(kept: Kept) -> None:
@@ -122,14 +163,40 @@ def ran(command: list[str], folder: Path, name: str) -> Iterator[Path]:
         process.wait(30)
 
 
-def test_what_serve_prints_works_as_it_stands(tmp_path: Path) -> None:
+def told(said: Path, event: str) -> list[dict[str, Any]]:
+    """Events of one kind in a log in JSON."""
+    return [line for line in map(json.loads, said.read_text().splitlines()) if line["event"] == event]
+
+
+def valkey_of(said: Path) -> int:
+    """The process of the Valkey whose socket the start names."""
+    socket = told(said, "started")[0]["redis"].removeprefix("unix://").encode()
+    return next(int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if socket in p.read_bytes())
+
+
+def printed(said: Path) -> tuple[str, str]:
+    """The commands in the output of `serve`: one that adds a replica, one that asks."""
+    lines = [line.strip() for line in said.read_text().splitlines()]
+    engine, ask = (next(line for line in lines if line.startswith(word)) for word in ("slosgate engine", "curl"))
+    return engine, ask
+
+
+def in_fields(said: Path) -> tuple[str, str]:
+    """The same from a log in JSON."""
+    event = told(said, "started")[0]
+    assert event["address"] in event["ask"]
+    return event["add_replica"], event["ask"]
+
+
+@pytest.mark.parametrize(("form", "commands"), [("text", printed), ("json", in_fields)])
+def test_what_serve_prints_works_as_it_stands(
+    form: str, commands: Callable[[Path], tuple[str, str]], tmp_path: Path
+) -> None:
     """Both commands are taken from the output and run."""
-    serve = [sys.executable, "-m", "slosgate", "serve", "--port", str(free_port())]
+    serve = [sys.executable, "-m", "slosgate", "serve", "--port", str(free_port()), "--log-format", form]
     with ran(serve, tmp_path, "gateway") as said:
         wait_for(lambda: "curl" in said.read_text())
-        lines = [line.strip() for line in said.read_text().splitlines()]
-        engine = next(line for line in lines if line.startswith("slosgate engine"))
-        ask = next(line for line in lines if line.startswith("curl"))
+        engine, ask = commands(said)
         command = [sys.executable, "-m", *shlex.split(engine)]
         with ran(command, tmp_path, "one"), ran(command, tmp_path, "two"):  # twice: their ports don't collide
             wait_for(lambda: said.read_text().count("follows plans") == 2)
@@ -138,3 +205,15 @@ def test_what_serve_prints_works_as_it_stands(tmp_path: Path) -> None:
                 ["sh", "-c", ask], check=True, capture_output=True, timeout=60, env=environment
             ).stdout
     assert json.loads(answer)["choices"][0]["text"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_private_valkey_that_is_started_again_is_told(tmp_path: Path) -> None:
+    serve = [sys.executable, "-m", "slosgate", "serve", "--port", "0", "--log-format", "json"]
+    with ran(serve, tmp_path, "gateway") as said:
+        wait_for(lambda: bool(told(said, "started")))
+        os.kill(valkey_of(said), signal.SIGKILL)
+        wait_for(lambda: bool(told(said, "valkey_restarted")))
+        event = told(said, "valkey_restarted")[0]
+    assert (event["level"], event["exit_code"]) == ("warning", -signal.SIGKILL)
+    assert event["message"] == "the private Valkey ended with exit code -9 and is started again, empty"

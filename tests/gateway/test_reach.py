@@ -11,10 +11,10 @@ from slosgate.gateway.cli import app
 REPLICA = '[[replicas]]\nurl = "http://127.0.0.1:1"\n'
 
 
-def checked(config: str, folder: Path) -> str:
+def checked(config: str, folder: Path, *options: str) -> str:
     file = folder / "slosgate.toml"
     file.write_text(config)
-    result = CliRunner().invoke(app, ["check-config", str(file)])
+    result = CliRunner().invoke(app, ["check-config", str(file), *options])
     assert result.exit_code == 0
     return result.output
 
@@ -54,5 +54,27 @@ def test_a_rejecting_class_without_a_profile_is_warned_of(tmp_path: Path) -> Non
     assert said.count("warning") == 1
 
 
-def test_nothing_is_said_while_replicas_are_yet_to_register(tmp_path: Path) -> None:
-    assert "warning" not in checked("[classes.a]\nttft_ms = 1\n", tmp_path)
+HASTY = "[classes.a]\nttft_ms = 1\n[classes.b]\nttft_ms = 500\n"
+
+
+def test_what_is_not_known_while_replicas_are_yet_to_register_is_said_with_what_would_help(tmp_path: Path) -> None:
+    said = checked(HASTY, tmp_path)
+    assert "warning" not in said
+    assert "slosgate.toml: not checked: whether a replica could keep the SLO of a, b, for no [[replicas]] has" in said
+    assert "--profile NAME or FILE" in said
+    assert "not checked" not in checked("", tmp_path)
+
+
+def test_slos_are_held_against_the_hardware_that_replicas_register_with(tmp_path: Path) -> None:
+    said = checked(HASTY, tmp_path, "--profile", "h200-opt-13b")
+    assert "line 2: classes.a.ttft_ms: a TTFT of 1 ms can never be kept: the fastest replica known here (h200-o" in said
+    assert said.count("warning") == 1
+    assert "not checked" not in said
+
+
+def test_hardware_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "slosgate.toml"
+    file.write_text(HASTY)
+    result = CliRunner().invoke(app, ["check-config", str(file), "--profile", "zx81"])
+    assert result.exit_code == 2
+    assert "unknown hardware 'zx81'" in " ".join(result.stderr.replace("│", " ").split())
